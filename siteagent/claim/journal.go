@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -211,7 +212,7 @@ func (j *Journal) store(records []Record, head chainHead) error {
 		return nil
 	}
 	fresh := map[viewKey]Record{}
-	err := j.db.Update(func(tx *state.Tx) error {
+	err := j.db.UpdateVital(func(tx *state.Tx) error {
 		clear(fresh)
 		for _, r := range records {
 			b, err := json.Marshal(r)
@@ -350,7 +351,10 @@ func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) 
 	var out []Record
 	size := 0
 	err := j.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucketJournal, agent+"/", journalKey(agent, from), func(_ string, b []byte) error {
+		return tx.WalkFrom(bucketJournal, journalKey(agent, from), func(key string, b []byte) error {
+			if !strings.HasPrefix(key, agent+"/") {
+				return state.ErrStop
+			}
 			var r Record
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err

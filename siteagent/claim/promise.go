@@ -62,7 +62,7 @@ func (p promises) load(id string) (pr Promise, err error) {
 // promise gives want unless a higher epoch, or this epoch by another owner or boot, was promised, or alive says that
 // another holder has not released. The promise is on disk when it returns nil. Errors: *Refusal, the store's.
 func (p promises) promise(want Promise, alive func(agent string) bool) error {
-	return p.db.Update(func(tx *state.Tx) error {
+	return p.db.UpdateVital(func(tx *state.Tx) error {
 		have, err := p.get(tx, want.ID)
 		if err != nil {
 			return err
@@ -104,7 +104,7 @@ func (p promises) confirm(want Promise) error {
 
 // release marks the promise as given back, if it still stands.
 func (p promises) release(want Promise) error {
-	return p.db.Update(func(tx *state.Tx) error {
+	return p.db.UpdateVital(func(tx *state.Tx) error {
 		have, err := p.get(tx, want.ID)
 		if err != nil {
 			return err
