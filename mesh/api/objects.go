@@ -12,8 +12,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// maxBatch bounds one apply: 10,000 objects of usual size. A site file has hundreds.
-const maxBatch = 16 << 20
+// maxBatch bounds one apply, which is one transaction: some 4,000 objects of usual size.
+const maxBatch = 2 << 20
 
 // Document is the shape of one kind in the OpenAPI text; the wire form is intent.Object.
 type Document[S any] struct {
