@@ -40,6 +40,7 @@ type MachineView struct {
 	Window    *Window
 	Session   *Session
 	LastWord  time.Time // of the session's installer
+	Closed    bool      // the installer was told to reboot or power off
 	Reuse     *Reuse
 	Done      *Done
 	PhoneHome *PhoneHome
@@ -80,7 +81,7 @@ func idle() Step { return Step{} }
 func PlanMachine(v MachineView) Step {
 	s := v.Status
 	if s.State == "" {
-		return v.enter(intent.StateExpected, "", "", "machine.expected", "declared, not seen yet")
+		s.State, v.Status.State = intent.StateExpected, intent.StateExpected
 	}
 	if s.State == intent.StateQuarantined {
 		return idle() // an operator clears it
@@ -120,7 +121,7 @@ func (v MachineView) enter(state intent.MachineState, phase, reason, event, mess
 
 // live tells whether an installer is up now: it said hello, and was heard lately.
 func (v MachineView) live() bool {
-	return v.Session != nil && v.Window != nil && v.Session.Nonce == v.Window.Nonce && v.Now.Sub(v.LastWord) < sessionQuiet
+	return v.Session != nil && v.Window != nil && v.Session.Nonce == v.Window.Nonce && !v.Closed && v.Now.Sub(v.LastWord) < sessionQuiet
 }
 
 func (v MachineView) maintenance() Step {
@@ -249,7 +250,7 @@ func (v MachineView) installing() Step {
 		return idle()
 	}
 	done := v.Done
-	if done != nil && (done.Generation != v.Binding.Generation || v.Window == nil || v.Session == nil || done.Session != v.Session.ID) {
+	if done != nil && done.Task != v.TaskID() {
 		done = nil // of an earlier attempt
 	}
 	switch v.Status.Phase {
@@ -291,6 +292,11 @@ func (v MachineView) release() Step {
 	st := v.enter(intent.StateReleasing, "held", "powered off and held: it becomes available only with proof of erasure", "machine.releasing", "released by its instance")
 	st.Action = ActionOff
 	return st
+}
+
+// TaskID names the installation that the machine is in: another attempt is another task, with another permission.
+func (v MachineView) TaskID() string {
+	return fmt.Sprintf("install/%s/%d/%d", v.Name, v.Status.Generation, v.Status.Attempts)
 }
 
 // late gives up a phase that took too long, and tries again or calls the machine broken.
