@@ -28,6 +28,9 @@ type ChunkError struct{ Chunk int }
 // Error names the chunk.
 func (e *ChunkError) Error() string { return fmt.Sprintf("chunk %d is not the manifest's", e.Chunk) }
 
+// BadChunk returns the chunk's index; boot/install looks for this method.
+func (e *ChunkError) BadChunk() int { return e.Chunk }
+
 // Writer writes one image to one disk. The order: Start with block 0, Put all others, Verify, Finish; Abort at any failure.
 type Writer struct {
 	dev    Device
