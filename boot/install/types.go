@@ -17,6 +17,7 @@ var (
 	ErrBusy        = errors.New("this agent cannot answer now")     // 503: ask another agent
 	ErrBadRequest  = errors.New("request not understood")           // 400, 413
 	ErrAborted     = errors.New("the site stopped the work")        // by Control
+	ErrUnreachable = errors.New("no agent answers")                 // installer side: boot anew
 	ErrPermission  = errors.New("permission does not fit")          // installer side
 	ErrDisk        = errors.New("disk refused")                     // installer side, see DiskError
 	ErrImage       = errors.New("image refused")                    // installer side
