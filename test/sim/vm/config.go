@@ -72,7 +72,7 @@ type Config struct {
 
 	// Boot is asked at each start what to try first; it may consume a one-time override. nil = BootDisk always.
 	Boot func() Device
-	// Kernel, Initrd and Append start a kernel directly, for tests without a network.
+	// Kernel, Initrd and Append, if set, are started directly where the machine would boot from the network.
 	Kernel, Initrd, Append string
 
 	// OnEvent is called from Run, in order. It must not call the Machine's methods that wait for Run.
@@ -209,7 +209,7 @@ func (c *Config) args(first Device, qmp string) []string {
 		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=unsafe", i, d.Path),
 			"-device", diskDevice(i, d)+fmt.Sprintf(",bootindex=%d", index[BootDisk]+i))
 	}
-	if c.Kernel != "" {
+	if c.Kernel != "" && first == BootNet {
 		a = append(a, "-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Append)
 	}
 	return a
