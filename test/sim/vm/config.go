@@ -192,12 +192,8 @@ func (c *Config) args(first Device, qmp string) []string {
 			a = append(a, "-fw_cfg", "name=opt/org.tianocore/IPv"+v+"PXESupport,string=n")
 		}
 	}
-	index := map[Device]int{first: 0}
-	for _, d := range []Device{BootDisk, BootNet} {
-		if d != first {
-			index[d] = 10
-		}
-	}
+	index := map[Device]int{BootDisk: 20, BootNet: 20}
+	index[first] = 1 // 0 belongs to QEMU's own option ROM when a kernel is given
 	for i, n := range c.NICs {
 		dev := fmt.Sprintf("virtio-net-pci,netdev=n%d,mac=%s,bootindex=%d", i, n.MAC, index[BootNet]+i)
 		if c.Firmware != BIOS {
