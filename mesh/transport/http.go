@@ -37,6 +37,7 @@ type httpServer struct {
 // HandleHTTP serves streams of kind 1 on alpn by h; PeerFrom tells the peer. One request per stream; an upgraded stream is
 // the handler's. Before Run only.
 func (e *Endpoint) HandleHTTP(alpn string, h http.Handler) {
+	h = e.limited(h)
 	s := &httpServer{l: newChanListener(e.Addr())}
 	base, end := context.WithCancel(context.Background()) // long polls end with the endpoint, not at their own deadline
 	s.end = end

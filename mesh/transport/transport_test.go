@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -456,6 +457,78 @@ func TestSilence(t *testing.T) {
 			t.Error("a mute connection was kept")
 		}
 	}
+}
+
+// TestStrikes: the third protocol error cuts the peer off, and only that peer.
+func TestStrikes(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		launch(t, d.Agent("lon1", "a1", ""), b, lane, func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) })
+		a2 := launch(t, d.Agent("lon1", "a2", ""), b, lane, nil)
+		a3 := launch(t, d.Agent("lon1", "a3", ""), b, lane, nil)
+		c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range maxStrikes {
+			s, err := c.OpenStream(t.Context(), 0x77)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err == nil {
+				t.Error("an unknown kind was served")
+			}
+			s.Close()
+			if i < maxStrikes-1 && c.Context().Err() != nil {
+				t.Errorf("cut after %d strikes", i+1)
+			}
+		}
+		eventually(t, "the session is cut", func() bool { return c.Context().Err() != nil })
+		if c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"}); err == nil {
+			eventually(t, "the peer that was struck out is refused", func() bool { return c.Context().Err() != nil })
+		}
+		if _, err := get(t, a3.RoundTripper(Peer{"lon1", "a1"}), "http://a1/", nil); err != nil {
+			t.Errorf("another peer suffers: %v", err)
+		}
+	})
+}
+
+func TestGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g guard
+		id := trust.Identity{Kind: trust.Agent, Site: "lon1", ID: "a1"}
+		n := 0
+		for g.admit(id) {
+			n++
+		}
+		g.leave(id)
+		if n != maxPerPeer || !g.admit(id) || g.admit(id) {
+			t.Errorf("%d connections admitted, want %d", n, maxPerPeer)
+		}
+		if !g.admit(trust.Identity{}) {
+			t.Error("users share a budget")
+		}
+		n = 0
+		for g.request(id) {
+			n++
+		}
+		time.Sleep(time.Second)
+		m := 0
+		for g.request(id) {
+			m++
+		}
+		if n != rpcBurst || m != rpcPerSecond {
+			t.Errorf("%d requests at once, %d a second later", n, m)
+		}
+		g.leave(id)
+		if g.strike(id) || g.strike(id) || !g.strike(id) || g.admit(id) {
+			t.Error("three strikes, and not out")
+		}
+		time.Sleep(strikeWindow)
+		if !g.admit(id) {
+			t.Error("refused for longer than said")
+		}
+	})
 }
 
 func FuzzFrames(f *testing.F) {
