@@ -43,7 +43,7 @@ func securityKinds(i KindInfo) bool {
 }
 func accountKinds(i KindInfo) bool { return i.Kind == KindUser || i.Kind == KindProject }
 func machineKind(i KindInfo) bool  { return i.Kind == KindMachine }
-func everyKind(KindInfo) bool           { return true }
+func everyKind(KindInfo) bool      { return true }
 
 // grants is the one authorisation table. Default deny: what no row allows is refused.
 func grants() []grantRow {

@@ -36,9 +36,17 @@ type Dialer interface {
 	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Join redeems token at the coordinator at addr (host:port) for keys. serial is the SMBIOS serial, empty if unknown.
+// About is what a newcomer says of itself. Serial is the SMBIOS serial, empty if unknown; Addr is where its management
+// listener is reached (host:port, the first is tried first), Boot its addresses on boot networks.
+type About struct {
+	Serial string
+	Addr   []string
+	Boot   []string
+}
+
+// Join redeems token at the coordinator at addr (host:port) for keys. about is the SMBIOS serial, empty if unknown.
 // It dials once; the caller retries. Errors: ErrRefused, ErrBusy (both as told by the coordinator), trust's and document's.
-func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Keys, serial string) (*Result, error) {
+func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Keys, about About) (*Result, error) {
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := d.DialContext(dctx, "tcp", addr)
@@ -68,7 +76,7 @@ func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Ke
 	if err != nil {
 		return nil, fmt.Errorf("cannot trust coordinator at %s: %w", addr, err)
 	}
-	if err := ask(conn, token, keys, serial); err != nil {
+	if err := ask(conn, token, keys, about); err != nil {
 		return nil, err
 	}
 	m, err := readMsg(conn, maxAnswer)
@@ -115,7 +123,7 @@ func readTrust(conn *tls.Conn, pin intent.Digest) (*Result, *trust.View, error) 
 }
 
 // ask sends secret, request and proofs, and answers the challenge.
-func ask(conn *tls.Conn, token Token, keys *seal.Keys, serial string) error {
+func ask(conn *tls.Conn, token Token, keys *seal.Keys, about About) error {
 	csr, err := ca.NewRequest(keys.TLS)
 	if err != nil {
 		return err
@@ -124,7 +132,7 @@ func ask(conn *tls.Conn, token Token, keys *seal.Keys, serial string) error {
 	if err != nil {
 		return err
 	}
-	a := &askMsg{Token: token.ID, Secret: token.Secret.Reveal(), CSR: csr, Sign: sign, Seal: keys.SealPublic(), Serial: serial}
+	a := &askMsg{Token: token.ID, Secret: token.Secret.Reveal(), CSR: csr, Sign: sign, Seal: keys.SealPublic(), Serial: about.Serial, Addr: about.Addr, Boot: about.Boot}
 	tr, err := transcript(conn.ConnectionState(), a)
 	if err != nil {
 		return err

@@ -142,7 +142,7 @@ func TestJoin(t *testing.T) {
 	d := pkitest.New(t)
 	b := newBench(t, d, []*intent.Envelope{d.Env})
 	tok, keys := b.token(nil), newKeys(t)
-	res, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, keys, "SN1")
+	res, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, keys, About{Serial: "SN1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,11 +150,11 @@ func TestJoin(t *testing.T) {
 		t.Errorf("joined as %s, trust %d, %v", res.Answer.Agent, res.Chain.Head.Seq, res.Leaf.URIs)
 	}
 	// The same key gets the same answer; another key does not.
-	again, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, keys, "SN1")
+	again, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, keys, About{Serial: "SN1"})
 	if err != nil || string(again.Answer.Leaf) != string(res.Answer.Leaf) || b.grant.n != 1 {
 		t.Errorf("second time: %v, %d grants", err, b.grant.n)
 	}
-	if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), "SN1"); !errors.Is(err, ErrRefused) {
+	if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), About{Serial: "SN1"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("a spent token: %v", err)
 	}
 }
@@ -168,7 +168,7 @@ func TestRefusals(t *testing.T) {
 		if bend != nil {
 			bend(&tok)
 		}
-		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), serial); !errors.Is(err, want) || (want == nil) != (err == nil) {
+		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), About{Serial: serial}); !errors.Is(err, want) || (want == nil) != (err == nil) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
@@ -186,11 +186,11 @@ func TestRefusals(t *testing.T) {
 	bad := good
 	bad.Secret = seal.NewSecret(make([]byte, 32))
 	for range maxFailures {
-		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, bad, newKeys(t), ""); !errors.Is(err, ErrRefused) {
+		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, bad, newKeys(t), About{Serial: ""}); !errors.Is(err, ErrRefused) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Join(t.Context(), &net.Dialer{}, b.addr, good, newKeys(t), ""); !errors.Is(err, ErrBusy) {
+	if _, err := Join(t.Context(), &net.Dialer{}, b.addr, good, newKeys(t), About{Serial: ""}); !errors.Is(err, ErrBusy) {
 		t.Errorf("after %d failures: %v", maxFailures, err)
 	}
 }
@@ -206,7 +206,7 @@ func TestManInTheMiddle(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.store.m[tok.ID] = Record{ID: tok.ID, Hash: tok.Hash(), Site: "lon1", Agent: "a1", Expires: time.Now().Add(time.Hour)}
-		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), ""); err == nil || errors.Is(err, ErrRefused) {
+		if _, err := Join(t.Context(), &net.Dialer{}, b.addr, tok, newKeys(t), About{Serial: ""}); err == nil || errors.Is(err, ErrRefused) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if b.store.m[tok.ID].SpentBy != (intent.Digest{}) || b.grant.n != 0 {
@@ -229,7 +229,7 @@ func TestCrowd(t *testing.T) {
 		for range n {
 			k, keys := tok(), newKeys(t)
 			wg.Go(func() {
-				_, err := Join(t.Context(), &net.Dialer{}, b.addr, k, keys, "")
+				_, err := Join(t.Context(), &net.Dialer{}, b.addr, k, keys, About{Serial: ""})
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {

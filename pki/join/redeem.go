@@ -48,6 +48,8 @@ type Grant struct {
 	TLS         []byte // PKIX DER, of the CSR
 	Sign        []byte // PKIX DER
 	Seal        []byte
+	Addr        []string   // where its management listener is reached, as it said; at most maxAddresses, parsed
+	Boot        []string   // its addresses on boot networks, as it said
 	Source      netip.Addr // where it dialled from
 }
 
@@ -194,8 +196,31 @@ func (r *Redeemer) checkAsk(cs tls.ConnectionState, a *askMsg) (Grant, intent.Di
 	if !ed25519.Verify(sign, tr, a.Proof) {
 		return Grant{}, intent.Digest{}, errors.New("cannot join: sign key not proven")
 	}
-	g := Grant{CSR: a.CSR, TLS: req.RawSubjectPublicKeyInfo, Sign: a.Sign, Seal: a.Seal}
+	if err := checkAddresses(a); err != nil {
+		return Grant{}, intent.Digest{}, err
+	}
+	g := Grant{CSR: a.CSR, TLS: req.RawSubjectPublicKeyInfo, Sign: a.Sign, Seal: a.Seal, Addr: a.Addr, Boot: a.Boot}
 	return g, intent.DigestOf(req.RawSubjectPublicKeyInfo), nil
+}
+
+// maxAddresses bounds what an agent may say of itself: a box with more networks than that is no edge box.
+const maxAddresses = 16
+
+func checkAddresses(a *askMsg) error {
+	if len(a.Addr) > maxAddresses || len(a.Boot) > maxAddresses {
+		return fmt.Errorf("cannot join: more than %d addresses", maxAddresses)
+	}
+	for _, s := range a.Addr {
+		if _, err := netip.ParseAddrPort(s); err != nil {
+			return errors.New("cannot join: a management address is no host:port")
+		}
+	}
+	for _, s := range a.Boot {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return errors.New("cannot join: a boot address is no IP address")
+		}
+	}
+	return nil
 }
 
 func challenge(conn *tls.Conn, sealKey []byte) error {

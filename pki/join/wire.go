@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -41,13 +42,15 @@ type trustMsg struct {
 
 // askMsg is sent only to a verified coordinator. Keys are PKIX DER, seal is the raw HPKE key.
 type askMsg struct {
-	Token  string `json:"token"`
-	Secret []byte `json:"secret"`
-	CSR    []byte `json:"csr"`
-	Sign   []byte `json:"sign"`
-	Seal   []byte `json:"seal"`
-	Proof  []byte `json:"proof"` // Ed25519 by Sign over transcript
-	Serial string `json:"serial,omitempty"`
+	Token  string   `json:"token"`
+	Secret []byte   `json:"secret"`
+	CSR    []byte   `json:"csr"`
+	Sign   []byte   `json:"sign"`
+	Seal   []byte   `json:"seal"`
+	Proof  []byte   `json:"proof"` // Ed25519 by Sign over transcript
+	Serial string   `json:"serial,omitempty"`
+	Addr   []string `json:"addr,omitempty"` // host:port of the management listener
+	Boot   []string `json:"boot,omitempty"` // addresses on boot networks
 }
 
 type challengeMsg struct {
@@ -83,7 +86,9 @@ func transcript(cs tls.ConnectionState, a *askMsg) ([]byte, error) {
 		return nil, fmt.Errorf("cannot bind proof to connection: %w", err)
 	}
 	h := sha256.New()
-	for _, b := range [][]byte{[]byte("skerry/join/v1"), exporter, []byte(a.Token), a.CSR, a.Sign, a.Seal, []byte(a.Serial)} {
+	parts := [][]byte{[]byte("skerry/join/v1"), exporter, []byte(a.Token), a.CSR, a.Sign, a.Seal, []byte(a.Serial)}
+	parts = append(parts, []byte(strings.Join(a.Addr, ",")), []byte(strings.Join(a.Boot, ",")))
+	for _, b := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
 		h.Write(n[:])

@@ -1,0 +1,426 @@
+package dhcp
+
+import (
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+)
+
+// Packet is one datagram as it came in, with what the socket knows about it.
+type Packet struct {
+	Bytes  []byte         // UDP payload
+	Local  netip.Addr     // our address on the interface it came in by
+	Src    netip.AddrPort // sender
+	Port   uint16         // 67 or 4011
+	At     time.Time      // when it came
+	Repeat int            // how many DISCOVERs of this client, none answered by us, came before it within a minute
+	// Offers are the addresses that this agent has offered and nobody took yet; may be nil.
+	Offers map[netip.Addr]Offer
+}
+
+// Offer is an address on the table.
+type Offer struct {
+	MAC   MAC
+	Until time.Time
+}
+
+// Reply is what to send; Bytes nil = silence.
+type Reply struct {
+	Bytes []byte
+	To    netip.AddrPort // 255.255.255.255:68 = broadcast on the interface
+	// Frame: the client has no address yet and cannot answer ARP, so send a raw frame to MAC and To.
+	Frame bool
+	MAC   MAC
+}
+
+// Effects are what the listener does, in this order, before it sends the Reply.
+type Effects struct {
+	Commit *Lease // make durable first; on an error nothing is sent
+	Offer  *Offered
+	Event  Event
+}
+
+// Offered is an address to remember for 30 s.
+type Offered struct {
+	Addr netip.Addr
+	Offer
+}
+
+// Event says what a packet was and what became of it. Reason is a constant: it labels counters.
+type Event struct {
+	Reason string // see the constants
+	MAC    MAC
+	Type   string // DISCOVER, REQUEST, ...
+	Subnet string
+	Addr   netip.Addr // the client's, if decided
+	UUID   string     // SMBIOS UUID of option 97, lower case; "" if absent
+	Arch   string     // bios, x64, x64-http, arm64, ...; "" if it does not PXE
+	Stage  string     // firmware, ipxe, os: who asks
+	File   string     // boot file or URL that was offered
+}
+
+// The reasons. The first group was answered.
+const (
+	ReasonOffer    = "offer"
+	ReasonAck      = "ack"
+	ReasonNak      = "nak"
+	ReasonInform   = "inform"
+	ReasonMalform  = "malformed"
+	ReasonForeign  = "not-dhcp-request"
+	ReasonHardware = "hardware-type"
+	ReasonRelay    = "relay-not-listed"
+	ReasonSubnet   = "no-subnet"
+	ReasonOff      = "mode-off"
+	ReasonOther    = "other-server"
+	ReasonStranger = "stranger"
+	ReasonWait     = "another-agent-first"
+	ReasonPool     = "pool-empty"
+	ReasonUnsure   = "not-certain"
+	ReasonDecline  = "declined"
+	ReasonConflict = "static-conflict"
+	ReasonRelease  = "released"
+	ReasonIgnored  = "ignored"
+)
+
+// Times of leases (boot.md section 2). T1 is a quarter and T2 a half: a dead server costs a rebind, no outage.
+const (
+	LeaseDynamic = 4 * time.Hour
+	LeaseStatic  = 24 * time.Hour
+	offerTime    = 30 * time.Second
+)
+
+// request is a parsed packet with what was decided about it so far.
+type request struct {
+	p      Packet
+	v      *View
+	m      *dhcpv4.DHCPv4
+	mac    MAC
+	subnet Subnet
+	self   netip.Addr // option 54
+	giaddr netip.Addr
+	client client
+	ev     Event
+}
+
+// Handle decides the answer to one packet. It is pure: same packet and view, same reply. It never panics on input that the
+// codec accepts; the listener has a recover boundary for the codec itself.
+func Handle(p Packet, v *View) (Reply, Effects) {
+	r, ok := parse(p, v)
+	if !ok {
+		return Reply{}, Effects{Event: r.ev}
+	}
+	switch r.m.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
+		return r.discover()
+	case dhcpv4.MessageTypeRequest:
+		return r.request()
+	case dhcpv4.MessageTypeInform:
+		return r.inform()
+	case dhcpv4.MessageTypeDecline:
+		return r.decline()
+	case dhcpv4.MessageTypeRelease:
+		r.ev.Addr = addrOf(r.m.ClientIPAddr)
+		return r.silent(ReasonRelease)
+	default:
+		return r.silent(ReasonIgnored)
+	}
+}
+
+func (r *request) silent(reason string) (Reply, Effects) {
+	r.ev.Reason = reason
+	return Reply{}, Effects{Event: r.ev}
+}
+
+// parse fills a request, or says in its event why there is no answer.
+func parse(p Packet, v *View) (*request, bool) {
+	r := &request{p: p, v: v}
+	bad := func(reason string) (*request, bool) {
+		r.ev.Reason = reason
+		return r, false
+	}
+	m, err := dhcpv4.FromBytes(p.Bytes)
+	if err != nil {
+		return bad(ReasonMalform)
+	}
+	r.m = m
+	if m.OpCode != dhcpv4.OpcodeBootRequest || !m.Options.Has(dhcpv4.OptionDHCPMessageType) {
+		return bad(ReasonForeign)
+	}
+	r.ev.Type = m.MessageType().String()
+	if m.HWType != iana.HWTypeEthernet || len(m.ClientHWAddr) != 6 || m.ClientHWAddr[0]&1 != 0 {
+		return bad(ReasonHardware)
+	}
+	copy(r.mac[:], m.ClientHWAddr)
+	r.client = identify(m)
+	r.ev.MAC, r.ev.UUID, r.ev.Arch, r.ev.Stage = r.mac, r.client.uuid, r.client.arch.name, r.client.stage
+	if reason := r.locate(); reason != "" {
+		return bad(reason)
+	}
+	r.ev.Subnet = r.subnet.Name
+	if r.subnet.Mode != ModeAuthoritative {
+		return bad(ReasonOff)
+	}
+	return r, true
+}
+
+// locate finds the subnet: by option 82.5, giaddr, ciaddr, then the interface. Option 82 is believed from listed relays only.
+func (r *request) locate() string {
+	r.giaddr = addrOf(r.m.GatewayIPAddr)
+	where := r.p.Local
+	if r.giaddr.IsValid() {
+		s, ok := r.relaySubnet()
+		if !ok {
+			return ReasonRelay
+		}
+		where = s
+	} else if c := addrOf(r.m.ClientIPAddr); c.IsValid() {
+		if _, ok := r.v.subnet(c); ok {
+			where = c // a renewal may be routed to us
+		}
+	}
+	s, ok := r.v.subnet(where)
+	if !ok {
+		return ReasonSubnet
+	}
+	r.subnet = s
+	if r.self, ok = r.v.own(s); !ok {
+		return ReasonSubnet
+	}
+	return ""
+}
+
+func (r *request) relaySubnet() (netip.Addr, bool) {
+	link := addrOf(r.relayOption(5)) // RFC 3527 link selection
+	for _, s := range r.v.f.Subnets {
+		for _, a := range s.Relays {
+			if a != r.giaddr {
+				continue
+			}
+			if link.IsValid() {
+				return link, true
+			}
+			if s.Prefix.Contains(a) {
+				return a, true
+			}
+			return s.Prefix.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (r *request) relayOption(code uint8) []byte {
+	o := r.m.RelayAgentInfo()
+	if o == nil {
+		return nil
+	}
+	return o.Get(dhcpv4.GenericOptionCode(code))
+}
+
+func addrOf(b []byte) netip.Addr {
+	a, ok := netip.AddrFromSlice(b)
+	if !ok {
+		return netip.Addr{}
+	}
+	a = a.Unmap()
+	if !a.Is4() || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// binding is what a client may have: a reservation, a lease, or nothing.
+type binding struct {
+	addr    netip.Addr
+	host    Host // zero for a lease
+	static  bool
+	expires time.Duration
+}
+
+func (r *request) bound() (binding, bool) {
+	if h, ok := r.v.host(r.mac, r.subnet); ok {
+		return binding{h.Addr, h, true, LeaseStatic}, true
+	}
+	if l, ok := r.v.leases[r.mac]; ok && r.subnet.Prefix.Contains(l.Addr) && r.p.At.Before(l.Until.Add(quarantine)) {
+		if _, static := r.v.static[l.Addr]; !static { // reserved for somebody else meanwhile
+			return binding{addr: l.Addr, expires: LeaseDynamic}, true
+		}
+	}
+	return binding{}, false
+}
+
+// welcome tells whether a stranger gets an address at all.
+func (r *request) welcome() bool {
+	return r.subnet.AnyClient || r.subnet.Discovery && r.client.pxe()
+}
+
+func (r *request) discover() (Reply, Effects) {
+	b, ok := r.bound()
+	if ok {
+		r.ev.Addr = b.addr
+		return r.answer(dhcpv4.MessageTypeOffer, b, Effects{})
+	}
+	if !r.welcome() {
+		return r.silent(ReasonStranger)
+	}
+	if r.v.rank(r.mac[:]) > r.p.Repeat {
+		return r.silent(ReasonWait)
+	}
+	a, ok := r.v.pick(r.subnet, r.mac, r.p.Offers, r.p.At)
+	if !ok {
+		return r.silent(ReasonPool)
+	}
+	r.ev.Addr = a
+	o := &Offered{a, Offer{r.mac, r.p.At.Add(offerTime)}}
+	return r.answer(dhcpv4.MessageTypeOffer, binding{addr: a, expires: LeaseDynamic}, Effects{Offer: o})
+}
+
+func (r *request) request() (Reply, Effects) {
+	want := addrOf(r.m.Options.Get(dhcpv4.OptionRequestedIPAddress))
+	if !want.IsValid() {
+		want = addrOf(r.m.ClientIPAddr)
+	}
+	if !want.IsValid() {
+		return r.silent(ReasonIgnored)
+	}
+	chosen := addrOf(r.m.Options.Get(dhcpv4.OptionServerIdentifier))
+	override := addrOf(r.relayOption(11)) // RFC 5107: the relay's address stands for ours
+	if chosen.IsValid() && chosen != r.self && (!override.IsValid() || chosen != override) && r.p.Port != port4011 {
+		return r.silent(ReasonOther) // the client chose another server: its answer proves that it lives, ours would not
+	}
+	b, known := r.bound()
+	switch {
+	case known && b.addr == want:
+		return r.ack(b)
+	case known && b.static:
+		return r.nak()
+	case chosen.IsValid():
+		return r.take(want)
+	case known:
+		return r.nak()
+	}
+	return r.silent(ReasonUnsure) // INIT-REBOOT of somebody we do not know: another agent may
+}
+
+// take gives a new client the address that it was offered by us.
+func (r *request) take(want netip.Addr) (Reply, Effects) {
+	if !r.welcome() {
+		return r.silent(ReasonStranger)
+	}
+	inRange := r.subnet.DynFirst.IsValid() && !want.Less(r.subnet.DynFirst) && !r.subnet.DynLast.Less(want)
+	if !inRange || !r.v.owns(want) || !r.v.free(r.subnet, want, r.mac, r.p.Offers, r.p.At) {
+		return r.nak()
+	}
+	return r.ack(binding{addr: want, expires: LeaseDynamic})
+}
+
+func (r *request) ack(b binding) (Reply, Effects) {
+	r.ev.Addr = b.addr
+	var e Effects
+	if !b.static {
+		e.Commit = &Lease{MAC: r.mac, Addr: b.addr, Until: r.p.At.Add(b.expires), Agent: r.v.self.ID, Name: r.client.name}
+	}
+	return r.answer(dhcpv4.MessageTypeAck, b, e)
+}
+
+// nak is sent only where we are certain: authoritative, and the client is ours or asks for what our slice refuses.
+func (r *request) nak() (Reply, Effects) {
+	m := r.base(dhcpv4.MessageTypeNak)
+	if r.giaddr.IsValid() {
+		m.Flags |= 0x8000 // RFC 2131 section 4.3.2: the relay must broadcast a NAK
+	}
+	r.echo(m)
+	r.ev.Reason = ReasonNak
+	rep := Reply{Bytes: m.ToBytes(), To: broadcast68(), MAC: r.mac}
+	if r.giaddr.IsValid() {
+		rep.To = netip.AddrPortFrom(r.giaddr, 67)
+	}
+	return rep, Effects{Event: r.ev}
+}
+
+// inform answers a client that has its address from elsewhere: options only.
+func (r *request) inform() (Reply, Effects) {
+	if !r.v.Known(r.mac) {
+		return r.silent(ReasonStranger)
+	}
+	c := addrOf(r.m.ClientIPAddr)
+	if !c.IsValid() {
+		return r.silent(ReasonIgnored)
+	}
+	m := r.base(dhcpv4.MessageTypeAck)
+	m.ClientIPAddr = r.m.ClientIPAddr
+	b, _ := r.bound()
+	r.network(m, b)
+	r.echo(m)
+	r.ev.Reason, r.ev.Addr = ReasonInform, c
+	return Reply{Bytes: m.ToBytes(), To: netip.AddrPortFrom(c, 68), MAC: r.mac}, Effects{Event: r.ev}
+}
+
+// decline: the client saw somebody else use the address. A reserved one is served on: the intruder is the fault.
+func (r *request) decline() (Reply, Effects) {
+	r.ev.Addr = addrOf(r.m.Options.Get(dhcpv4.OptionRequestedIPAddress))
+	if b, ok := r.bound(); ok && b.static && b.addr == r.ev.Addr {
+		return r.silent(ReasonConflict)
+	}
+	return r.silent(ReasonDecline)
+}
+
+// answer builds an OFFER or ACK.
+func (r *request) answer(t dhcpv4.MessageType, b binding, e Effects) (Reply, Effects) {
+	m := r.base(t)
+	m.YourIPAddr = net.IP(b.addr.AsSlice())
+	if t == dhcpv4.MessageTypeAck {
+		m.ClientIPAddr = r.m.ClientIPAddr
+	}
+	put(m, dhcpv4.OptionIPAddressLeaseTime, seconds(b.expires))
+	put(m, dhcpv4.OptionRenewTimeValue, seconds(b.expires/4))
+	put(m, dhcpv4.OptionRebindingTimeValue, seconds(b.expires/2))
+	r.network(m, b)
+	r.boot(m, b)
+	r.echo(m)
+	r.ev.Reason = ReasonOffer
+	if t == dhcpv4.MessageTypeAck {
+		r.ev.Reason = ReasonAck
+	}
+	e.Event = r.ev
+	rep := Reply{Bytes: m.ToBytes(), MAC: r.mac}
+	rep.To, rep.Frame = r.destination(b.addr)
+	return rep, e
+}
+
+func broadcast68() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), 68)
+}
+
+// destination follows RFC 2131 section 4.1.
+func (r *request) destination(yiaddr netip.Addr) (to netip.AddrPort, frame bool) {
+	switch c := addrOf(r.m.ClientIPAddr); {
+	case r.p.Port == port4011:
+		return r.p.Src, false
+	case r.giaddr.IsValid():
+		return netip.AddrPortFrom(r.giaddr, 67), false
+	case c.IsValid():
+		return netip.AddrPortFrom(c, 68), false
+	case r.m.Flags&0x8000 != 0:
+		return broadcast68(), false
+	}
+	return netip.AddrPortFrom(yiaddr, 68), true
+}
+
+// uuid formats option 97: type 0 and 16 octets, the first three fields little-endian (SMBIOS 2.6); other sizes are ignored.
+func uuid(b []byte) string {
+	if len(b) != 17 || b[0] != 0 {
+		return ""
+	}
+	b = b[1:]
+	s := hex.EncodeToString([]byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]}) + hex.EncodeToString(b[8:])
+	switch s {
+	case "00000000000000000000000000000000", "ffffffffffffffffffffffffffffffff",
+		"03000200040005000006000700080009": // AMI's default, on thousands of boards (seen in a capture)
+		return "" // placeholders count as absent
+	}
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}

@@ -1,0 +1,213 @@
+package dhcp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+const port4011 = 4011
+
+// Loader file names, as boot/tftp and boot/httpboot serve them from boot.ipxeDir.
+const (
+	LoaderBIOS  = "undionly.kpxe"
+	LoaderX64   = "snponly.efi"
+	LoaderARM64 = "snponly-arm64.efi"
+)
+
+// arch is one value of option 93 (IANA "Processor Architecture Types", RFC 4578 and RFC 5970).
+type arch struct {
+	name   string
+	loader string // "" none: an event, no file
+	http   bool
+}
+
+func archOf(code uint16) (arch, bool) {
+	switch code {
+	case 0:
+		return arch{"bios", LoaderBIOS, false}, true
+	case 6:
+		return arch{"ia32", "", false}, true
+	case 7, 9:
+		return arch{"x64", LoaderX64, false}, true
+	case 10:
+		return arch{"arm32", "", false}, true
+	case 11:
+		return arch{"arm64", LoaderARM64, false}, true
+	case 15:
+		return arch{"ia32-http", "", true}, true
+	case 16:
+		return arch{"x64-http", LoaderX64, true}, true
+	case 18:
+		return arch{"arm32-http", "", true}, true
+	case 19:
+		return arch{"arm64-http", LoaderARM64, true}, true
+	case 20:
+		return arch{"bios-http", "", true}, true
+	}
+	return arch{}, false
+}
+
+// client is what a packet says about its sender.
+type client struct {
+	arch  arch   // zero if it does not PXE
+	stage string // firmware, ipxe, os
+	class string // PXEClient, HTTPClient, ""
+	uuid  string
+	name  string
+}
+
+func (c client) pxe() bool { return c.stage != "os" }
+
+func identify(m *dhcpv4.DHCPv4) client {
+	c := client{stage: "os", uuid: uuid(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))}
+	for _, k := range []string{"PXEClient", "HTTPClient"} {
+		if bytes.HasPrefix(m.Options.Get(dhcpv4.OptionClassIdentifier), []byte(k)) {
+			c.class, c.stage = k, "firmware"
+		}
+	}
+	codes := m.Options.Get(dhcpv4.OptionClientSystemArchitectureType)
+	for ; len(codes) >= 2; codes = codes[2:] {
+		if a, ok := archOf(binary.BigEndian.Uint16(codes)); ok { // a list: the first known one
+			c.arch = a
+			break
+		}
+	}
+	if isIPXE(m) {
+		c.stage = "ipxe"
+	}
+	if n := string(m.Options.Get(dhcpv4.OptionHostName)); validLabel(n) {
+		c.name = n
+	}
+	return c
+}
+
+// isIPXE: user class iPXE, raw or length-prefixed (RFC 3004), or iPXE's own option 175.
+func isIPXE(m *dhcpv4.DHCPv4) bool {
+	u := m.Options.Get(dhcpv4.OptionUserClassInformation)
+	return string(u) == "iPXE" || string(u) == "\x04iPXE" || m.Options.Has(dhcpv4.GenericOptionCode(175))
+}
+
+func validLabel(s string) bool {
+	if s == "" || len(s) > 63 {
+		return false
+	}
+	return strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// base is a reply without options but type and server.
+func (r *request) base(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+	m := &dhcpv4.DHCPv4{
+		OpCode: dhcpv4.OpcodeBootReply, HWType: r.m.HWType, TransactionID: r.m.TransactionID, Flags: r.m.Flags,
+		ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero,
+		GatewayIPAddr: r.m.GatewayIPAddr, ClientHWAddr: r.m.ClientHWAddr, Options: dhcpv4.Options{},
+	}
+	put(m, dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
+	self := r.self
+	if o := addrOf(r.relayOption(11)); o.IsValid() && r.giaddr.IsValid() {
+		self = o
+	}
+	put(m, dhcpv4.OptionServerIdentifier, self.AsSlice())
+	return m
+}
+
+func put(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode, b []byte) { m.Options[code.Code()] = b }
+
+func seconds(d time.Duration) []byte {
+	return binary.BigEndian.AppendUint32(nil, uint32(d/time.Second))
+}
+
+func addrs(l []netip.Addr) []byte {
+	var b []byte
+	for _, a := range l {
+		b = append(b, a.AsSlice()...)
+	}
+	return b
+}
+
+// network adds what every client gets, the same from every agent.
+func (r *request) network(m *dhcpv4.DHCPv4, b binding) {
+	s := r.subnet
+	put(m, dhcpv4.OptionSubnetMask, net.CIDRMask(s.Prefix.Bits(), 32))
+	if s.Router.IsValid() {
+		put(m, dhcpv4.OptionRouter, s.Router.AsSlice())
+	}
+	if len(s.DNS) > 0 {
+		put(m, dhcpv4.OptionDomainNameServer, addrs(s.DNS))
+	}
+	if len(s.NTP) > 0 {
+		put(m, dhcpv4.OptionNTPServers, addrs(s.NTP))
+	}
+	if s.Domain != "" {
+		put(m, dhcpv4.OptionDomainName, []byte(s.Domain))
+	}
+	if s.MTU != 0 {
+		put(m, dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, s.MTU))
+	}
+	if b.host.Name != "" {
+		put(m, dhcpv4.OptionHostName, []byte(b.host.Name))
+	}
+}
+
+// echo copies what RFC 6842 (61), RFC 4578 (97) and RFC 3046 (82, the codec puts it last) want back.
+func (r *request) echo(m *dhcpv4.DHCPv4) {
+	for _, c := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, dhcpv4.OptionClientMachineIdentifier} {
+		if v := r.m.Options.Get(c); len(v) > 0 && (c.Code() != 97 || len(v) == 17) {
+			put(m, c, v)
+		}
+	}
+	if v := r.m.Options.Get(dhcpv4.OptionRelayAgentInformation); r.giaddr.IsValid() && len(v) > 0 {
+		put(m, dhcpv4.OptionRelayAgentInformation, v)
+	}
+}
+
+// boot adds the loader or the script. siaddr, sname, file, 66 and 67 are all filled: U-Boot reads only file, EDK2 only 67.
+func (r *request) boot(m *dhcpv4.DHCPv4, b binding) {
+	file, class := r.bootFile(b)
+	if file == "" {
+		return
+	}
+	r.ev.File = file
+	m.ServerIPAddr = net.IP(r.self.AsSlice())
+	m.ServerHostName = r.self.String()
+	m.BootFileName = file
+	put(m, dhcpv4.OptionTFTPServerName, []byte(r.self.String()))
+	put(m, dhcpv4.OptionBootfileName, []byte(file))
+	switch class {
+	case "PXEClient":
+		// 60 only together with 43: without it EDK2 takes us for a BINL server, asks port 4011 and gives up.
+		// 43.6 = 8: use the file name of this packet; no boot server discovery.
+		put(m, dhcpv4.OptionClassIdentifier, []byte("PXEClient"))
+		put(m, dhcpv4.OptionVendorSpecificInformation, []byte{6, 1, 8, 255})
+	case "HTTPClient":
+		put(m, dhcpv4.OptionClassIdentifier, []byte("HTTPClient")) // or the firmware drops the offer
+	}
+}
+
+// bootFile says what to load and which class the reply must carry.
+func (r *request) bootFile(b binding) (file, class string) {
+	if !r.client.pxe() || b.static && !b.host.Boot {
+		return "", ""
+	}
+	if b.host.UUID != "" && r.client.uuid != "" && b.host.UUID != r.client.uuid {
+		return "", "" // evidence contradicts: an address, but it boots from its own disk
+	}
+	base := fmt.Sprintf("http://%s:%d", r.self, r.v.f.HTTPPort)
+	switch {
+	case r.client.stage == "ipxe":
+		return base + "/boot/" + r.mac.Hyphens() + "/auto.ipxe", ""
+	case r.client.arch.loader == "":
+		return "", ""
+	case r.client.arch.http:
+		return base + "/loaders/" + r.client.arch.loader, "HTTPClient"
+	case r.client.class == "PXEClient":
+		return r.client.arch.loader, "PXEClient"
+	}
+	return "", ""
+}

@@ -1,0 +1,290 @@
+package dhcp
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// String returns six lower-case hex pairs with colons.
+func (m MAC) String() string { return m.join(":") }
+
+// Hyphens returns six lower-case hex pairs with hyphens, as URL paths carry them.
+func (m MAC) Hyphens() string { return m.join("-") }
+
+func (m MAC) join(sep string) string {
+	var b strings.Builder
+	for i, v := range m {
+		if i > 0 {
+			b.WriteString(sep)
+		}
+		b.WriteString(hex.EncodeToString([]byte{v}))
+	}
+	return b.String()
+}
+
+// ErrMAC says that a text is not an Ethernet address.
+var ErrMAC = errors.New("not a MAC address (want six hex pairs)")
+
+// ParseMAC reads six hex pairs with colons or hyphens, any case. Errors: ErrMAC.
+func ParseMAC(s string) (MAC, error) {
+	var m MAC
+	b, err := hex.DecodeString(strings.NewReplacer(":", "", "-", "").Replace(s))
+	if err != nil || len(b) != 6 || len(s) != 17 {
+		return MAC{}, fmt.Errorf("cannot parse %.40q: %w", s, ErrMAC)
+	}
+	copy(m[:], b)
+	return m, nil
+}
+
+// Mode says what we do on a subnet.
+type Mode int
+
+// The modes that are built.
+const (
+	ModeOff           Mode = iota // silence
+	ModeAuthoritative             // we are the DHCP server here
+)
+
+// Agent is one rostered agent.
+type Agent struct {
+	ID   string
+	Boot []netip.Addr // its addresses on boot networks
+}
+
+// Subnet is one network that we serve.
+type Subnet struct {
+	Name      string
+	Prefix    netip.Prefix
+	Router    netip.Addr // may be zero
+	DNS, NTP  []netip.Addr
+	Domain    string
+	MTU       uint16     // 0: not sent
+	DynFirst  netip.Addr // dynamic range, inclusive; zero: none
+	DynLast   netip.Addr
+	Mode      Mode
+	Discovery bool         // strangers that PXE get an address and the inventory ramdisk
+	AnyClient bool         // every stranger gets an address
+	Relays    []netip.Addr // giaddr values that we believe
+}
+
+// Host is a reservation.
+type Host struct {
+	MAC  MAC
+	Name string // one DNS label, sent as option 12
+	Addr netip.Addr
+	Boot bool   // a loader or script is offered; false: address only
+	UUID string // SMBIOS UUID, lower case, if known: another one in option 97 gets an address and no boot
+}
+
+// Lease is a dynamic address given to a client.
+type Lease struct {
+	MAC   MAC
+	Addr  netip.Addr
+	Until time.Time
+	Agent string // who gave it last
+	Name  string // what the client calls itself; a label at most 63 octets, not verified
+}
+
+// Facts are what NewView indexes. Nothing of it may change afterwards.
+type Facts struct {
+	Self     string  // id of this agent; must be in Agents
+	Agents   []Agent // the effective roster, in roster order
+	Subnets  []Subnet
+	Hosts    []Host
+	Leases   []Lease
+	HTTPPort uint16 // of boot HTTP; 0 takes 7480
+}
+
+// View is an immutable index of Facts.
+type View struct {
+	f      Facts
+	self   Agent
+	hosts  map[MAC][]Host
+	static map[netip.Addr]MAC
+	leases map[MAC]Lease
+	taken  map[netip.Addr]Lease
+}
+
+const defHTTPPort = 7480
+
+// NewView checks and indexes f. Errors name the first thing that does not fit; the caller keeps its last good View.
+func NewView(f Facts) (*View, error) {
+	v := &View{f: f, hosts: map[MAC][]Host{}, static: map[netip.Addr]MAC{}, leases: map[MAC]Lease{}, taken: map[netip.Addr]Lease{}}
+	if v.f.HTTPPort == 0 {
+		v.f.HTTPPort = defHTTPPort
+	}
+	i := slices.IndexFunc(f.Agents, func(a Agent) bool { return a.ID == f.Self })
+	if i < 0 {
+		return nil, fmt.Errorf("cannot make DHCP view: agent %q is not in the roster", f.Self)
+	}
+	v.self = f.Agents[i]
+	for _, s := range f.Subnets {
+		if err := s.check(); err != nil {
+			return nil, fmt.Errorf("cannot make DHCP view: subnet %s: %w", s.Name, err)
+		}
+	}
+	for _, h := range f.Hosts {
+		if other, ok := v.static[h.Addr]; ok && other != h.MAC {
+			return nil, fmt.Errorf("cannot make DHCP view: %s is reserved for %s and %s", h.Addr, other, h.MAC)
+		}
+		v.static[h.Addr] = h.MAC
+		v.hosts[h.MAC] = append(v.hosts[h.MAC], h)
+	}
+	for _, a := range f.Agents {
+		for _, b := range a.Boot {
+			v.static[b] = MAC{}
+		}
+	}
+	for _, l := range f.Leases {
+		v.leases[l.MAC] = l
+		v.taken[l.Addr] = l
+	}
+	return v, nil
+}
+
+func (s Subnet) check() error {
+	if !s.Prefix.IsValid() || !s.Prefix.Addr().Is4() || s.Prefix != s.Prefix.Masked() {
+		return fmt.Errorf("%s is no IPv4 prefix", s.Prefix)
+	}
+	if s.Router.IsValid() && !s.Prefix.Contains(s.Router) {
+		return fmt.Errorf("router %s is outside %s", s.Router, s.Prefix)
+	}
+	if s.DynFirst.IsValid() != s.DynLast.IsValid() {
+		return errors.New("dynamic range has one end")
+	}
+	if s.DynFirst.IsValid() && (!s.Prefix.Contains(s.DynFirst) || !s.Prefix.Contains(s.DynLast) || s.DynLast.Less(s.DynFirst)) {
+		return fmt.Errorf("dynamic range %s-%s does not fit %s", s.DynFirst, s.DynLast, s.Prefix)
+	}
+	return nil
+}
+
+// subnet finds the subnet that serves addr.
+func (v *View) subnet(addr netip.Addr) (Subnet, bool) {
+	for _, s := range v.f.Subnets {
+		if addr.IsValid() && s.Prefix.Contains(addr) {
+			return s, true
+		}
+	}
+	return Subnet{}, false
+}
+
+// host returns the reservation of mac on s.
+func (v *View) host(mac MAC, s Subnet) (Host, bool) {
+	for _, h := range v.hosts[mac] {
+		if s.Prefix.Contains(h.Addr) {
+			return h, true
+		}
+	}
+	return Host{}, false
+}
+
+// own is this agent's address towards s: the one on it, else its first.
+func (v *View) own(s Subnet) (netip.Addr, bool) {
+	for _, a := range v.self.Boot {
+		if s.Prefix.Contains(a) {
+			return a, true
+		}
+	}
+	if len(v.self.Boot) == 0 {
+		return netip.Addr{}, false
+	}
+	return v.self.Boot[0], true
+}
+
+// Known tells whether mac has a reservation or a lease: the listener serves such packets first.
+func (v *View) Known(mac MAC) bool {
+	_, l := v.leases[mac]
+	return l || len(v.hosts[mac]) > 0
+}
+
+// score is the rendezvous weight of an agent for a key.
+func score(key []byte, agent string) uint64 {
+	h := sha256.New()
+	h.Write(key)
+	h.Write([]byte{'|'})
+	h.Write([]byte(agent))
+	return binary.BigEndian.Uint64(h.Sum(nil))
+}
+
+// rank is the position of this agent for key among the roster: 0 answers first.
+func (v *View) rank(key []byte) int {
+	agents := slices.Clone(v.f.Agents)
+	slices.SortFunc(agents, func(a, b Agent) int {
+		return cmp.Or(cmp.Compare(score(key, b.ID), score(key, a.ID)), cmp.Compare(a.ID, b.ID))
+	})
+	return slices.IndexFunc(agents, func(a Agent) bool { return a.ID == v.self.ID })
+}
+
+// owns tells whether addr lies in this agent's slice: the only one who gives it to a new client, whoever else is alive.
+func (v *View) owns(addr netip.Addr) bool {
+	b := addr.As4()
+	best, top := "", uint64(0)
+	for _, a := range v.f.Agents {
+		if s := score(b[:], a.ID); best == "" || s > top || s == top && a.ID < best {
+			best, top = a.ID, s
+		}
+	}
+	return best == v.self.ID
+}
+
+const (
+	// quarantine is how long an expired lease still keeps its address from others: a client that slept through its expiry
+	// and woke up again is the common double.
+	quarantine = time.Hour
+	maxProbes  = 4096 // addresses looked at per new client: 2 ms; a fuller pool is an event
+)
+
+// pick returns a free address of this agent's slice for a new client, in an order that depends on the client, so that the same
+// client gets the same address again.
+func (v *View) pick(s Subnet, mac MAC, offers map[netip.Addr]Offer, now time.Time) (netip.Addr, bool) {
+	if !s.DynFirst.IsValid() {
+		return netip.Addr{}, false
+	}
+	first, last := ip4(s.DynFirst), ip4(s.DynLast)
+	n := uint64(last-first) + 1
+	start := score(mac[:], s.Name) % n
+	for i := range min(n, maxProbes) {
+		a := addr4(first + uint32((start+i)%n))
+		if v.free(s, a, mac, offers, now) && v.owns(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (v *View) free(s Subnet, a netip.Addr, mac MAC, offers map[netip.Addr]Offer, now time.Time) bool {
+	if _, ok := v.static[a]; ok || a == s.Router || a == s.Prefix.Addr() || a == lastAddr(s.Prefix) {
+		return false
+	}
+	if l, ok := v.taken[a]; ok && l.MAC != mac && now.Before(l.Until.Add(quarantine)) {
+		return false
+	}
+	o, ok := offers[a]
+	return !ok || o.MAC == mac || !now.Before(o.Until)
+}
+
+func ip4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func addr4(u uint32) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], u)
+	return netip.AddrFrom4(b)
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	return addr4(ip4(p.Addr()) | ^uint32(0)>>p.Bits())
+}
