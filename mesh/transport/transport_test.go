@@ -62,7 +62,7 @@ type node struct {
 func newBook() *book { return &book{m: map[Peer]string{}} }
 
 // launch makes an endpoint, lets setup install handlers, and runs it until the test ends.
-func launch(t *testing.T, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
+func launch(t testing.TB, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
 	t.Helper()
 	e, err := New(Config{
 		Listen: "127.0.0.1:0", TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
@@ -541,4 +541,42 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("%d octets out of %d, %v", n, len(b), err)
 		}
 	})
+}
+
+// BenchmarkBody carries 64 MiB in one response over each lane.
+func BenchmarkBody(b *testing.B) {
+	for _, lane := range []Lane{LaneQUIC, LaneTCP} {
+		b.Run(string(lane), func(b *testing.B) {
+			const size = 64 << 20
+			d, bk := pkitest.New(b), newBook()
+			chunk := make([]byte, 1<<20)
+			launch(b, d.Agent("lon1", "a1", ""), bk, lane, func(e *Endpoint) {
+				e.HandleHTTP(trust.ALPNMesh, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					for range size / len(chunk) {
+						if _, err := w.Write(chunk); err != nil {
+							return
+						}
+					}
+				}))
+			})
+			a2 := launch(b, d.Agent("lon1", "a2", ""), bk, lane, nil)
+			rt := a2.RoundTripper(Peer{"lon1", "a1"})
+			b.SetBytes(size)
+			for b.Loop() {
+				req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://a1/", nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				res, err := rt.RoundTrip(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n, err := io.Copy(io.Discard, res.Body)
+				if err != nil || n != size {
+					b.Fatal(n, err)
+				}
+				res.Body.Close()
+			}
+		})
+	}
 }
