@@ -64,8 +64,13 @@ func newBook() *book { return &book{m: map[Peer]string{}} }
 // launch makes an endpoint, lets setup install handlers, and runs it until the test ends.
 func launch(t testing.TB, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
 	t.Helper()
+	return launchAt(t, n, b, lane, "127.0.0.1:0", setup)
+}
+
+func launchAt(t testing.TB, n *pkitest.Node, b *book, lane Lane, listen string, setup func(*Endpoint)) *node {
+	t.Helper()
 	e, err := New(Config{
-		Listen: "127.0.0.1:0", TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
+		Listen: listen, TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
 		ResetKey: bytes.Repeat([]byte{1}, 32),
@@ -337,6 +342,50 @@ func TestPeerRestarts(t *testing.T) {
 			_, err := get(t, rt, "http://a2/", nil)
 			return err == nil
 		})
+	})
+}
+
+// TestPeerKilled: after kill -9 and a restart on the same address, QUIC's stateless reset ends the old session at the first
+// packet; nobody waits for the idle timeout of 45 s.
+func TestPeerKilled(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		rpc := func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) }
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, rpc)
+		n2 := d.Agent("lon1", "a2", "")
+		a2 := launch(t, n2, b, lane, rpc)
+		rt := a1.RoundTripper(Peer{"lon1", "a2"})
+		if _, err := get(t, rt, "http://a2/", nil); err != nil {
+			t.Fatal(err)
+		}
+		// A killed process says no goodbye: its sockets are gone before anything can be written to them.
+		a2.tcp.Close()
+		a2.udp.Close()
+		a2.mu.Lock()
+		for l := range a2.live {
+			if lane == LaneTCP {
+				go l.close(CodeAway, "killed") // the kernel closes TCP connections of the dead
+			}
+		}
+		a2.mu.Unlock()
+		launchAt(t, n2, b, lane, a2.Addr().String(), rpc)
+		start := time.Now()
+		eventually(t, "the restarted peer answers", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://a2/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := rt.RoundTrip(req)
+			if err != nil {
+				return false
+			}
+			return res.Body.Close() == nil
+		})
+		if took := time.Since(start); took > 15*time.Second {
+			t.Errorf("took %v", took)
+		}
 	})
 }
 
