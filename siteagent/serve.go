@@ -386,3 +386,41 @@ var (
 	_ httpboot.Opener    = (*server)(nil)
 	_ metadata.Instances = (*server)(nil)
 )
+
+// served notes what boot HTTP gave to whom; bulk is counted by the installer itself.
+func (s *server) served(h httpboot.Served) {
+	if h.What != "loader" && h.What != "asset" {
+		return
+	}
+	mac, ok := s.macOf(h.Remote)
+	if !ok || h.Status >= 300 || h.Status == 206 {
+		return
+	}
+	s.once(mac, "http/"+h.Name, "machine.boot.loader", fmt.Sprintf("HTTP %s %s, %d octets", h.What, h.Name, h.Octets), map[string]string{"from": remoteHost(h.Remote), "octets": fmt.Sprint(h.Octets)})
+}
+
+// sentLoader notes a loader that went out by TFTP.
+func (s *server) sentLoader(client netip.Addr, name string, octets int64, err error) {
+	mac, ok := s.macOf(client)
+	if !ok || err != nil {
+		return
+	}
+	s.once(mac, "tftp/"+name, "machine.boot.loader", fmt.Sprintf("TFTP %s, %d octets", name, octets), map[string]string{"from": remoteHost(client), "octets": fmt.Sprint(octets)})
+}
+
+// macOf finds the machine's MAC by its leased address.
+func (s *server) macOf(a netip.Addr) (string, bool) {
+	e := s.w.now()
+	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {
+		if n.Addr == a.Unmap() {
+			return mac, true
+		}
+	}
+	return "", false
+}
+
+func (s *server) lostEvents() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
+}
