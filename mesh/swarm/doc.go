@@ -1,17 +1,14 @@
-// Package swarm moves assets between agents, and from coordinator to agents, as verified chunks.
+// Package swarm moves assets between agents, and from a coordinator to its agents: verified chunks, from one peer at a time.
 //
-// Holds: Fetch (from one source at a time), Source, HTTPSource (a peer over any http.RoundTripper) and Handler (its other
-// end), the frames of mesh.md section 5.
+// Holds: the handler that serves manifests and chunks, the peer that asks for them, and Fetch, which completes one asset from
+// a list of sources in order.
 //
-// Imported by: siteagent, coordinator.
+// Imported by: coordinator, siteagent. storage/blob lies beside it and is handed in through Store.
 //
-// Promises: 7 (a chunk counts only after the consumer's Write verified it; a bad one is a strike, three strikes end a source
-// for this asset), 8 (Fetch asks one source at a time and only for what is missing), 12 (frames, runs and times are bounded;
-// whoever stops sending for five seconds is left).
+// Promises: 7 (a chunk is stored only when it has its hash), 12 (frames and answers are bounded before anything is
+// allocated). A source that sends three bad chunks is not asked again for that asset.
 //
-// Not built: HAVE, WHO and PLAN frames, stripes, several sources at once, WAN budget.
+// Concurrency: handler and peers are safe for concurrent use; Fetch runs in its caller's goroutine.
 //
-// Concurrency: Fetch runs in its caller's goroutine; a Handler is safe for concurrent use.
-//
-// Tests: tables with lying, slow and dying sources; FuzzFrames.
+// Tests: swarm_test.go: two stores over HTTP, a lying source, one that breaks off, resume; FuzzReadFrame.
 package swarm

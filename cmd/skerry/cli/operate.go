@@ -1,0 +1,319 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+func (a *app) tokenCmd() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Make tokens"}
+	var jr api.JoinTokenRequest
+	create := &cobra.Command{
+		Use: "create --site SITE --agent ID", Short: "Make a single-use token with which one agent joins a site", Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if a.site == "" || jr.Agent == "" {
+				return &usageError{errors.New("cannot make a join token: give --site and --agent")}
+			}
+			t, err := cl.JoinToken(c.Context(), a.site, jr)
+			if err != nil {
+				return explainClient(err)
+			}
+			if a.output == "table" {
+				_, err = fmt.Fprintln(a.Out, t.Token)
+				return err
+			}
+			return a.print(t, nil)
+		},
+	}
+	create.Flags().StringVar(&jr.Agent, "agent", "", "id that the agent gets")
+	create.Flags().StringVar(&jr.TTL, "ttl", "", "how long it may be used, at most 24h")
+	var ur api.UserTokenRequest
+	user := &cobra.Command{
+		Use: "user NAME", Short: "Make a bearer token for a user; it is shown once", Args: args("NAME"),
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			t, err := cl.UserToken(c.Context(), given[0], ur)
+			if err != nil {
+				return explainClient(err)
+			}
+			if a.output == "table" {
+				_, err = fmt.Fprintln(a.Out, t.Token)
+				return err
+			}
+			return a.print(t, nil)
+		},
+	}
+	user.Flags().StringVar(&ur.TTL, "ttl", "", "after which it is refused; default: never")
+	c.AddCommand(create, user)
+	return c
+}
+
+func (a *app) assetCmd() *cobra.Command {
+	c := &cobra.Command{Use: "asset", Short: "Upload and list assets"}
+	var name, class string
+	upload := &cobra.Command{
+		Use: "upload FILE", Short: "Upload a file and register it as an asset", Args: args("FILE"),
+		Example: "  skerry asset upload out/tiny.img --name tiny --class image\n  skerry asset upload out/vmlinuz --class boot",
+		RunE: func(c *cobra.Command, given []string) error {
+			f, err := os.Open(given[0])
+			if err != nil {
+				return fmt.Errorf("cannot upload: %w", err)
+			}
+			defer f.Close()
+			st, err := f.Stat()
+			if err != nil {
+				return fmt.Errorf("cannot upload: %w", err)
+			}
+			if name == "" {
+				name = assetName(given[0])
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			body, finish := a.progress(f, name, st.Size())
+			o, err := cl.Upload(c.Context(), name, class, body, st.Size())
+			finish(err == nil)
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.printObjects([]*intent.Object{o})
+		},
+	}
+	upload.Flags().StringVar(&name, "name", "", "name of the asset; default: the file's")
+	upload.Flags().StringVar(&class, "class", "image", "image, boot or other")
+	list := &cobra.Command{Use: "list", Short: "List assets", Args: args(), RunE: func(c *cobra.Command, _ []string) error {
+		cl, err := a.client()
+		if err != nil {
+			return err
+		}
+		info, _ := intent.KindAsset.Info()
+		items, err := cl.List(c.Context(), info, "", "")
+		if err != nil {
+			return explainClient(err)
+		}
+		return a.printObjects(items)
+	}}
+	c.AddCommand(upload, list)
+	return c
+}
+
+func assetName(file string) string {
+	n := strings.ToLower(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
+	return strings.Trim(strings.Map(func(r rune) rune {
+		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') {
+			return r
+		}
+		return '-'
+	}, n), "-")
+}
+
+// progress draws a bar on a terminal, and plain lines elsewhere.
+func (a *app) progress(r io.Reader, name string, size int64) (io.Reader, func(ok bool)) {
+	if !isTerminal(a.Err) {
+		start := time.Now()
+		fmt.Fprintf(a.Err, "uploading %s, %d MiB\n", name, size>>20)
+		return r, func(ok bool) {
+			if ok {
+				fmt.Fprintf(a.Err, "uploaded %s in %s\n", name, time.Since(start).Round(time.Millisecond))
+			}
+		}
+	}
+	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(48))
+	bar := p.AddBar(size, mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")), mpb.AppendDecorators(decor.Percentage(), decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 8})))
+	return bar.ProxyReader(r), func(ok bool) {
+		if !ok {
+			bar.Abort(false)
+		}
+		p.Wait()
+	}
+}
+
+func (a *app) machineCmd() *cobra.Command {
+	c := &cobra.Command{Use: "machine", Short: "Power, explain and release machines"}
+	needSite := func() error {
+		if a.site == "" {
+			return hint(&usageError{errors.New("cannot find a machine without its site")}, "give --site SITE, or set it in the context")
+		}
+		return nil
+	}
+	power := &cobra.Command{
+		Use: "power NAME on|off|cycle|soft-off|status", Short: "Change a machine's power through its BMC", Args: args("NAME", "ACTION"),
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := needSite(); err != nil {
+				return err
+			}
+			r, err := cl.Power(c.Context(), a.site, given[0], given[1])
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.print(r, func(t *table) {
+				t.header("MACHINE", "POWER", "PROVEN")
+				t.row(r.Machine, r.Power, r.Effect)
+			})
+		},
+	}
+	explain := &cobra.Command{
+		Use: "explain NAME", Short: "Print the whole chain behind a machine's state", Args: args("NAME"),
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := needSite(); err != nil {
+				return err
+			}
+			e, err := cl.Explain(c.Context(), a.site, given[0])
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.print(e, func(t *table) { explainTable(t, e) })
+		},
+	}
+	release := &cobra.Command{
+		Use: "release NAME", Short: "Take a machine back from its instance: off, and held until it is erased", Args: args("NAME"),
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := needSite(); err != nil {
+				return err
+			}
+			if err := cl.Release(c.Context(), a.site, given[0]); err != nil {
+				return explainClient(err)
+			}
+			_, err = fmt.Fprintf(a.Out, "%s is being released; `skerry machine explain %s` follows it\n", given[0], given[0])
+			return err
+		},
+	}
+	c.AddCommand(power, explain, release)
+	return c
+}
+
+func explainTable(t *table, e *api.Explanation) {
+	t.row("machine", e.Site+"/"+e.Machine)
+	if e.Status != nil {
+		t.row("state", strings.TrimSpace(string(e.Status.State)+" "+e.Status.Phase), "since "+e.Status.Since.UTC().Format(time.RFC3339))
+	}
+	t.row("head", fmt.Sprintf("%d.%d", e.Head.Epoch, e.Head.Seq), e.Head.Hash.Short())
+	for _, s := range e.Sections {
+		t.row("")
+		t.row(strings.ToUpper(s.Title))
+		for _, f := range s.Facts {
+			t.row("  "+f.Name, f.Value)
+		}
+	}
+	t.row("")
+	t.row("EVENTS")
+	for _, ev := range e.Events {
+		t.row("  "+ev.Time.UTC().Format("15:04:05.000"), ev.Agent, ev.Type, ev.Message)
+	}
+}
+
+func (a *app) siteCmd() *cobra.Command {
+	c := &cobra.Command{Use: "site", Short: "See how a site is doing"}
+	status := &cobra.Command{
+		Use: "status [SITE]", Short: "Agents, heads, machines and overrides of a site", Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			site := a.site
+			if len(given) == 1 {
+				site = given[0]
+			}
+			if site == "" {
+				return hint(&usageError{errors.New("cannot choose a site")}, "`skerry site status SITE`; `skerry get sites` lists them")
+			}
+			s, err := cl.SiteStatus(c.Context(), site)
+			if err != nil {
+				return explainClient(err)
+			}
+			if err := a.print(s, func(t *table) { statusTable(t, s) }); err != nil {
+				return err
+			}
+			if s.Reachable != "yes" {
+				return exitCode(exitStale)
+			}
+			return nil
+		},
+	}
+	c.AddCommand(status)
+	return c
+}
+
+func statusTable(t *table, s *api.SiteStatus) {
+	t.row("site", s.Site, "reachable "+s.Reachable, "seen "+age(s.ObservedAt, time.Now())+" ago")
+	t.row("head", fmt.Sprintf("%d.%d %s", s.Head.Epoch, s.Head.Seq, s.Head.Hash.Short()), "published", fmt.Sprintf("%d.%d %s", s.Published.Epoch, s.Published.Seq, s.Published.Hash.Short()))
+	if s.Rejected != "" {
+		t.row("rejected", s.Rejected)
+	}
+	for _, ag := range s.Agents {
+		t.row("agent", ag.ID, "alive "+ag.Alive, "uplink "+ag.Uplink)
+	}
+	for _, st := range []string{"expected", "discovered", "available", "allocated", "installing", "running", "releasing", "quarantined", "maintenance", "broken"} {
+		if n := s.Machines[st]; n > 0 {
+			t.row("machines", st, fmt.Sprint(n))
+		}
+	}
+	for _, o := range s.Overrides {
+		t.row("override", o.ID, o.Object.String(), o.State, o.Reason)
+	}
+}
+
+func (a *app) eventsCmd() *cobra.Command {
+	var q api.EventQuery
+	var since time.Duration
+	c := &cobra.Command{
+		Use: "events", Short: "Print what happened at a site", Args: args(),
+		Example: "  skerry events --site lon1 -w\n  skerry events --machine m2 --since 1h -o json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if a.site == "" {
+				return hint(&usageError{errors.New("cannot print events without a site")}, "give --site SITE")
+			}
+			q.Site = a.site
+			if since > 0 {
+				q.Since = time.Now().Add(-since)
+			}
+			return explainClient(cl.Events(c.Context(), q, func(e intent.Event) error {
+				if a.output == "json" {
+					return a.print(e, nil)
+				}
+				_, err := fmt.Fprintf(a.Out, "%s  %-4s %-26s %-8s %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), e.Agent, e.Type, e.Machine, e.Message)
+				return err
+			}))
+		},
+	}
+	c.Flags().BoolVarP(&q.Follow, "watch", "w", false, "go on printing as things happen")
+	c.Flags().StringVar(&q.Machine, "machine", "", "only this machine's")
+	c.Flags().DurationVar(&since, "since", 0, "only the last, like 1h")
+	return c
+}

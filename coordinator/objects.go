@@ -1,0 +1,298 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+)
+
+// objects is the catalog: a store behind, a snapshot in front.
+type objects struct {
+	store   store.Store
+	secrets *secrets
+	now     func() time.Time
+
+	mu      sync.Mutex // guards what follows; held over a commit so that the cache follows the store
+	catalog *intent.Catalog
+	reports map[string]*siteReport // by site
+
+	snap  atomic.Pointer[snapshot]
+	dirty func(sites []string) // asks the publisher; set once before use
+}
+
+type snapshot struct {
+	catalog *intent.Catalog
+	rev     uint64
+}
+
+func objectKey(k intent.Key) string { return "object/" + string(k.Kind) + "/" + k.Scope + "/" + k.Name }
+
+func openObjects(ctx context.Context, s store.Store, sec *secrets, now func() time.Time) (*objects, error) {
+	o := &objects{store: s, secrets: sec, now: now, catalog: intent.NewCatalog(), reports: map[string]*siteReport{}}
+	err := s.Range(ctx, "object/", "", func(e store.Entry) error {
+		obj := &intent.Object{}
+		if err := obj.UnmarshalJSON(e.Value); err != nil {
+			return fmt.Errorf("cannot read %s: %w", e.Key, err)
+		}
+		o.catalog.Put(obj)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := o.loadReports(ctx); err != nil {
+		return nil, err
+	}
+	return o, o.refresh(ctx)
+}
+
+// refresh makes the snapshot anew. The caller holds the lock or is alone.
+func (o *objects) refresh(ctx context.Context) error {
+	rev, err := o.store.Wait(ctx, 0)
+	if err != nil {
+		return err
+	}
+	c := o.catalog.Clone()
+	for site, r := range o.reports {
+		r.fill(c, site)
+	}
+	o.snap.Store(&snapshot{c, rev})
+	return nil
+}
+
+// Snapshot returns the objects with the statuses that sites last reported.
+func (o *objects) Snapshot() (*intent.Catalog, uint64) {
+	s := o.snap.Load()
+	return s.catalog, s.rev
+}
+
+// change is one object of a batch, worked out.
+type change struct {
+	old, obj *intent.Object // obj nil: deleted
+	action   string
+	secret   map[string]string
+}
+
+// Apply changes all or nothing; see api.Backend. extra is committed together with the objects.
+func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra store.Commit) ([]api.Result, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next := o.catalog.Clone()
+	var changes []change
+	for _, k := range b.Delete {
+		old := next.Get(k)
+		if old == nil {
+			return nil, api.ErrNotFound
+		}
+		if m, ok := b.IfMatch[k]; ok && m != "*" && m != api.ETag(old) {
+			return nil, api.ErrPrecondition
+		}
+		next.Delete(k)
+		changes = append(changes, change{old: old, action: "deleted"})
+	}
+	for _, p := range b.Put {
+		c, err := o.prepare(next, p, b)
+		if err != nil {
+			return nil, err
+		}
+		next.Put(c.obj)
+		changes = append(changes, c)
+	}
+	if ps := next.Check(); len(ps) > 0 {
+		return nil, api.Invalid(ps)
+	}
+	results := results(changes)
+	if b.DryRun {
+		return results, nil
+	}
+	if err := o.commit(ctx, by, b, changes, extra); err != nil {
+		return nil, err
+	}
+	o.catalog = next
+	if err := o.refresh(ctx); err != nil {
+		return nil, err
+	}
+	if sites := o.touched(changes); len(sites) > 0 {
+		o.dirty(sites)
+	}
+	return results, nil
+}
+
+// prepare gives a new version its identity, and keeps what a document may leave out: tokens and secret values.
+func (o *objects) prepare(c *intent.Catalog, p *intent.Object, b api.Batch) (change, error) {
+	obj := p.Clone()
+	obj.Status = nil
+	old := c.Get(obj.Key())
+	if m, ok := b.IfMatch[obj.Key()]; ok && (old == nil || (m != "*" && m != api.ETag(old))) {
+		return change{}, api.ErrPrecondition
+	}
+	if b.IfNone[obj.Key()] && old != nil {
+		return change{}, api.ErrPrecondition
+	}
+	ch := change{old: old, obj: obj}
+	if s, ok := obj.Spec.(*intent.SecretSpec); ok {
+		ch.secret, s.Data, s.Ver = s.Data, nil, 0
+		if old != nil {
+			s.Ver = old.Spec.(*intent.SecretSpec).Ver
+		}
+		if len(ch.secret) > 0 {
+			s.Ver++
+		} else if old == nil {
+			return ch, api.Invalid([]intent.ObjectProblem{{Key: obj.Key(), Problem: intent.Problem{Path: "spec.data", What: "a new secret has no value", Fix: "give spec.data"}}})
+		}
+	}
+	if u, ok := obj.Spec.(*intent.UserSpec); ok && u.Tokens == nil && old != nil {
+		u.Tokens = old.Spec.(*intent.UserSpec).Tokens
+	}
+	now := o.now().UTC().Truncate(time.Second)
+	if old == nil {
+		ch.action = "created"
+		if obj.Metadata.UID == "" || c.ByUID(obj.Metadata.UID) != nil {
+			obj.Metadata.UID = newUID()
+		}
+		obj.Metadata.Rev, obj.Metadata.Created, obj.Metadata.Origin = 1, &now, ""
+		return ch, nil
+	}
+	obj.Metadata.UID, obj.Metadata.Created, obj.Metadata.Origin, obj.Metadata.Rev = old.Metadata.UID, old.Metadata.Created, "", old.Metadata.Rev
+	if ch.action = "unchanged"; !sameContent(old, obj) {
+		ch.action = "changed"
+		obj.Metadata.Rev++
+	}
+	return ch, nil
+}
+
+func newUID() string {
+	b := make([]byte, 12)
+	rand.Read(b) // never fails: crypto/rand, Go 1.24
+	return fmt.Sprintf("%x", b)
+}
+
+func sameContent(a, b *intent.Object) bool {
+	x, err1 := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err1 == nil && err2 == nil && bytes.Equal(x, y)
+}
+
+func results(changes []change) []api.Result {
+	var out []api.Result
+	for _, c := range changes {
+		o := c.obj
+		if o == nil {
+			o = c.old
+		}
+		out = append(out, api.Result{Object: o.Key(), Action: c.action, UID: o.Metadata.UID, Rev: o.Metadata.Rev})
+	}
+	return out
+}
+
+// audit is one line of what was done by whom.
+type audit struct {
+	Time   time.Time    `json:"time"`
+	User   string       `json:"user"`
+	Token  string       `json:"token,omitempty"`
+	Reason string       `json:"reason,omitempty"`
+	Did    []api.Result `json:"did"`
+}
+
+func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, changes []change, extra store.Commit) error {
+	c := extra
+	if c.Put == nil {
+		c.Put = map[string][]byte{}
+	}
+	for _, ch := range changes {
+		if ch.obj == nil {
+			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
+			continue
+		}
+		if ch.action == "unchanged" {
+			continue
+		}
+		v, err := json.Marshal(ch.obj)
+		if err != nil {
+			return fmt.Errorf("cannot encode %s: %w", ch.obj.Key(), err)
+		}
+		c.Put[objectKey(ch.obj.Key())] = v
+		if len(ch.secret) > 0 {
+			plain, err := json.Marshal(ch.secret)
+			if err != nil {
+				return fmt.Errorf("cannot encode %s: %w", ch.obj.Key(), err)
+			}
+			if err := o.secrets.put(c.Put, ch.obj.Metadata.Site, ch.obj.Metadata.Name, ch.obj.Spec.(*intent.SecretSpec).Ver, seal.NewSecret(plain)); err != nil {
+				return err
+			}
+		}
+	}
+	line, err := json.Marshal(audit{o.now().UTC(), by.User, by.Token, b.Reason, results(changes)})
+	if err != nil {
+		return fmt.Errorf("cannot encode audit line: %w", err)
+	}
+	c.Put[fmt.Sprintf("audit/%016x-%s", o.now().UnixNano(), newUID()[:8])] = line
+	_, err = o.store.Commit(ctx, c)
+	if errors.Is(err, store.ErrConflict) {
+		return api.ErrPrecondition
+	}
+	if err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// storeError names a full disk; the rest is ours.
+func storeError(err error) error {
+	if isFull(err) {
+		return api.ErrFull
+	}
+	return &api.Error{Status: http.StatusInternalServerError, Type: "internal", Detail: err.Error()}
+}
+
+// touched lists the sites whose chain may have to say something new.
+func (o *objects) touched(changes []change) []string {
+	sites := map[string]bool{}
+	for _, ch := range changes {
+		if ch.action == "unchanged" {
+			continue
+		}
+		for _, x := range []*intent.Object{ch.old, ch.obj} {
+			if x == nil {
+				continue
+			}
+			if x.Metadata.Site == "" {
+				return siteNames(o.catalog) // shared kinds go everywhere
+			}
+			sites[x.Metadata.Site] = true
+		}
+	}
+	var out []string
+	for s := range sites {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// sitesNow lists the sites of the snapshot.
+func (o *objects) sitesNow() []string {
+	c, _ := o.Snapshot()
+	return siteNames(c)
+}
+
+func siteNames(c *intent.Catalog) []string {
+	var out []string
+	for _, s := range c.List(intent.KindSite) {
+		out = append(out, s.Metadata.Name)
+	}
+	return out
+}

@@ -1,0 +1,94 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// siteReport is what a site last said about itself. It is shown with its age and decides nothing.
+type siteReport struct {
+	intent.Report
+	Received time.Time `json:"received"`
+}
+
+func reportKey(site string) string { return "report/" + site }
+
+func (o *objects) loadReports(ctx context.Context) error {
+	return o.store.Range(ctx, "report/", "", func(e store.Entry) error {
+		r := &siteReport{}
+		if err := json.Unmarshal(e.Value, r); err != nil {
+			return fmt.Errorf("cannot read %s: %w", e.Key, err)
+		}
+		o.reports[e.Key[len("report/"):]] = r
+		return nil
+	})
+}
+
+// setReport keeps a site's report; an older one than the stored is ignored, as two agents report.
+func (o *objects) setReport(ctx context.Context, site string, r intent.Report) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if old := o.reports[site]; old != nil && old.Rev > r.Rev && old.Agent == r.Agent && old.Boot == r.Boot {
+		return nil
+	}
+	rep := &siteReport{r, o.now().UTC()}
+	v, err := json.Marshal(rep)
+	if err != nil {
+		return fmt.Errorf("cannot encode report of %s: %w", site, err)
+	}
+	if _, err := o.store.Commit(ctx, store.Commit{Put: map[string][]byte{reportKey(site): v}}); err != nil {
+		return fmt.Errorf("cannot keep report of %s: %w", site, err)
+	}
+	o.reports[site] = rep
+	return o.refresh(ctx)
+}
+
+// fill puts the reported statuses into a catalog of its own.
+func (r *siteReport) fill(c *intent.Catalog, site string) {
+	set := func(k intent.Key, v any) {
+		o := c.Get(k)
+		if o == nil {
+			return
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			return // plain data; a status that cannot be shown is left out
+		}
+		with := *o
+		with.Status = b
+		c.Put(&with)
+	}
+	for name, st := range r.Machines {
+		set(intent.Key{Kind: intent.KindMachine, Scope: site, Name: name}, st)
+	}
+	for _, a := range r.Arrays {
+		set(intent.Key{Kind: intent.KindInstanceArray, Scope: a.Project, Name: a.Name}, a.Status)
+	}
+}
+
+// status is the coordinator's view of a site, from its last report.
+func (o *objects) status(site string) (*api.SiteStatus, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := o.reports[site]
+	if r == nil {
+		return &api.SiteStatus{Site: site, Machines: map[string]int{}}, false
+	}
+	s := &api.SiteStatus{Site: site, Head: r.Head, Machines: map[string]int{}, ObservedAt: r.Received, Rejected: r.Rejected}
+	for _, m := range r.Machines {
+		s.Machines[string(m.State)]++
+	}
+	for _, a := range r.Agents {
+		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version})
+	}
+	for _, v := range r.Overrides {
+		s.Overrides = append(s.Overrides, api.Override{ID: v.ID, Object: v.Object, Op: v.Op, State: v.State, Author: v.Author, Time: v.Time, Reason: v.Reason})
+	}
+	return s, true
+}

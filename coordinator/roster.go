@@ -1,0 +1,256 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/ca"
+	"github.com/skerry-metal/skerry/pki/join"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+// agents admits newcomers and compiles rosters.
+type agents struct {
+	store   store.Store
+	objects *objects
+	secrets *secrets
+	pub     *publish.Publisher
+	ca      *ca.CA
+	domain  string
+	now     func() time.Time
+	changed func(site string) // the roster moved: verify again, publish
+	locked  func(site string) (unlock func())
+}
+
+func agentKey(site, id string) string { return "agentkeys/" + site + "/" + id }
+func rosterKey(site string) string    { return "roster/" + site }
+func tokenKey(id string) string       { return "token/" + id }
+
+// Token implements join.Store.
+func (a *agents) Token(ctx context.Context, id string) (join.Record, error) {
+	e, err := a.store.Get(ctx, tokenKey(id))
+	if errors.Is(err, store.ErrAbsent) {
+		return join.Record{}, fmt.Errorf("cannot find token: %w", join.ErrAbsent)
+	}
+	if err != nil {
+		return join.Record{}, err
+	}
+	var r join.Record
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		return r, fmt.Errorf("cannot read token %s: %w", id, err)
+	}
+	return r, nil
+}
+
+// Swap implements join.Store: one compare-and-commit on the token's key.
+func (a *agents) Swap(ctx context.Context, old, fresh join.Record) error {
+	e, err := a.store.Get(ctx, tokenKey(old.ID))
+	if errors.Is(err, store.ErrAbsent) {
+		return fmt.Errorf("cannot find token: %w", join.ErrAbsent)
+	}
+	if err != nil {
+		return err
+	}
+	was, err := json.Marshal(old)
+	if err != nil {
+		return fmt.Errorf("cannot encode token: %w", err)
+	}
+	if string(was) != string(e.Value) {
+		return fmt.Errorf("cannot spend token %s: %w", old.ID, join.ErrConflict)
+	}
+	now, err := json.Marshal(fresh)
+	if err != nil {
+		return fmt.Errorf("cannot encode token: %w", err)
+	}
+	_, err = a.store.Commit(ctx, store.Commit{If: []store.Guard{{Key: e.Key, Rev: e.Rev}}, Put: map[string][]byte{e.Key: now}})
+	if errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("cannot spend token %s: %w", old.ID, join.ErrConflict)
+	}
+	return err
+}
+
+// Grant implements join.Granter: certificates, an Agent object, a place in the roster. The same keys get the same identity
+// again.
+func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) {
+	catalog, _ := a.objects.Snapshot()
+	if catalog.Get(intent.Key{Kind: intent.KindSite, Name: g.Site}) == nil {
+		return nil, fmt.Errorf("cannot admit %s/%s: there is no such site", g.Site, g.Agent)
+	}
+	spec, err := agentSpec(catalog, g)
+	if err != nil {
+		return nil, err
+	}
+	entry, leaf, web, err := a.certify(g, spec)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := json.Marshal(entry)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode keys of %s/%s: %w", g.Site, g.Agent, err)
+	}
+	obj := &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindAgent, Metadata: intent.Metadata{Name: g.Agent, Site: g.Site}, Spec: spec}
+	if err := obj.Validate().Err(); err != nil {
+		return nil, fmt.Errorf("cannot admit %s/%s: %w", g.Site, g.Agent, err)
+	}
+	by := apiCaller("join token", g.Agent)
+	extra := store.Commit{Put: map[string][]byte{agentKey(g.Site, g.Agent): keys}}
+	if _, err := a.objects.Apply(ctx, by, batchOf(obj, "agent joined from "+g.Source.String()), extra); err != nil {
+		return nil, fmt.Errorf("cannot admit %s/%s: %w", g.Site, g.Agent, err)
+	}
+	if err := a.Sync(ctx, g.Site); err != nil {
+		return nil, err
+	}
+	head, _, err := a.pub.Head(ctx, g.Site)
+	if err != nil {
+		return nil, err
+	}
+	return &join.Answer{
+		Domain: a.domain, Site: g.Site, Agent: g.Agent, Leaf: leaf, Web: web, CA: a.ca.Cert.Raw, Roster: *entry, Head: head,
+	}, nil
+}
+
+// agentSpec keeps what is known of a returning agent and gives a new one the next rank.
+func agentSpec(c *intent.Catalog, g join.Grant) (*intent.AgentSpec, error) {
+	spec := &intent.AgentSpec{Roles: g.Roles}
+	if old, _, ok := intent.Lookup[*intent.AgentSpec](c, intent.KindAgent, g.Site, g.Agent); ok {
+		*spec = *old
+	} else {
+		for _, o := range c.List(intent.KindAgent) {
+			if o.Metadata.Site == g.Site {
+				spec.Rank = max(spec.Rank, o.Spec.(*intent.AgentSpec).Rank+1)
+			}
+		}
+	}
+	if len(g.Addr) == 0 {
+		return nil, fmt.Errorf("cannot admit %s/%s: it named no management address", g.Site, g.Agent)
+	}
+	spec.Management, spec.Boot = g.Addr[0], g.Boot
+	return spec, nil
+}
+
+// certify issues the leaf for skerry-* protocols and the web leaf for the agent's addresses.
+func (a *agents) certify(g join.Grant, spec *intent.AgentSpec) (entry *intent.RosterAgent, leaf, web []byte, err error) {
+	now := a.now()
+	l, err := a.ca.Issue(g.CSR, trust.Identity{Kind: trust.Agent, Site: g.Site, ID: g.Agent}, now)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var ips []netip.Addr
+	if ap, err := netip.ParseAddrPort(spec.Management); err == nil {
+		ips = append(ips, ap.Addr())
+	}
+	for _, b := range spec.Boot {
+		if ip, err := netip.ParseAddr(b); err == nil {
+			ips = append(ips, ip)
+		}
+	}
+	w, err := a.ca.IssueWeb(g.CSR, []string{g.Agent + "." + g.Site + "." + a.domain}, ips, now)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return &intent.RosterAgent{
+		ID: g.Agent, Rank: uint16(spec.Rank), State: "agent", Roles: spec.Roles, Addr: []string{spec.Management}, Boot: spec.Boot,
+		TLS: [][]byte{g.TLS}, Sign: [][]byte{g.Sign}, Seal: [][]byte{g.Seal}, Certs: [][]byte{l.Raw, w.Raw},
+	}, l.Raw, w.Raw, nil
+}
+
+// Roster returns a site's roster as it was last published; nil for a site without agents.
+func (a *agents) Roster(ctx context.Context, site string) (*intent.RosterBody, error) {
+	e, err := a.store.Get(ctx, rosterKey(site))
+	if errors.Is(err, store.ErrAbsent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &intent.RosterBody{}
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return nil, fmt.Errorf("cannot read roster of %s: %w", site, err)
+	}
+	return r, nil
+}
+
+// Sync brings a site's chain up to what is wanted: roster first, so that everybody knows whom the rest is for, then
+// secrets, then objects.
+func (a *agents) Sync(ctx context.Context, site string) error {
+	defer a.locked(site)()
+	roster, err := a.syncRoster(ctx, site)
+	if err != nil {
+		return err
+	}
+	if len(roster.Agents) > 0 {
+		if err := a.secrets.ensureBootKey(ctx, site); err != nil {
+			return err
+		}
+		if err := a.secrets.sync(ctx, a.pub, a.domain, site, roster); err != nil {
+			return err
+		}
+	}
+	catalog, _ := a.objects.Snapshot()
+	if _, err := a.pub.Sync(ctx, catalog, site); err != nil {
+		return err
+	}
+	return nil
+}
+
+// syncRoster appends a roster entry when an agent came, changed or went. One change is one generation.
+func (a *agents) syncRoster(ctx context.Context, site string) (*intent.RosterBody, error) {
+	old, err := a.Roster(ctx, site)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil {
+		old = &intent.RosterBody{}
+	}
+	body := &intent.RosterBody{Generation: old.Generation + 1}
+	catalog, _ := a.objects.Snapshot()
+	for _, o := range catalog.List(intent.KindAgent) {
+		if o.Metadata.Site != site {
+			continue
+		}
+		e, err := a.store.Get(ctx, agentKey(site, o.Metadata.Name))
+		if err != nil {
+			return nil, fmt.Errorf("cannot compile roster of %s: %w", site, err)
+		}
+		var ra intent.RosterAgent
+		if err := json.Unmarshal(e.Value, &ra); err != nil {
+			return nil, fmt.Errorf("cannot read keys of %s: %w", o.Key(), err)
+		}
+		spec := o.Spec.(*intent.AgentSpec)
+		ra.Addr, ra.Boot, ra.Roles, ra.Rank = []string{spec.Management}, spec.Boot, spec.Roles, uint16(spec.Rank)
+		body.Agents = append(body.Agents, ra)
+	}
+	slices.SortFunc(body.Agents, func(x, y intent.RosterAgent) int { return int(x.Rank) - int(y.Rank) })
+	was, err1 := json.Marshal(old.Agents)
+	is, err2 := json.Marshal(body.Agents)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("cannot compare rosters of %s: %w", site, err)
+	}
+	if string(was) == string(is) {
+		return old, nil
+	}
+	for _, o := range old.Agents {
+		if !slices.ContainsFunc(body.Agents, func(n intent.RosterAgent) bool { return n.ID == o.ID }) {
+			if err := a.secrets.forget(ctx, site, o.ID); err != nil {
+				return nil, err
+			}
+		}
+	}
+	v, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode roster of %s: %w", site, err)
+	}
+	if err := a.pub.Append(ctx, site, intent.EntryRoster, body, store.Commit{Put: map[string][]byte{rosterKey(site): v}}); err != nil {
+		return nil, err
+	}
+	a.changed(site)
+	return body, nil
+}

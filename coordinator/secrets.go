@@ -1,0 +1,180 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// BootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
+const bootKey = "skerry-boot"
+
+// secrets keeps values encrypted under the coordinator's master key, and seals them to agents. A chain never forgets, so
+// nothing enters it but what is sealed to one agent.
+type secrets struct {
+	store   store.Store
+	master  *seal.DEK
+	binding seal.Binding // of the values at rest
+}
+
+func secretKey(site, name string) string   { return "secret/" + site + "/" + name }
+func dekKey(site, agent string) string     { return "dek/" + site + "/" + agent }
+func toldKey(site, agent, n string) string { return "told/" + site + "/" + agent + "/" + n }
+
+// put adds the encrypted value to a commit.
+func (s *secrets) put(to map[string][]byte, site, name string, ver uint64, plain seal.Secret) error {
+	rec, err := s.master.Seal(s.binding, site+"/"+name, ver, plain)
+	if err != nil {
+		return fmt.Errorf("cannot encrypt secret %s/%s: %w", site, name, err)
+	}
+	v, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("cannot encode secret %s/%s: %w", site, name, err)
+	}
+	to[secretKey(site, name)] = v
+	return nil
+}
+
+// ensureBootKey makes the site's boot key if there is none.
+func (s *secrets) ensureBootKey(ctx context.Context, site string) error {
+	_, err := s.store.Get(ctx, secretKey(site, bootKey))
+	if !errors.Is(err, store.ErrAbsent) {
+		return err
+	}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails: crypto/rand, Go 1.24
+	c := store.Commit{If: []store.Guard{{Key: secretKey(site, bootKey)}}, Put: map[string][]byte{}}
+	if err := s.put(c.Put, site, bootKey, 1, seal.NewSecret(key)); err != nil {
+		return err
+	}
+	if _, err := s.store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// dek returns the data key of one agent, making and storing it the first time; fresh tells so.
+func (s *secrets) dek(ctx context.Context, c *store.Commit, site, agent string) (d *seal.DEK, fresh bool, err error) {
+	name := "dek/" + site + "/" + agent
+	e, err := s.store.Get(ctx, dekKey(site, agent))
+	if err == nil {
+		var rec intent.SealedRecord
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return nil, false, fmt.Errorf("cannot read data key of %s/%s: %w", site, agent, err)
+		}
+		plain, err := s.master.Open(s.binding, rec)
+		if err != nil {
+			return nil, false, fmt.Errorf("cannot decrypt data key of %s/%s: %w", site, agent, err)
+		}
+		d, err = seal.DEKFrom(rec.Ver, plain)
+		return d, false, err
+	}
+	if !errors.Is(err, store.ErrAbsent) {
+		return nil, false, err
+	}
+	if d, err = seal.NewDEK(1); err != nil {
+		return nil, false, err
+	}
+	rec, err := s.master.Seal(s.binding, name, d.N, d.Key())
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot encrypt data key of %s/%s: %w", site, agent, err)
+	}
+	v, err := json.Marshal(rec)
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot encode data key of %s/%s: %w", site, agent, err)
+	}
+	c.Put[dekKey(site, agent)] = v
+	return d, true, nil
+}
+
+// sync appends a secret entry with everything that an agent of the roster has not been told yet.
+func (s *secrets) sync(ctx context.Context, p *publish.Publisher, domain, site string, roster *intent.RosterBody) error {
+	records := map[string]intent.SealedRecord{}
+	err := s.store.Range(ctx, secretKey(site, ""), "", func(e store.Entry) error {
+		var rec intent.SealedRecord
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return err
+		}
+		records[e.Key[len(secretKey(site, "")):]] = rec
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read secrets of %s: %w", site, err)
+	}
+	var body intent.SecretBody
+	commit := store.Commit{Put: map[string][]byte{}}
+	for _, a := range roster.Agents {
+		if err := s.tell(ctx, domain, site, a, records, &body, &commit); err != nil {
+			return err
+		}
+	}
+	if len(body.DEKs)+len(body.Records) == 0 {
+		return nil
+	}
+	return p.Append(ctx, site, intent.EntrySecret, body, commit)
+}
+
+// tell seals to one agent what it lacks.
+func (s *secrets) tell(ctx context.Context, domain, site string, a intent.RosterAgent, records map[string]intent.SealedRecord, body *intent.SecretBody, c *store.Commit) error {
+	var d *seal.DEK
+	b := seal.Binding{Domain: domain, Site: site, Agent: a.ID}
+	for name, rec := range records {
+		told, err := s.store.Get(ctx, toldKey(site, a.ID, name))
+		if err == nil && string(told.Value) == fmt.Sprint(rec.Ver) {
+			continue
+		}
+		if err != nil && !errors.Is(err, store.ErrAbsent) {
+			return err
+		}
+		if d == nil {
+			fresh := false
+			if d, fresh, err = s.dek(ctx, c, site, a.ID); err != nil {
+				return err
+			}
+			if fresh && len(a.Seal) > 0 {
+				w, err := d.Wrap(a.Seal[0], b)
+				if err != nil {
+					return fmt.Errorf("cannot wrap data key for %s/%s: %w", site, a.ID, err)
+				}
+				w.To = a.ID
+				body.DEKs = append(body.DEKs, w)
+			}
+		}
+		plain, err := s.master.Open(s.binding, rec)
+		if err != nil {
+			return fmt.Errorf("cannot decrypt secret %s/%s: %w", site, name, err)
+		}
+		out, err := d.Seal(b, name, rec.Ver, plain)
+		if err != nil {
+			return fmt.Errorf("cannot seal secret %s to %s/%s: %w", name, site, a.ID, err)
+		}
+		out.To = a.ID
+		body.Records = append(body.Records, out)
+		c.Put[toldKey(site, a.ID, name)] = fmt.Append(nil, rec.Ver)
+	}
+	return nil
+}
+
+// forget drops what an agent that left was told, so that a new one of the same id gets new keys.
+func (s *secrets) forget(ctx context.Context, site, agent string) error {
+	c := store.Commit{Delete: []string{dekKey(site, agent)}}
+	err := s.store.Range(ctx, toldKey(site, agent, ""), "", func(e store.Entry) error {
+		c.Delete = append(c.Delete, e.Key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = s.store.Commit(ctx, c)
+	return err
+}
+
+func isFull(err error) bool { return errors.Is(err, state.ErrFull) }

@@ -1,0 +1,159 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+type machineInput struct {
+	Site    string `path:"site" maxLength:"63"`
+	Machine string `path:"machine" maxLength:"63"`
+}
+
+type siteInput struct {
+	Site string `path:"site" maxLength:"63"`
+}
+
+type batchBody struct {
+	Objects []map[string]any `json:"objects" doc:"documents of any kind, applied as one: all or none"`
+}
+
+// actions registers what is no plain object.
+func (a *API) actions() {
+	info := a.op(http.MethodGet, "/v1/info", "info", "Who answers", "Service")
+	info.Security, info.Middlewares = nil, nil
+	huma.Register(a.huma, info, func(context.Context, *struct{}) (*struct{ Body Info }, error) {
+		return &struct{ Body Info }{a.b.Describe()}, nil
+	})
+	whoami := a.op(http.MethodGet, "/v1/whoami", "whoami", "Who asks, and with which roles", "Service")
+	huma.Register(a.huma, whoami, func(ctx context.Context, _ *struct{}) (*struct{ Body Caller }, error) {
+		return &struct{ Body Caller }{callerFrom(ctx)}, nil
+	})
+	apply := a.op(http.MethodPost, "/v1/apply", "apply", "Create or change many objects as one", "Service")
+	apply.SkipValidateBody, apply.MaxBodyBytes = true, maxBatch
+	apply.RequestBody = &huma.RequestBody{Required: true, Content: jsonContent(a.huma.OpenAPI().Components.Schemas.Schema(typeOf[batchBody](), true, "Batch"))}
+	huma.Register(a.huma, apply, a.applyMany)
+	a.siteActions()
+	a.tokenActions()
+}
+
+func (a *API) applyMany(ctx context.Context, in *struct {
+	DryRun  bool   `query:"dryRun" doc:"check and answer, change nothing"`
+	Reason  string `query:"reason" maxLength:"256" doc:"kept in the audit log"`
+	RawBody []byte `contentType:"application/json"`
+}) (*resultsOutput, error) {
+	objects, err := decodeBatch(in.RawBody)
+	if err != nil {
+		return nil, problem(err)
+	}
+	return a.apply(ctx, Batch{Put: objects, DryRun: in.DryRun, Reason: in.Reason})
+}
+
+func (a *API) siteActions() {
+	status := a.op(http.MethodGet, "/v1/sites/{site}/status", "site-status", "How a site is doing", "Site")
+	huma.Register(a.huma, status, func(ctx context.Context, in *siteInput) (*struct{ Body *SiteStatus }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		s, err := a.b.SiteStatus(ctx, in.Site)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *SiteStatus }{s}, nil
+	})
+	explain := a.op(http.MethodGet, "/v1/sites/{site}/machines/{machine}/explain", "explain-machine", "The whole chain behind a machine's state", "Machine")
+	huma.Register(a.huma, explain, func(ctx context.Context, in *machineInput) (*struct{ Body *Explanation }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		e, err := a.b.Explain(ctx, in.Site, in.Machine)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *Explanation }{e}, nil
+	})
+	power := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/power", "power-machine", "Change a machine's power through its BMC", "Machine")
+	huma.Register(a.huma, power, func(ctx context.Context, in *struct {
+		machineInput
+		Body struct {
+			Action string `json:"action" enum:"on,off,cycle,soft-off,status"`
+		}
+	}) (*struct{ Body *PowerResult }, error) {
+		verb := intent.VerbPower
+		if in.Body.Action == "status" {
+			verb = intent.VerbRead
+		}
+		if err := a.authorise(ctx, intent.Request{Verb: verb, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		r, err := a.b.Power(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Action)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *PowerResult }{r}, nil
+	})
+	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
+	huma.Register(a.huma, release, func(ctx context.Context, in *machineInput) (*struct{}, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		if err := a.b.Release(ctx, callerFrom(ctx), in.Site, in.Machine); err != nil {
+			return nil, problem(err)
+		}
+		return &struct{}{}, nil
+	})
+}
+
+func (a *API) tokenActions() {
+	join := a.op(http.MethodPost, "/v1/sites/{site}/jointokens", "create-jointoken", "Make a single-use token for a new agent", "Token")
+	huma.Register(a.huma, join, func(ctx context.Context, in *struct {
+		siteInput
+		Body JoinTokenRequest
+	}) (*struct{ Body *JoinTokenResult }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		t, err := a.b.JoinToken(ctx, callerFrom(ctx), in.Site, in.Body)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *JoinTokenResult }{t}, nil
+	})
+	user := a.op(http.MethodPost, "/v1/users/{user}/tokens", "create-usertoken", "Make a bearer token; it is shown once", "Token")
+	huma.Register(a.huma, user, func(ctx context.Context, in *struct {
+		User string `path:"user" maxLength:"63"`
+		Body UserTokenRequest
+	}) (*struct{ Body *UserTokenResult }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindUser}); err != nil {
+			return nil, problem(err)
+		}
+		t, err := a.b.UserToken(ctx, callerFrom(ctx), in.User, in.Body)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *UserTokenResult }{t}, nil
+	})
+}
+
+// authorise checks one request of the authenticated caller. Who may not even read the kind learns nothing.
+func (a *API) authorise(ctx context.Context, r intent.Request) error {
+	c, _, err := a.b.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	return authorise(c, callerFrom(ctx), r)
+}
+
+func authorise(c *intent.Catalog, by Caller, r intent.Request) error {
+	if may(c, by, r) {
+		return nil
+	}
+	r.Verb = intent.VerbRead
+	if may(c, by, r) {
+		return ErrForbidden
+	}
+	return ErrNotFound
+}

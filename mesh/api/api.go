@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// Version is the version of the API in the OpenAPI document.
+const Version = "1.0.0"
+
+// Backend answers the API. The coordinator and the site agent each have one. A method that belongs to the other side
+// returns ErrElsewhere.
+type Backend interface {
+	// Describe says who answers.
+	Describe() Info
+	// Snapshot returns the objects as they are now, status filled in, and the revision of that state. The catalog is
+	// shared and must not be changed.
+	Snapshot(ctx context.Context) (*intent.Catalog, uint64, error)
+	// Changed returns the newest revision as soon as it is above since, or ctx's error.
+	Changed(ctx context.Context, since uint64) (uint64, error)
+	// Apply changes all objects of the batch or none; what it answers is on disk.
+	// Errors: *Error with problems for what does not fit, ErrPrecondition for a failed If-Match.
+	Apply(ctx context.Context, by Caller, b Batch) ([]Result, error)
+	// Events calls fn for the site's events after the cursor, oldest first, and returns when there are no more; with
+	// follow it goes on until ctx ends or fn fails.
+	Events(ctx context.Context, q EventQuery, fn func(intent.Event) error) error
+	// SiteStatus reports one site.
+	SiteStatus(ctx context.Context, site string) (*SiteStatus, error)
+	// Explain returns the whole chain of one machine.
+	Explain(ctx context.Context, site, machine string) (*Explanation, error)
+	// Power asks for a power change; the answer says how far it is proven.
+	Power(ctx context.Context, by Caller, site, machine string, action string) (*PowerResult, error)
+	// Release gives a machine's instance back.
+	Release(ctx context.Context, by Caller, site, machine string) error
+	// JoinToken makes a single-use token for a new agent.
+	JoinToken(ctx context.Context, by Caller, site string, r JoinTokenRequest) (*JoinTokenResult, error)
+	// UserToken makes a bearer token; it is shown once.
+	UserToken(ctx context.Context, by Caller, user string, r UserTokenRequest) (*UserTokenResult, error)
+	// Upload reads an asset's bytes to the end, stores and registers them.
+	Upload(ctx context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error)
+	// IntentFeed calls fn for the signed envelopes of the site's chain from seq on, in order.
+	IntentFeed(ctx context.Context, site string, from uint64, fn func(*intent.Envelope) error) error
+}
+
+// Info says who answers.
+type Info struct {
+	Role    string `json:"role"` // coordinator, site
+	ID      string `json:"id"`   // coordinator or agent id
+	Site    string `json:"site,omitempty"`
+	Domain  string `json:"domain"`
+	Version string `json:"version"`
+}
+
+// Batch is changed as one: all or nothing.
+type Batch struct {
+	Put     []*intent.Object
+	Delete  []intent.Key
+	IfMatch map[intent.Key]string // ETag that the stored object must have; "*" = it exists
+	IfNone  map[intent.Key]bool   // the object must not exist
+	DryRun  bool
+	Reason  string
+}
+
+// Result says what became of one object of a batch.
+type Result struct {
+	Object   intent.Key `json:"object"`
+	Action   string     `json:"action"` // created, changed, unchanged, deleted
+	UID      string     `json:"uid,omitempty"`
+	Rev      uint64     `json:"generation,omitempty"`
+	Override string     `json:"override,omitempty"` // id of the override, when a site took the change while cut off
+}
+
+// EventQuery selects events.
+type EventQuery struct {
+	Site    string
+	Machine string
+	Since   time.Time
+	Follow  bool
+}
+
+// SiteStatus is how a site is doing.
+type SiteStatus struct {
+	Site       string         `json:"site"`
+	Head       intent.Head    `json:"head"`      // active at the site
+	Published  intent.Head    `json:"published"` // by the coordinator, as far as known
+	Agents     []AgentStatus  `json:"agents"`
+	Machines   map[string]int `json:"machines"` // by state
+	Overrides  []Override     `json:"overrides,omitempty"`
+	ObservedAt time.Time      `json:"observedAt"`
+	Reachable  string         `json:"reachable"` // yes, unknown
+	Rejected   string         `json:"rejected,omitempty"`
+}
+
+// AgentStatus is one agent of a site.
+type AgentStatus struct {
+	ID      string      `json:"id"`
+	Alive   string      `json:"alive"` // yes, no, unknown
+	Head    intent.Head `json:"head"`
+	Uplink  string      `json:"uplink"` // up, down
+	Version string      `json:"version,omitempty"`
+}
+
+// Override is a local change and how far it got.
+type Override struct {
+	ID     string     `json:"id"`
+	Object intent.Key `json:"object"`
+	Op     string     `json:"op"`
+	State  string     `json:"state"` // local, pending, adopted, discarded, conflict
+	Author string     `json:"author"`
+	Time   time.Time  `json:"time"`
+	Reason string     `json:"reason,omitempty"`
+}
+
+// Explanation is the chain behind a machine's state.
+type Explanation struct {
+	Machine  string                `json:"machine"`
+	Site     string                `json:"site"`
+	Status   *intent.MachineStatus `json:"status"`
+	Head     intent.Head           `json:"head"`
+	Sections []ExplainSection      `json:"sections"`
+	Events   []intent.Event        `json:"events"`
+}
+
+// ExplainSection is one link of the chain: packets, identity, intent, permission, bytes, sources, times.
+type ExplainSection struct {
+	Title string        `json:"title"`
+	Facts []ExplainFact `json:"facts"`
+}
+
+// ExplainFact is one name and value.
+type ExplainFact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PowerResult says how far a power change is proven.
+type PowerResult struct {
+	Machine string `json:"machine"`
+	Power   string `json:"power"`
+	Effect  string `json:"effect"` // none, accepted, readback, observed
+}
+
+// JoinTokenRequest asks for a token of one agent.
+type JoinTokenRequest struct {
+	Agent string `json:"agent"`
+	TTL   string `json:"ttl,omitempty"` // Go duration, at most and by default 24h
+}
+
+// JoinTokenResult is shown once.
+type JoinTokenResult struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// UserTokenRequest asks for a bearer token.
+type UserTokenRequest struct {
+	TTL string `json:"ttl,omitempty"` // Go duration; empty: never expires
+}
+
+// UserTokenResult is shown once.
+type UserTokenResult struct {
+	ID      string     `json:"id"`
+	Token   string     `json:"token"`
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// Caller is who asks, after authentication.
+type Caller struct {
+	User     string
+	Token    string // id of the bearer token
+	Bindings []intent.RoleBinding
+}
+
+// API is the handler.
+type API struct {
+	b    Backend
+	mux  *http.ServeMux
+	huma huma.API
+}
+
+// New returns the handler of /v1 over b.
+func New(b Backend) *API {
+	a := &API{b: b, mux: http.NewServeMux()}
+	a.huma = humago.New(a.mux, config())
+	a.objects()
+	a.actions()
+	a.streams()
+	return a
+}
+
+func config() huma.Config {
+	c := huma.DefaultConfig("Skerry", Version)
+	c.Info.Description = "Bare metal at many small sites. The coordinator and every site agent answer the same API."
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "/v1/openapi", "", "", nil // DocsPath would load a script from a CDN
+	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
+	c.RejectUnknownQueryParameters = true
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "sku1.<id>.<secret>"}}
+	return c
+}
+
+// ServeHTTP answers one request of an authenticated or not yet authenticated user.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+
+// OpenAPI returns the description as JSON.
+func (a *API) OpenAPI() ([]byte, error) { return json.MarshalIndent(a.huma.OpenAPI(), "", "  ") }

@@ -1,0 +1,321 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// maxAnswer bounds one JSON answer; 10,000 machines are about 20 MiB.
+const maxAnswer = 64 << 20
+
+// Client asks one server.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// New returns a client of the server at base ("https://host:port"). rt carries the trust in the server; token may be empty.
+func New(base, token string, rt http.RoundTripper) *Client {
+	return &Client{base: strings.TrimSuffix(base, "/"), token: token, http: &http.Client{Transport: rt}}
+}
+
+// Problem is an RFC 9457 answer.
+type Problem struct {
+	Type   string          `json:"type"`
+	Title  string          `json:"title"`
+	Status int             `json:"status"`
+	Detail string          `json:"detail"`
+	Errors []ProblemDetail `json:"errors"`
+}
+
+// ProblemDetail is one place and what is wrong there. Object is set when several objects were sent.
+type ProblemDetail struct {
+	Message  string      `json:"message"`
+	Location string      `json:"location"`
+	Object   *intent.Key `json:"value"`
+}
+
+// Error returns detail and places, one a line.
+func (p *Problem) Error() string {
+	var b strings.Builder
+	b.WriteString(p.Detail)
+	for _, e := range p.Errors {
+		b.WriteString("\n  ")
+		if e.Object != nil {
+			b.WriteString(e.Object.String() + ": ")
+		}
+		if e.Location != "" {
+			b.WriteString(e.Location + ": ")
+		}
+		b.WriteString(e.Message)
+	}
+	return b.String()
+}
+
+// Is reports whether err is an answer with that HTTP status.
+func Is(err error, status int) bool {
+	p, ok := errors.AsType[*Problem](err)
+	return ok && p.Status == status
+}
+
+func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
+	u := c.base + path
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make request: %w", err)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask %s: %w", c.base, err)
+	}
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	p := &Problem{Status: res.StatusCode, Title: res.Status}
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil || json.Unmarshal(b, p) != nil || p.Detail == "" {
+		p.Detail = fmt.Sprintf("%s answered %s", c.base, res.Status)
+	}
+	return nil, p
+}
+
+// call sends in as JSON (nil: no body) and decodes the answer into out (nil: ignored).
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("cannot encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	res, err := c.request(ctx, method, path, q, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("cannot read answer of %s: %w", c.base, err)
+	}
+	if out == nil || len(b) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("cannot read answer of %s: %w", c.base, err)
+	}
+	return nil
+}
+
+// stream reads one JSON value a line and calls fn; it ends with the stream, ctx or fn's error.
+func stream[T any](res *http.Response, fn func(T) error) error {
+	defer res.Body.Close()
+	sc := bufio.NewScanner(res.Body)
+	sc.Buffer(make([]byte, 64<<10), 2<<20)
+	for sc.Scan() {
+		var v T
+		if err := json.Unmarshal(sc.Bytes(), &v); err != nil {
+			return fmt.Errorf("cannot read stream: %w", err)
+		}
+		if err := fn(v); err != nil {
+			return err
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return fmt.Errorf("cannot read stream: %w", err)
+	}
+	return nil
+}
+
+// Info asks who answers.
+func (c *Client) Info(ctx context.Context) (*api.Info, error) {
+	out := &api.Info{}
+	return out, c.call(ctx, http.MethodGet, "/v1/info", nil, nil, out)
+}
+
+// Whoami asks who we are.
+func (c *Client) Whoami(ctx context.Context) (*api.Caller, error) {
+	out := &api.Caller{}
+	return out, c.call(ctx, http.MethodGet, "/v1/whoami", nil, nil, out)
+}
+
+// List returns the objects of a kind; site and project may be empty.
+func (c *Client) List(ctx context.Context, info intent.KindInfo, site, project string) ([]*intent.Object, error) {
+	q := url.Values{}
+	if site != "" {
+		q.Set("site", site)
+	}
+	if project != "" {
+		q.Set("project", project)
+	}
+	var out struct {
+		Items []*intent.Object `json:"items"`
+	}
+	err := c.call(ctx, http.MethodGet, "/v1/"+info.Plural, q, nil, &out)
+	return out.Items, err
+}
+
+// Get returns one object.
+func (c *Client) Get(ctx context.Context, info intent.KindInfo, scope, name string) (*intent.Object, error) {
+	out := &intent.Object{}
+	if err := c.call(ctx, http.MethodGet, api.CollectionPath(info, scope)+"/"+url.PathEscape(name), nil, nil, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func writeQuery(dryRun bool, reason string) url.Values {
+	q := url.Values{}
+	if dryRun {
+		q.Set("dryRun", "true")
+	}
+	if reason != "" {
+		q.Set("reason", reason)
+	}
+	return q
+}
+
+// Apply sends documents, all or none. Each is the JSON of one object.
+func (c *Client) Apply(ctx context.Context, docs []json.RawMessage, dryRun bool, reason string) ([]api.Result, error) {
+	var out struct {
+		Results []api.Result `json:"results"`
+	}
+	err := c.call(ctx, http.MethodPost, "/v1/apply", writeQuery(dryRun, reason), map[string]any{"objects": docs}, &out)
+	return out.Results, err
+}
+
+// Delete removes one object.
+func (c *Client) Delete(ctx context.Context, info intent.KindInfo, scope, name string, dryRun bool, reason string) ([]api.Result, error) {
+	var out struct {
+		Results []api.Result `json:"results"`
+	}
+	err := c.call(ctx, http.MethodDelete, api.CollectionPath(info, scope)+"/"+url.PathEscape(name), writeQuery(dryRun, reason), nil, &out)
+	return out.Results, err
+}
+
+// Watch calls fn for all objects of a kind ("" = every kind), then for every change.
+func (c *Client) Watch(ctx context.Context, kind intent.Kind, fn func(api.Change) error) error {
+	q := url.Values{}
+	if kind != "" {
+		q.Set("kind", string(kind))
+	}
+	res, err := c.request(ctx, http.MethodGet, "/v1/watch", q, nil)
+	if err != nil {
+		return err
+	}
+	return stream(res, fn)
+}
+
+// Events calls fn for a site's events.
+func (c *Client) Events(ctx context.Context, eq api.EventQuery, fn func(intent.Event) error) error {
+	q := url.Values{}
+	if eq.Machine != "" {
+		q.Set("machine", eq.Machine)
+	}
+	if !eq.Since.IsZero() {
+		q.Set("since", eq.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if eq.Follow {
+		q.Set("follow", "true")
+	}
+	res, err := c.request(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(eq.Site)+"/events", q, nil)
+	if err != nil {
+		return err
+	}
+	return stream(res, fn)
+}
+
+// SiteStatus reports one site.
+func (c *Client) SiteStatus(ctx context.Context, site string) (*api.SiteStatus, error) {
+	out := &api.SiteStatus{}
+	return out, c.call(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(site)+"/status", nil, nil, out)
+}
+
+func machinePath(site, machine, verb string) string {
+	return "/v1/sites/" + url.PathEscape(site) + "/machines/" + url.PathEscape(machine) + "/" + verb
+}
+
+// Explain returns the chain behind a machine's state.
+func (c *Client) Explain(ctx context.Context, site, machine string) (*api.Explanation, error) {
+	out := &api.Explanation{}
+	return out, c.call(ctx, http.MethodGet, machinePath(site, machine, "explain"), nil, nil, out)
+}
+
+// Power asks for a power change: on, off, cycle, soft-off, status.
+func (c *Client) Power(ctx context.Context, site, machine, action string) (*api.PowerResult, error) {
+	out := &api.PowerResult{}
+	return out, c.call(ctx, http.MethodPost, machinePath(site, machine, "power"), nil, map[string]string{"action": action}, out)
+}
+
+// Release takes a machine back from its instance.
+func (c *Client) Release(ctx context.Context, site, machine string) error {
+	return c.call(ctx, http.MethodPost, machinePath(site, machine, "release"), nil, nil, nil)
+}
+
+// JoinToken makes a single-use token for a new agent.
+func (c *Client) JoinToken(ctx context.Context, site string, r api.JoinTokenRequest) (*api.JoinTokenResult, error) {
+	out := &api.JoinTokenResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/jointokens", nil, r, out)
+}
+
+// UserToken makes a bearer token.
+func (c *Client) UserToken(ctx context.Context, user string, r api.UserTokenRequest) (*api.UserTokenResult, error) {
+	out := &api.UserTokenResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/tokens", nil, r, out)
+}
+
+// Upload sends an asset's bytes and returns its document. size may be -1.
+func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader, size int64) (*intent.Object, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+"/v1/assets/"+url.PathEscape(name)+"/content?class="+url.QueryEscape(class), body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make request: %w", err)
+	}
+	req.ContentLength = size
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot upload to %s: %w", c.base, err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read answer of %s: %w", c.base, err)
+	}
+	if res.StatusCode >= 300 {
+		p := &Problem{Status: res.StatusCode, Title: res.Status, Detail: res.Status}
+		if err := json.Unmarshal(b, p); err != nil {
+			p.Detail = fmt.Sprintf("%s answered %s", c.base, res.Status)
+		}
+		return nil, p
+	}
+	out := &intent.Object{}
+	if err := json.Unmarshal(b, out); err != nil {
+		return nil, fmt.Errorf("cannot read answer of %s: %w", c.base, err)
+	}
+	return out, nil
+}

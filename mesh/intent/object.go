@@ -1,0 +1,180 @@
+package intent
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// APIVersion is the only version of documents so far.
+const APIVersion = "skerry/v1"
+
+// Object is one document: what is wanted (Spec) and what was last seen (Status). Spec is a pointer to the kind's own struct
+// (*SiteSpec, *MachineSpec, ...). Nothing writes both spec and status.
+type Object struct {
+	APIVersion string          `json:"apiVersion"`
+	Kind       Kind            `json:"kind"`
+	Metadata   Metadata        `json:"metadata"`
+	Spec       Spec            `json:"spec"`
+	Status     json.RawMessage `json:"status,omitempty"`
+}
+
+// Metadata names an object. Site is set for objects of one site, Project for users' kinds; see Scope.
+type Metadata struct {
+	Name    string            `json:"name"`
+	Project string            `json:"project,omitempty"`
+	Site    string            `json:"site,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	UID     string            `json:"uid,omitempty"`        // given once by whoever stores the object first; a re-created object has a new one
+	Rev     uint64            `json:"generation,omitempty"` // rises by one with every change of spec or labels; If-Match compares it
+	Created *time.Time        `json:"created,omitempty"`
+	Origin  string            `json:"origin,omitempty"` // "override" while a site's own change is not acknowledged
+}
+
+// Spec is the wanted part of an object. validate adds what is wrong, with paths below "spec".
+type Spec interface{ validate(c *checker) }
+
+// Scope says which of project and site belong to a kind's key.
+type Scope int
+
+// The scopes.
+const (
+	ScopeGlobal  Scope = iota // neither: Site, MachineType, Image, Project, User, Role, Asset
+	ScopeSite                 // metadata.site: Machine, Agent, SubnetPool, Secret
+	ScopeProject              // metadata.project: users' kinds, Quota
+)
+
+// KindInfo describes a kind for the API and the CLI.
+type KindInfo struct {
+	Kind     Kind
+	Plural   string // path element and CLI name
+	Short    string // CLI alias, may be empty
+	Scope    Scope
+	User     bool // a users' kind: may be overridden at a site
+	NeedSite bool // metadata.site is required although it is no part of the key
+	New      func() Spec
+}
+
+// Kinds lists every kind in the order in which documents are applied: nothing refers to a later one.
+func Kinds() []KindInfo {
+	return []KindInfo{
+		{KindSite, "sites", "", ScopeGlobal, false, false, func() Spec { return &SiteSpec{} }},
+		{KindAgent, "agents", "", ScopeSite, false, true, func() Spec { return &AgentSpec{} }},
+		{KindMachineType, "machinetypes", "mt", ScopeGlobal, false, false, func() Spec { return &MachineTypeSpec{} }},
+		{KindSubnetPool, "subnetpools", "subnet", ScopeSite, false, true, func() Spec { return &SubnetPoolSpec{} }},
+		{KindSecret, "secrets", "", ScopeSite, false, true, func() Spec { return &SecretSpec{} }},
+		{KindMachine, "machines", "m", ScopeSite, false, true, func() Spec { return &MachineSpec{} }},
+		{KindAsset, "assets", "", ScopeGlobal, false, false, func() Spec { return &AssetSpec{} }},
+		{KindImage, "images", "", ScopeGlobal, false, false, func() Spec { return &ImageSpec{} }},
+		{KindProject, "projects", "", ScopeGlobal, false, false, func() Spec { return &ProjectSpec{} }},
+		{KindRole, "roles", "", ScopeGlobal, false, false, func() Spec { return &RoleSpec{} }},
+		{KindUser, "users", "", ScopeGlobal, false, false, func() Spec { return &UserSpec{} }},
+		{KindQuota, "quotas", "", ScopeProject, false, true, func() Spec { return &QuotaSpec{} }},
+		{KindSSHKey, "sshkeys", "", ScopeProject, true, false, func() Spec { return &SSHKeySpec{} }},
+		{KindNetwork, "networks", "net", ScopeProject, true, true, func() Spec { return &NetworkSpec{} }},
+		{KindInfrastructure, "infrastructures", "infra", ScopeProject, true, true, func() Spec { return &InfrastructureSpec{} }},
+		{KindInstanceArray, "instancearrays", "ia", ScopeProject, true, true, func() Spec { return &InstanceArraySpec{} }},
+	}
+}
+
+// Info returns what is known of k; ok is false for an unknown kind.
+func (k Kind) Info() (info KindInfo, ok bool) {
+	for _, i := range Kinds() {
+		if i.Kind == k {
+			return i, true
+		}
+	}
+	return KindInfo{}, false
+}
+
+// Key identifies an object. Scope is the site, the project or empty, as the kind's Scope says.
+type Key struct {
+	Kind  Kind   `json:"kind"`
+	Scope string `json:"scope,omitempty"`
+	Name  string `json:"name"`
+}
+
+// String returns "Machine lon1/m1".
+func (k Key) String() string {
+	if k.Scope == "" {
+		return string(k.Kind) + " " + k.Name
+	}
+	return string(k.Kind) + " " + k.Scope + "/" + k.Name
+}
+
+// Key returns the key of o. An object of an unknown kind has the global scope.
+func (o *Object) Key() Key {
+	info, _ := o.Kind.Info()
+	k := Key{Kind: o.Kind, Name: o.Metadata.Name}
+	switch info.Scope {
+	case ScopeSite:
+		k.Scope = o.Metadata.Site
+	case ScopeProject:
+		k.Scope = o.Metadata.Project
+	}
+	return k
+}
+
+// Clone returns a deep copy.
+func (o *Object) Clone() *Object {
+	b, err := json.Marshal(o)
+	if err != nil {
+		panic(fmt.Sprintf("intent: cannot encode own object: %v", err)) // every Spec is plain data
+	}
+	c := &Object{}
+	if err := json.Unmarshal(b, c); err != nil {
+		panic(fmt.Sprintf("intent: cannot decode own object: %v", err))
+	}
+	return c
+}
+
+// UnmarshalJSON decodes an object strictly: the kind chooses the type of spec. Errors: Problems.
+func (o *Object) UnmarshalJSON(b []byte) error {
+	var raw struct {
+		APIVersion string          `json:"apiVersion"`
+		Kind       Kind            `json:"kind"`
+		Metadata   Metadata        `json:"metadata"`
+		Spec       json.RawMessage `json:"spec"`
+		Status     json.RawMessage `json:"status"`
+	}
+	if err := DecodeStrict(b, &raw); err != nil {
+		return err
+	}
+	if raw.APIVersion != APIVersion {
+		return Problems{{Path: "apiVersion", What: fmt.Sprintf("%q is not known", clip(raw.APIVersion, 40)), Fix: "use " + APIVersion}}
+	}
+	info, ok := raw.Kind.Info()
+	if !ok {
+		return Problems{{Path: "kind", What: fmt.Sprintf("%q is not known", clip(string(raw.Kind), 40)), Fix: "`skerry get kinds` lists them"}}
+	}
+	*o = Object{raw.APIVersion, raw.Kind, raw.Metadata, info.New(), raw.Status}
+	if len(raw.Spec) == 0 {
+		return nil
+	}
+	if err := DecodeStrict(raw.Spec, o.Spec); err != nil {
+		ps, ok := err.(Problems)
+		if !ok {
+			return err
+		}
+		for i := range ps {
+			ps[i].Path, ps[i].Line, ps[i].Column = join("spec", ps[i].Path), 0, 0
+		}
+		return ps
+	}
+	return nil
+}
+
+// DecodeObject decodes and validates one document of at most MaxObjectSize octets. Errors: Problems.
+func DecodeObject(b []byte) (*Object, error) {
+	if len(b) > MaxObjectSize {
+		return nil, Problems{{What: fmt.Sprintf("the document has %d octets", len(b)), Fix: fmt.Sprintf("at most %d", MaxObjectSize)}}
+	}
+	o := &Object{}
+	if err := o.UnmarshalJSON(b); err != nil {
+		return nil, err
+	}
+	if err := o.Validate().Err(); err != nil {
+		return nil, err
+	}
+	return o, nil
+}

@@ -1,0 +1,365 @@
+package intent
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// SiteSpec is a place with its agents and hardware.
+type SiteSpec struct {
+	Region      string `json:"region"`
+	Zone        string `json:"zone"`
+	Description string `json:"description,omitempty"`
+	StaleAfter  string `json:"staleAfter,omitempty"` // Go duration, default 168h: how long without a beacon before erase and firmware need an operator's signature
+	BootSlots   int    `json:"bootSlots,omitempty"`  // machines that may load an installer at once, default 16
+	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
+	Installer *InstallerSpec `json:"installer,omitempty"`
+}
+
+// InstallerSpec names the kernel and the ramdisk of the installer.
+type InstallerSpec struct {
+	Kernel  string `json:"kernel"`
+	Ramdisk string `json:"ramdisk"`
+}
+
+func (s *SiteSpec) validate(c *checker) {
+	c.label("region", s.Region)
+	c.label("zone", s.Zone)
+	c.text("description", s.Description, 256)
+	if s.StaleAfter != "" {
+		c.duration("staleAfter", s.StaleAfter, time.Hour, 10*365*24*time.Hour)
+	}
+	c.count("bootSlots", s.BootSlots, 0, 4096)
+	if s.Installer != nil {
+		c.label("installer.kernel", s.Installer.Kernel)
+		c.label("installer.ramdisk", s.Installer.Ramdisk)
+	}
+}
+
+// AgentSpec is what the coordinator knows of a joined agent; the roster entry is compiled from it.
+type AgentSpec struct {
+	Management string   `json:"management"` // host:port of site API and mesh
+	Boot       []string `json:"boot,omitempty"`
+	Roles      []string `json:"roles,omitempty"` // dhcp, bmc; empty = all
+	Rank       int      `json:"rank"`            // order of admission, 0-65535
+}
+
+func (s *AgentSpec) validate(c *checker) {
+	if _, err := netip.ParseAddrPort(s.Management); err != nil {
+		c.add("management", fmt.Sprintf("%q is not an address with port", clip(s.Management, 60)), "write it like 10.99.1.11:7444")
+	}
+	for i, a := range s.Boot {
+		c.addr(fmt.Sprintf("boot[%d]", i), a)
+	}
+	for i, r := range s.Roles {
+		c.oneOf(fmt.Sprintf("roles[%d]", i), r, "dhcp", "bmc")
+	}
+	c.count("rank", s.Rank, 0, 65535)
+}
+
+// MachineSpec declares one expected box.
+type MachineSpec struct {
+	Rack        string   `json:"rack,omitempty"`
+	Position    int      `json:"position,omitempty"` // rack unit from 1
+	Serial      string   `json:"serial,omitempty"`   // SMBIOS system serial; checked against the hardware when given
+	UUID        string   `json:"uuid,omitempty"`     // SMBIOS system UUID, lower case
+	BMC         *BMCSpec `json:"bmc,omitempty"`
+	NICs        []NIC    `json:"nics"`
+	Maintenance bool     `json:"maintenance,omitempty"` // no task touches the machine
+	Onboard     string   `json:"onboard,omitempty"`     // as-is: accepted whatever its disks hold; erase comes with its issue; default: as-is only if no disk bears a signature
+}
+
+// BMCSpec says how to reach a management controller.
+type BMCSpec struct {
+	Address  string `json:"address"`  // host or host:port; https
+	Protocol string `json:"protocol"` // redfish
+	Secret   string `json:"secret"`   // name of a Secret of the same site with keys username and password
+	Pin      string `json:"pin,omitempty"`
+}
+
+// NIC is one port of a machine, known by its MAC address.
+type NIC struct {
+	MAC     string `json:"mac"`
+	Boot    bool   `json:"boot,omitempty"`    // PXE happens here; at most one
+	Address string `json:"address,omitempty"` // fixed IPv4 address out of a subnet pool; default: chosen by the site
+}
+
+func (s *MachineSpec) validate(c *checker) {
+	c.text("rack", s.Rack, 63)
+	c.count("position", s.Position, 0, 100)
+	c.text("serial", s.Serial, 128)
+	if s.UUID != "" && !isUUID(s.UUID) {
+		c.add("uuid", fmt.Sprintf("%q is not a UUID", clip(s.UUID, 60)), "write it in lower case, like 4c4c4544-0042-3510-8051-b4c04f4d3132")
+	}
+	if s.Onboard != "" {
+		c.oneOf("onboard", s.Onboard, "as-is")
+	}
+	if s.BMC != nil {
+		s.BMC.validate(c.below("bmc"))
+	}
+	if len(s.NICs) == 0 || len(s.NICs) > 64 {
+		c.add("nics", fmt.Sprintf("%d network ports", len(s.NICs)), "give 1 to 64")
+	}
+	boots := 0
+	for i, n := range s.NICs {
+		c.mac(fmt.Sprintf("nics[%d].mac", i), n.MAC)
+		if n.Address != "" {
+			if a := c.addr(fmt.Sprintf("nics[%d].address", i), n.Address); a.IsValid() && !a.Is4() {
+				c.add(fmt.Sprintf("nics[%d].address", i), "is not an IPv4 address", "write it like 10.88.0.21")
+			}
+		}
+		if n.Boot {
+			boots++
+		}
+	}
+	if boots > 1 {
+		c.add("nics", "more than one has boot: true", "keep one")
+	}
+}
+
+// BootNIC returns the NIC that boots: the marked one, else the first.
+func (s *MachineSpec) BootNIC() NIC {
+	for _, n := range s.NICs {
+		if n.Boot {
+			return n
+		}
+	}
+	if len(s.NICs) == 0 {
+		return NIC{}
+	}
+	return s.NICs[0]
+}
+
+func (s *BMCSpec) validate(c *checker) {
+	host := s.Address
+	if ap, err := netip.ParseAddrPort(s.Address); err == nil {
+		host = ap.Addr().String()
+	}
+	c.addr("address", host)
+	c.oneOf("protocol", s.Protocol, "redfish")
+	c.label("secret", s.Secret)
+	if s.Pin != "" {
+		if _, err := ParseDigest(s.Pin); err != nil {
+			c.add("pin", err.Error(), "give the SHA-256 of the certificate's public key")
+		}
+	}
+}
+
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if (s[i] == '-') != dash || (!dash && hexValue(s[i]) < 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// MachineTypeSpec is a class of machines: a machine belongs to it when every range holds.
+type MachineTypeSpec struct {
+	CPU      Range       `json:"cpu"`       // logical processors
+	MemoryMB Range       `json:"memoryMiB"` // installed memory, MiB
+	Disks    []DiskClass `json:"disks,omitempty"`
+	Console  string      `json:"console,omitempty"` // kernel console, default ttyS0
+	Warm     int         `json:"warm,omitempty"`    // idle machines that wait in the installer, default 0
+}
+
+// Range is inclusive; Max 0 means no upper bound.
+type Range struct {
+	Min int `json:"min"`
+	Max int `json:"max,omitempty"`
+}
+
+// Holds tells whether n is in r.
+func (r Range) Holds(n int) bool { return n >= r.Min && (r.Max == 0 || n <= r.Max) }
+
+// DiskClass wants Count disks of at least MinBytes each.
+type DiskClass struct {
+	Media    string `json:"media,omitempty"` // ssd, hdd, nvme; empty = any
+	Count    Range  `json:"count"`
+	MinBytes uint64 `json:"minBytes,omitempty"`
+}
+
+func (s *MachineTypeSpec) validate(c *checker) {
+	rng := func(path string, r Range, hi int) {
+		if r.Min < 0 || r.Max < 0 || r.Min > hi || r.Max > hi || (r.Max != 0 && r.Max < r.Min) {
+			c.add(path, "is no range", fmt.Sprintf("0 <= min <= max <= %d", hi))
+		}
+	}
+	rng("cpu", s.CPU, 1<<16)
+	rng("memoryMiB", s.MemoryMB, 1<<30)
+	for i, d := range s.Disks {
+		if d.Media != "" {
+			c.oneOf(fmt.Sprintf("disks[%d].media", i), d.Media, "ssd", "hdd", "nvme")
+		}
+		rng(fmt.Sprintf("disks[%d].count", i), d.Count, 1024)
+	}
+	if s.Console != "" && (len(s.Console) > 32 || strings.ContainsAny(s.Console, " \t\n\"'\\")) {
+		c.add("console", fmt.Sprintf("%q is no console", clip(s.Console, 40)), "write it like ttyS0,115200n8")
+	}
+	c.count("warm", s.Warm, 0, 1024)
+}
+
+// SubnetPoolSpec is one IPv4 subnet of a site and what DHCP does on it.
+type SubnetPoolSpec struct {
+	Prefix  string     `json:"prefix"`
+	Gateway string     `json:"gateway,omitempty"`
+	DNS     []string   `json:"dns,omitempty"`
+	NTP     []string   `json:"ntp,omitempty"`
+	Domain  string     `json:"domain,omitempty"`
+	DHCP    string     `json:"dhcp,omitempty"`    // authoritative (default), off
+	Dynamic *AddrRange `json:"dynamic,omitempty"` // for discovery
+	Static  *AddrRange `json:"static,omitempty"`  // for machines; default: all but dynamic, gateway and agents
+	Relays  []string   `json:"relays,omitempty"`  // giaddr values that are believed
+}
+
+// AddrRange is inclusive.
+type AddrRange struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+func (s *SubnetPoolSpec) validate(c *checker) {
+	p := c.prefix("prefix", s.Prefix)
+	if p.IsValid() && (!p.Addr().Is4() || p.Bits() > 30) {
+		c.add("prefix", p.String()+" cannot hold machines", "use an IPv4 prefix of /30 or shorter")
+	}
+	inside := func(path, a string) {
+		if ad := c.addr(path, a); ad.IsValid() && p.IsValid() && !p.Contains(ad) {
+			c.add(path, fmt.Sprintf("%s is not inside %s", ad, p), "choose an address of the prefix")
+		}
+	}
+	if s.Gateway != "" {
+		inside("gateway", s.Gateway)
+	}
+	for i, a := range s.DNS {
+		c.addr(fmt.Sprintf("dns[%d]", i), a)
+	}
+	for i, a := range s.NTP {
+		c.addr(fmt.Sprintf("ntp[%d]", i), a)
+	}
+	for i, a := range s.Relays {
+		c.addr(fmt.Sprintf("relays[%d]", i), a)
+	}
+	c.text("domain", s.Domain, 253)
+	if s.DHCP != "" {
+		c.oneOf("dhcp", s.DHCP, "authoritative", "off")
+	}
+	for path, r := range map[string]*AddrRange{"dynamic": s.Dynamic, "static": s.Static} {
+		if r == nil {
+			continue
+		}
+		inside(path+".from", r.From)
+		inside(path+".to", r.To)
+		from, err1 := netip.ParseAddr(r.From)
+		to, err2 := netip.ParseAddr(r.To)
+		if err1 == nil && err2 == nil && to.Less(from) {
+			c.add(path, "ends before it begins", "swap from and to")
+		}
+	}
+	if s.Dynamic != nil && s.Static != nil && s.Dynamic.overlaps(*s.Static) {
+		c.add("static", "overlaps the dynamic range", "keep them apart")
+	}
+}
+
+// Contains tells whether a lies in r; false when r does not parse.
+func (r AddrRange) Contains(a netip.Addr) bool {
+	from, err1 := netip.ParseAddr(r.From)
+	to, err2 := netip.ParseAddr(r.To)
+	return err1 == nil && err2 == nil && !a.Less(from) && !to.Less(a)
+}
+
+func (r AddrRange) overlaps(o AddrRange) bool {
+	from, err := netip.ParseAddr(o.From)
+	mine, err2 := netip.ParseAddr(r.From)
+	return (err == nil && r.Contains(from)) || (err2 == nil && o.Contains(mine))
+}
+
+// AssetSpec is immutable bytes by digest.
+type AssetSpec struct {
+	Digest   Digest `json:"digest"`
+	Size     uint64 `json:"size"`
+	Manifest Digest `json:"manifest"`
+	Class    string `json:"class"` // boot, image, other
+}
+
+func (s *AssetSpec) validate(c *checker) {
+	if s.Digest.IsZero() {
+		c.add("digest", "is missing", "`skerry asset upload FILE` makes the asset and its document")
+	}
+	if s.Manifest.IsZero() {
+		c.add("manifest", "is missing", "`skerry asset upload FILE` makes the asset and its document")
+	}
+	if s.Size == 0 || s.Size > MaxAssetSize {
+		c.add("size", fmt.Sprintf("%d is out of range", s.Size), "1 octet to 1 TiB")
+	}
+	c.oneOf("class", s.Class, "boot", "image", "other")
+}
+
+// ImageSpec is an installable operating system.
+type ImageSpec struct {
+	Asset       string   `json:"asset"` // name of an Asset of class image
+	OS          string   `json:"os,omitempty"`
+	Version     string   `json:"version,omitempty"`
+	Boot        []string `json:"boot"`   // bios, uefi
+	Format      string   `json:"format"` // raw
+	DefaultUser string   `json:"defaultUser,omitempty"`
+	MinDiskSize uint64   `json:"minDiskBytes,omitempty"` // default: the asset's size + 32 MiB
+	Verify      string   `json:"verify,omitempty"`       // full (default), sample
+}
+
+func (s *ImageSpec) validate(c *checker) {
+	c.label("asset", s.Asset)
+	c.text("os", s.OS, 63)
+	c.text("version", s.Version, 63)
+	if len(s.Boot) == 0 {
+		c.add("boot", "is empty", "name bios, uefi or both")
+	}
+	for i, b := range s.Boot {
+		c.oneOf(fmt.Sprintf("boot[%d]", i), b, "bios", "uefi")
+	}
+	c.oneOf("format", s.Format, "raw")
+	if s.DefaultUser != "" && !IsLabel(s.DefaultUser) {
+		c.add("defaultUser", fmt.Sprintf("%q is not a user name", clip(s.DefaultUser, 40)), "use a-z, 0-9 and -")
+	}
+	if s.Verify != "" {
+		c.oneOf("verify", s.Verify, "full", "sample")
+	}
+}
+
+// SecretSpec holds values that only the readers' agents ever see: Data is written, sealed and never returned.
+type SecretSpec struct {
+	Type string            `json:"type"`           // bmc, opaque
+	Data map[string]string `json:"data,omitempty"` // write only: answers never carry it
+	Ver  uint64            `json:"version,omitempty"`
+}
+
+func (s *SecretSpec) validate(c *checker) {
+	c.oneOf("type", s.Type, "bmc", "opaque")
+	if len(s.Data) > 32 {
+		c.add("data", "more than 32 values", "split the secret")
+	}
+	for k, v := range s.Data {
+		if !IsLabel(k) || len(v) > 8192 {
+			c.add("data", fmt.Sprintf("value %q is refused", clip(k, 40)), "names of a-z, 0-9, -; values up to 8192 octets")
+		}
+	}
+	if s.Type == "bmc" && len(s.Data) > 0 && (s.Data["username"] == "" || s.Data["password"] == "") {
+		c.add("data", "a bmc secret lacks username or password", "give both")
+	}
+}
+
+// CheckURL wants http or https with a host and without user information.
+func CheckURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || len(s) > 2048 {
+		return fmt.Errorf("cannot use URL %q: want http(s)://host/path", clip(s, 80))
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package intent
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Report is what a site tells its coordinator about itself, from one agent; the newest per agent life counts.
+type Report struct {
+	Site      string                   `json:"site"`
+	Agent     string                   `json:"agent"`
+	Boot      string                   `json:"boot"` // random id of the agent's process life
+	Rev       uint64                   `json:"rev"`  // rises within one boot
+	Time      time.Time                `json:"time"`
+	Head      Head                     `json:"head"`
+	Rejected  string                   `json:"rejected,omitempty"`
+	Machines  map[string]MachineStatus `json:"machines"`
+	Arrays    []ArrayReport            `json:"arrays"`
+	Agents    []AgentReport            `json:"agents"`
+	Overrides []OverrideReport         `json:"overrides,omitempty"`
+}
+
+// ArrayReport is the status of one instance array.
+type ArrayReport struct {
+	Project string      `json:"project"`
+	Name    string      `json:"name"`
+	Status  ArrayStatus `json:"status"`
+}
+
+// AgentReport is one agent as its site sees it.
+type AgentReport struct {
+	ID      string `json:"id"`
+	Alive   string `json:"alive"` // yes, no, unknown
+	Head    Head   `json:"head"`
+	Version string `json:"version,omitempty"`
+}
+
+// OverrideReport is one override that is not settled, or was settled lately.
+type OverrideReport struct {
+	ID     string    `json:"id"`
+	Object Key       `json:"object"`
+	Op     string    `json:"op"`
+	State  string    `json:"state"`
+	Author string    `json:"author"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// OverrideOp is what an override does to its object.
+type OverrideOp string
+
+// The operations.
+const (
+	OverridePut       OverrideOp = "put"
+	OverrideTombstone OverrideOp = "tombstone"
+)
+
+// Override is the payload of one override document: a change of a users' object made at a site (trust.md section 9). It is
+// signed by the agent that took it.
+type Override struct {
+	Site   string         `json:"site"`
+	Agent  string         `json:"agent"`
+	Seq    uint64         `json:"seq"` // per agent, dense from 1
+	Prev   string         `json:"prev"`
+	Time   time.Time      `json:"time"`
+	ID     string         `json:"id"` // SITE-<uuid>
+	Author OverrideAuthor `json:"author"`
+	Reason string         `json:"reason,omitempty"`
+	Base   OverrideBase   `json:"base"`
+	Op     OverrideOp     `json:"op"`
+	Key    Key            `json:"key"`
+	// Object is the whole object wanted; for a tombstone, the object as it was.
+	Object json.RawMessage `json:"object"`
+	Charge map[string]int  `json:"charge,omitempty"` // machines by type that the change adds
+}
+
+// OverrideAuthor says who asked and how that was proven.
+type OverrideAuthor struct {
+	User string `json:"user"`
+	Via  string `json:"via"` // token:<id>
+}
+
+// OverrideBase is what the change was made on: the site's head, and the object's version (0: it did not exist).
+type OverrideBase struct {
+	Seq uint64 `json:"seq"`
+	Rev uint64 `json:"rev"`
+}

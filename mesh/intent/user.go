@@ -1,0 +1,171 @@
+package intent
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ProjectSpec is a tenant.
+type ProjectSpec struct {
+	DisplayName string   `json:"displayName,omitempty"`
+	Sites       []string `json:"sites"` // where it may ask for machines
+}
+
+func (s *ProjectSpec) validate(c *checker) {
+	c.text("displayName", s.DisplayName, 128)
+	if len(s.Sites) > 4096 {
+		c.add("sites", "more than 4096", "")
+	}
+	for i, n := range s.Sites {
+		c.label(fmt.Sprintf("sites[%d]", i), n)
+	}
+}
+
+// UserSpec is a person or a program. A bearer token sku1.<id>.<secret> is kept as id and SHA-256 of the secret, so that any
+// agent verifies it offline (trust.md section 8).
+type UserSpec struct {
+	DisplayName string        `json:"displayName,omitempty"`
+	Tokens      []UserToken   `json:"tokens,omitempty"`
+	Bindings    []RoleBinding `json:"bindings"`
+}
+
+// UserToken is the verifiable half of a bearer token.
+type UserToken struct {
+	ID      string     `json:"id"`
+	SHA256  Digest     `json:"sha256"`
+	Expires *time.Time `json:"expires,omitempty"` // nil: never
+}
+
+// RoleBinding gives a role, in one project or site or everywhere.
+type RoleBinding struct {
+	Role    string `json:"role"`
+	Project string `json:"project,omitempty"` // "": every project
+	Site    string `json:"site,omitempty"`    // "": every site
+}
+
+func (s *UserSpec) validate(c *checker) {
+	c.text("displayName", s.DisplayName, 128)
+	if len(s.Tokens) > 64 || len(s.Bindings) > 256 {
+		c.add("", "more than 64 tokens or 256 bindings", "make another user")
+	}
+	for i, t := range s.Tokens {
+		c.label(fmt.Sprintf("tokens[%d].id", i), t.ID)
+		if t.SHA256.IsZero() {
+			c.add(fmt.Sprintf("tokens[%d].sha256", i), "is missing", "`skerry token user NAME` makes a token")
+		}
+	}
+	for i, b := range s.Bindings {
+		c.label(fmt.Sprintf("bindings[%d].role", i), b.Role)
+		c.optionalLabel(fmt.Sprintf("bindings[%d].project", i), b.Project)
+		c.optionalLabel(fmt.Sprintf("bindings[%d].site", i), b.Site)
+	}
+}
+
+// RoleSpec is a role beside the built-in ones: a list of rows of the authorisation table.
+type RoleSpec struct {
+	Rules []Rule `json:"rules"`
+}
+
+// Rule allows verbs on kinds; "*" stands for all users' kinds or all verbs.
+type Rule struct {
+	Verbs []Verb `json:"verbs"`
+	Kinds []Kind `json:"kinds"`
+}
+
+func (s *RoleSpec) validate(c *checker) {
+	if len(s.Rules) == 0 || len(s.Rules) > 64 {
+		c.add("rules", fmt.Sprintf("%d rules", len(s.Rules)), "give 1 to 64")
+	}
+	for i, r := range s.Rules {
+		for j, v := range r.Verbs {
+			c.oneOf(fmt.Sprintf("rules[%d].verbs[%d]", i, j), string(v), verbNames()...)
+		}
+		for j, k := range r.Kinds {
+			if info, ok := k.Info(); !ok || !info.User {
+				c.add(fmt.Sprintf("rules[%d].kinds[%d]", i, j), fmt.Sprintf("%q is not a users' kind", clip(string(k), 40)), "own roles reach users' kinds only; use a built-in role for the rest")
+			}
+		}
+	}
+}
+
+// QuotaSpec bounds a project at one site; Offline is what it may add while the site is cut off.
+type QuotaSpec struct {
+	Machines map[string]int `json:"machines,omitempty"` // by machine type; a type that is not named has 0
+	Offline  OfflineQuota   `json:"offline"`
+}
+
+// OfflineQuota is charged by overrides.
+type OfflineQuota struct {
+	Machines map[string]int `json:"machines,omitempty"`
+}
+
+func (s *QuotaSpec) validate(c *checker) {
+	for path, m := range map[string]map[string]int{"machines": s.Machines, "offline.machines": s.Offline.Machines} {
+		for k, n := range m {
+			c.label(path, k)
+			c.count(path+"."+clip(k, 63), n, 0, 1<<20)
+		}
+	}
+}
+
+// SSHKeySpec is one public key in the authorized_keys format, without options.
+type SSHKeySpec struct {
+	PublicKey string `json:"publicKey"`
+}
+
+func (s *SSHKeySpec) validate(c *checker) {
+	f := strings.Fields(s.PublicKey)
+	ok := len(f) >= 2 && len(s.PublicKey) <= 16384 && printable(s.PublicKey) &&
+		(strings.HasPrefix(f[0], "ssh-") || strings.HasPrefix(f[0], "ecdsa-") || strings.HasPrefix(f[0], "sk-"))
+	if !ok {
+		c.add("publicKey", "is no public key", "give one line like `ssh-ed25519 AAAA... name`")
+	}
+}
+
+// NetworkSpec is a users' network: addresses come out of a subnet pool of the site.
+type NetworkSpec struct {
+	SubnetPool string `json:"subnetPool"`
+}
+
+func (s *NetworkSpec) validate(c *checker) { c.label("subnetPool", s.SubnetPool) }
+
+// InfrastructureSpec is a project's named group at one site.
+type InfrastructureSpec struct {
+	Description string `json:"description,omitempty"`
+}
+
+func (s *InfrastructureSpec) validate(c *checker) { c.text("description", s.Description, 256) }
+
+// InstanceArraySpec is N instances alike.
+type InstanceArraySpec struct {
+	Infrastructure string   `json:"infrastructure"`
+	Count          int      `json:"count"`
+	MachineType    string   `json:"machineType"`
+	Image          string   `json:"image"`
+	Networks       []string `json:"networks,omitempty"`
+	SSHKeys        []string `json:"sshKeys,omitempty"`
+	UserData       string   `json:"userData,omitempty"` // cloud-init user-data, at most 64 KiB; not for secrets: it lies on the machine's seed partition
+}
+
+// MaxInstances bounds one instance array.
+const MaxInstances = 4096
+
+func (s *InstanceArraySpec) validate(c *checker) {
+	c.label("infrastructure", s.Infrastructure)
+	c.count("count", s.Count, 0, MaxInstances)
+	c.label("machineType", s.MachineType)
+	c.label("image", s.Image)
+	for i, n := range s.Networks {
+		c.label(fmt.Sprintf("networks[%d]", i), n)
+	}
+	if len(s.Networks) > 8 {
+		c.add("networks", "more than 8", "")
+	}
+	for i, n := range s.SSHKeys {
+		c.label(fmt.Sprintf("sshKeys[%d]", i), n)
+	}
+	if len(s.UserData) > 64<<10 {
+		c.add("userData", "longer than 64 KiB", "put large files elsewhere and fetch them")
+	}
+}

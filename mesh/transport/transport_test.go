@@ -1,0 +1,471 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/pkitest"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// limit is far above what anything here takes on a busy machine.
+const limit = 30 * time.Second
+
+// book resolves peers of a test.
+type book struct {
+	mu sync.Mutex
+	m  map[Peer]string
+}
+
+func (b *book) Addrs(p Peer) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a := b.m[p]; a != "" {
+		return []string{a}
+	}
+	return nil
+}
+
+func (b *book) set(p Peer, a string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.m[p] = a
+}
+
+// node is an endpoint under test.
+type node struct {
+	*Endpoint
+	n    *pkitest.Node
+	stop func()
+}
+
+func newBook() *book { return &book{m: map[Peer]string{}} }
+
+// launch makes an endpoint, lets setup install handlers, and runs it until the test ends.
+func launch(t *testing.T, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
+	t.Helper()
+	e, err := New(Config{
+		Listen: "127.0.0.1:0", TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
+		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink},
+		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
+		ResetKey: bytes.Repeat([]byte{1}, 32),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if setup != nil {
+		setup(e)
+	}
+	b.set(PeerOf(n.ID), e.Addr().String())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(limit):
+			t.Error("Run did not end")
+		}
+	})
+	t.Cleanup(stop)
+	return &node{e, n, stop}
+}
+
+// eventually waits for a condition that no channel announces.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in %v: %s", limit, what)
+		}
+		select {
+		case <-time.After(5 * time.Millisecond): // polled: the thing has no event
+		case <-t.Context().Done():
+			t.Fatal(what)
+		}
+	}
+}
+
+// hello answers with who asked and what was sent.
+var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	fmt.Fprintf(w, "%s %s %d", PeerFrom(r.Context()), r.URL.Path, len(b))
+})
+
+func get(t *testing.T, rt http.RoundTripper, url string, body []byte) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := rt.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return string(b), err
+}
+
+func lanes(t *testing.T, f func(t *testing.T, lane Lane)) {
+	for _, l := range []Lane{LaneQUIC, LaneTCP} {
+		t.Run(string(l), func(t *testing.T) { f(t, l) })
+	}
+}
+
+func TestRPC(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		rpc := func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) }
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, rpc)
+		a2 := launch(t, d.Agent("lon1", "a2", ""), b, lane, rpc)
+		big := make([]byte, 3<<20)
+		got, err := get(t, a1.RoundTripper(Peer{"lon1", "a2"}), "http://a2/m/1/x", big)
+		if err != nil || got != fmt.Sprintf("lon1/a1 /m/1/x %d", len(big)) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		// The other way round, on the session that stands: over TCP on a connection that a1 parked.
+		c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"})
+		if err != nil || c.Dialled() || c.Lane() != lane {
+			t.Fatalf("a2 dialled anew: %v, %v", c, err)
+		}
+		for range 5 {
+			got, err = get(t, c.RoundTripper(), "http://a1/y", nil)
+			if err != nil || got != "lon1/a2 /y 0" {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+		if n := len(a1.Sessions()); n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if got, err := get(t, a1.RoundTripper(Peer{"lon1", "a2"}), "http://a2/z", big[:9]); err != nil || got != "lon1/a1 /z 9" {
+					t.Errorf("%q, %v", got, err)
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := a1.Dial(t.Context(), Peer{"lon1", "a9"}); !errors.Is(err, ErrNoAddress) {
+			t.Errorf("an unknown peer: %v", err)
+		}
+	})
+}
+
+func TestStreamsAndPackets(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		got := make(chan string, 64)
+		setup := func(e *Endpoint) {
+			e.HandlePacket(func(from trust.Identity, b []byte) {
+				got <- fmt.Sprintf("%s %d %x", from, len(b), b[0])
+			})
+			e.HandleStream(trust.ALPNMesh, KindGossip, func(_ context.Context, s *Stream) {
+				defer s.Close()
+				_, _ = io.Copy(s, io.LimitReader(s, 5)) // echo
+			})
+		}
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, setup)
+		launch(t, d.Agent("lon1", "a2", ""), b, lane, setup)
+		for _, p := range [][]byte{{7}, bytes.Repeat([]byte{8}, 1150), bytes.Repeat([]byte{9}, 40_000)} {
+			if err := a1.SendPacket(Peer{"lon1", "a2"}, p); err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("lon1/a1 %d %x", len(p), p[0])
+			select {
+			case g := <-got:
+				if g != want {
+					t.Errorf("got %q, want %q", g, want)
+				}
+			case <-time.After(limit):
+				t.Fatalf("%q never came", want)
+			}
+		}
+		if err := a1.SendPacket(Peer{"lon1", "a2"}, make([]byte, maxPacket+1)); !errors.Is(err, ErrPacketSize) {
+			t.Errorf("too large: %v", err)
+		}
+		if n := a1.MaxDatagram(Peer{"lon1", "a2"}); lane == LaneQUIC && n < 1151 {
+			t.Errorf("MaxDatagram = %d: a gossip packet of 1,150 octets and its pool no longer fit", n)
+		}
+		c, err := a1.Dial(t.Context(), Peer{"lon1", "a2"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.OpenStream(t.Context(), KindGossip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := s.Write([]byte("12345")); err != nil {
+			t.Fatal(err)
+		}
+		echo := make([]byte, 5)
+		if _, err := io.ReadFull(s, echo); err != nil || string(echo) != "12345" {
+			t.Errorf("%q, %v", echo, err)
+		}
+	})
+}
+
+// TestRevokedSessionCloses is half of F15: live sessions of a revoked agent go within a second, and no new one comes.
+func TestRevokedSessionCloses(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		held := make(chan *Stream, 1)
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, func(e *Endpoint) {
+			e.HandleStream(trust.ALPNMesh, KindSwarm, func(_ context.Context, s *Stream) { held <- s })
+		})
+		a2 := launch(t, d.Agent("lon1", "a2", ""), b, lane, nil)
+		a3 := launch(t, d.Agent("lon1", "a3", ""), b, lane, nil)
+		c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := a3.Dial(t.Context(), Peer{"lon1", "a1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.OpenStream(t.Context(), KindSwarm); err != nil {
+			t.Fatal(err)
+		}
+		s := <-held
+		defer s.Close()
+		if n := a1.CloseIf(func(id trust.Identity) bool { return !d.Holder.View().Admits(id) }); n != 0 {
+			t.Errorf("%d cut while all are admitted", n)
+		}
+		d.Revoke(intent.RevokeAgent, "lon1/a2")
+		start := time.Now()
+		if n := a1.CloseIf(func(id trust.Identity) bool { return !d.Holder.View().Admits(id) }); n == 0 {
+			t.Error("nothing was cut")
+		}
+		select {
+		case <-c.Context().Done():
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("took %v", took)
+			}
+		case <-time.After(limit):
+			t.Fatal("the revoked session lives on")
+		}
+		if _, err := s.Read(make([]byte, 1)); err == nil {
+			t.Error("its stream lives on")
+		}
+		if other.Context().Err() != nil {
+			t.Error("another agent was cut as well")
+		}
+		// It cannot come back. A TLS 1.3 client may believe so for one round trip.
+		if c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"}); err == nil {
+			eventually(t, "the revoked agent's new session ends", func() bool { return c.Context().Err() != nil })
+		}
+	})
+}
+
+// TestBothDial: two sessions dialled at the same moment become one, and both sides keep the same.
+func TestBothDial(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		rpc := func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) }
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, rpc)
+		a2 := launch(t, d.Agent("lon1", "a2", ""), b, lane, rpc)
+		var wg sync.WaitGroup
+		for _, x := range []struct {
+			e *node
+			p Peer
+		}{{a1, Peer{"lon1", "a2"}}, {a2, Peer{"lon1", "a1"}}} {
+			wg.Go(func() {
+				if _, err := get(t, x.e.RoundTripper(x.p), "http://x/", nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		eventually(t, "both sides hold one and the same session", func() bool {
+			x, y := a1.Sessions(), a2.Sessions()
+			return len(x) == 1 && len(y) == 1 && x[0].Dialled() != y[0].Dialled()
+		})
+	})
+}
+
+// TestPeerRestarts: a peer that comes back on the same port is reached again without waiting for an idle timeout.
+func TestPeerRestarts(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		rpc := func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) }
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, rpc)
+		n2 := d.Agent("lon1", "a2", "")
+		a2 := launch(t, n2, b, lane, rpc)
+		rt := a1.RoundTripper(Peer{"lon1", "a2"})
+		if _, err := get(t, rt, "http://a2/", nil); err != nil {
+			t.Fatal(err)
+		}
+		a2.stop()
+		if _, err := get(t, rt, "http://a2/", nil); err == nil {
+			t.Error("a stopped peer answered")
+		}
+		launch(t, n2, b, lane, rpc)
+		eventually(t, "the restarted peer answers", func() bool {
+			_, err := get(t, rt, "http://a2/", nil)
+			return err == nil
+		})
+	})
+}
+
+// TestFallsBackToTCP: where UDP is dead, three failed dials lead to TCP.
+func TestFallsBackToTCP(t *testing.T) {
+	d, b := pkitest.New(t), newBook()
+	a1 := launch(t, d.Agent("lon1", "a1", ""), b, LaneAuto, nil)
+	a2 := launch(t, d.Agent("lon1", "a2", ""), b, LaneAuto, func(e *Endpoint) {
+		e.cfg.UDP = nil // it does not listen for QUIC
+		e.HandleHTTP(trust.ALPNMesh, hello)
+	})
+	_ = a2
+	p := Peer{"lon1", "a2"}
+	for i := range quicFailures {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if _, err := a1.Dial(ctx, p); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("dial %d: %v", i, err)
+		}
+		cancel()
+	}
+	c, err := a1.Dial(t.Context(), p)
+	if err != nil || c.Lane() != LaneTCP {
+		t.Fatalf("%v, %v", c, err)
+	}
+	if got, err := get(t, a1.RoundTripper(p), "http://a2/", nil); err != nil || got != "lon1/a1 / 0" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestWeb: browsers and tools reach net/http by h2 and by HTTP/1.1 on the same TCP port; join connections go elsewhere.
+func TestWeb(t *testing.T) {
+	d, b := pkitest.New(t), newBook()
+	joined := make(chan string, 1)
+	a1 := launch(t, d.Agent("lon1", "a1", ""), b, LaneAuto, func(e *Endpoint) {
+		e.HandleJoin(func(_ context.Context, c *tls.Conn) {
+			defer c.Close()
+			joined <- c.ConnectionState().NegotiatedProtocol
+		})
+	})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, err := a1.cfg.TLS.Identify(*r.TLS, true, trust.Want{})
+		fmt.Fprintf(w, "%s %v %v", r.Proto, id, err)
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(a1.HTTPListener()) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	roots := x509.NewCertPool()
+	roots.AddCert(d.RootCA.Cert)
+	ana := d.User("ana")
+	f := func(h2 bool, certs []tls.Certificate, want string) {
+		t.Helper()
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certs}, ForceAttemptHTTP2: h2, DisableKeepAlives: true}
+		defer tr.CloseIdleConnections()
+		got, err := get(t, tr, "https://"+a1.Addr().String()+"/", nil)
+		if err != nil || got != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	f(true, nil, "HTTP/2.0 none <nil>")
+	f(false, nil, "HTTP/1.1 none <nil>")
+	f(true, []tls.Certificate{*ana}, "HTTP/2.0 user/ana <nil>")
+
+	c, err := tls.Dial("tcp", a1.Addr().String(), trust.JoinClient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := <-joined; got != trust.ALPNJoin {
+		t.Errorf("joined with %q", got)
+	}
+}
+
+// TestSilence: connections that never finish a handshake, or never name a kind, are cut and cost nobody else anything.
+func TestSilence(t *testing.T) {
+	d, b := pkitest.New(t), newBook()
+	a1 := launch(t, d.Agent("lon1", "a1", ""), b, LaneAuto, func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) })
+	a2 := launch(t, d.Agent("lon1", "a2", ""), b, LaneAuto, nil)
+	mute, err := net.Dial("tcp", a1.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	noise, err := net.Dial("udp", a1.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer noise.Close()
+	for range 100 {
+		junk := make([]byte, 1200)
+		rand.Read(junk)
+		if _, err := noise.Write(junk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.q.OpenStreamSync(t.Context()); err != nil { // names no kind
+		t.Fatal(err)
+	}
+	s, err := c.OpenStream(t.Context(), 0x77) // a kind that nobody serves
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Read(make([]byte, 1)); err == nil {
+		t.Error("an unknown kind was served")
+	}
+	if got, err := get(t, a2.RoundTripper(Peer{"lon1", "a1"}), "http://a1/", nil); err != nil || !strings.HasPrefix(got, "lon1/a2") {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := mute.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := mute.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !slices.Contains([]string{"EOF"}, fmt.Sprint(err)) {
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() {
+			t.Error("a mute connection was kept")
+		}
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 1, 7})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := 0
+		err := readFrames(bytes.NewReader(b), func(p []byte) { n += 4 + len(p) })
+		if err == nil || n > len(b) {
+			t.Fatalf("%d octets out of %d, %v", n, len(b), err)
+		}
+	})
+}

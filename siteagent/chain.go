@@ -1,0 +1,501 @@
+package siteagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// Buckets of the site's state.
+const (
+	bucketMeta   = "meta"   // head (active), staged
+	bucketTrust  = "trust"  // seq: envelope
+	bucketIntent = "intent" // seq: envelope, staged ones too
+	bucketObject = "object" // uid: object as published
+	bucketTomb   = "tomb"   // uid: tombstone
+	bucketAck    = "ack"    // override id: ack
+	bucketSealed = "sealed" // dek/N: data key; rec/NAME: record; both sealed to this agent
+	bucketRoster = "roster" // latest: roster
+)
+
+// site is the intent as one agent has it: the last good state, and what was received beyond it.
+type site struct {
+	db    *state.DB
+	marks *state.MarksFile
+	id    string // site
+	self  string // agent
+	ring  *seal.Ring
+	log   *slog.Logger
+	floor *trust.Floor
+
+	mu       sync.Mutex // guards what follows; held over the store's write so that heads and objects move together
+	mark     state.Marks
+	trust    document.TrustChain
+	chain    document.IntentChain // stands at the staged head
+	active   intent.Head
+	objects  map[string]*intent.Object // by uid
+	tombs    map[string]intent.TombstoneObject
+	acks     map[string]intent.AckBody
+	sealed   map[string]intent.SealedRecord
+	roster   *intent.RosterBody
+	rejected string
+	rev      uint64
+	wake     chan struct{}
+
+	view trust.Holder
+}
+
+func seqKey(seq uint64) string { return fmt.Sprintf("%016x", seq) }
+
+// openSite reads what was active when the agent stopped. pin is of trust document 1.
+func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self string, pin intent.Digest, ring *seal.Ring, floor *trust.Floor, log *slog.Logger) (*site, error) {
+	s := &site{
+		db: db, marks: marks, mark: mark, id: id, self: self, ring: ring, log: log, floor: floor, wake: make(chan struct{}), rev: 1,
+		objects: map[string]*intent.Object{}, tombs: map[string]intent.TombstoneObject{}, acks: map[string]intent.AckBody{},
+		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{},
+	}
+	s.trust.Pin = pin
+	if err := db.View(s.load); err != nil {
+		return nil, fmt.Errorf("cannot read intent of %s: %w", id, err)
+	}
+	if high := mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
+		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
+		db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq))
+	}
+	return s, s.refreshView()
+}
+
+func (s *site) load(tx *state.Tx) error {
+	err := tx.Walk(bucketTrust, "", func(_ string, b []byte) error {
+		env, err := document.Decode(b)
+		if err != nil {
+			return err
+		}
+		_, err = s.trust.Accept(env)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read trust: %w", err)
+	}
+	s.chain = document.IntentChain{Site: s.id}
+	if s.trust.Body != nil {
+		s.chain.Writers = s.trust.Body.Writers
+	}
+	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head} {
+		if err := getJSON(tx, bucketMeta, key, to); err != nil {
+			return err
+		}
+	}
+	if err := getJSON(tx, bucketRoster, "latest", s.roster); err != nil {
+		return err
+	}
+	return errors.Join(
+		walkJSON(tx, bucketObject, func(uid string, o *intent.Object) { s.objects[uid] = o }),
+		walkJSON(tx, bucketTomb, func(uid string, t *intent.TombstoneObject) { s.tombs[uid] = *t }),
+		walkJSON(tx, bucketAck, func(id string, a *intent.AckBody) { s.acks[id] = *a }),
+		tx.Walk(bucketSealed, "dek/", func(_ string, b []byte) error {
+			var d intent.SealedDEK
+			if err := json.Unmarshal(b, &d); err != nil {
+				return err
+			}
+			return s.ring.Add(d)
+		}),
+		tx.Walk(bucketSealed, "rec/", func(key string, b []byte) error {
+			var r intent.SealedRecord
+			if err := json.Unmarshal(b, &r); err != nil {
+				return err
+			}
+			s.sealed[key[len("rec/"):]] = r
+			return nil
+		}),
+	)
+}
+
+func getJSON(tx *state.Tx, bucket, key string, to any) error {
+	b, err := tx.Get(bucket, key)
+	if errors.Is(err, state.ErrAbsent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, to)
+}
+
+func walkJSON[T any](tx *state.Tx, bucket string, fn func(key string, v *T)) error {
+	return tx.Walk(bucket, "", func(key string, b []byte) error {
+		v := new(T)
+		if err := json.Unmarshal(b, v); err != nil {
+			return fmt.Errorf("cannot read %s/%s: %w", bucket, key, err)
+		}
+		fn(key, v)
+		return nil
+	})
+}
+
+func putJSON(tx *state.Tx, bucket, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("cannot encode %s/%s: %w", bucket, key, err)
+	}
+	return tx.Put(bucket, key, b)
+}
+
+// AddTrust takes trust documents in order; known ones are skipped.
+func (s *site) AddTrust(envs []*intent.Envelope) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, env := range envs {
+		body, err := s.trust.Accept(env)
+		if errors.Is(err, document.ErrKnown) || errors.Is(err, document.ErrReplay) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		wire, err := document.Encode(env)
+		if err != nil {
+			return err
+		}
+		if err := s.db.Update(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
+			return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
+		}
+		s.chain.Writers = body.Writers
+		s.floor.Observe(body.Issued)
+	}
+	return s.refreshView()
+}
+
+// refreshView makes the view of who may speak. The caller holds the lock or is alone.
+func (s *site) refreshView() error {
+	if s.trust.Body == nil {
+		return nil
+	}
+	v, err := trust.NewView(s.trust.Body)
+	if err != nil {
+		return fmt.Errorf("cannot use trust %d: %w", s.trust.Head.Seq, err)
+	}
+	s.view.Set(v.WithRoster(s.id, s.roster))
+	return nil
+}
+
+// Receive verifies envelopes that follow the staged head, keeps them, and activates what it can. A refused envelope stops
+// there: what came before it is kept. It returns how many were new.
+func (s *site) Receive(_ context.Context, envs []*intent.Envelope) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var fresh []*intent.Entry
+	var wires [][]byte
+	var refused error
+	for _, env := range envs {
+		e, err := s.chain.Accept(env)
+		if errors.Is(err, document.ErrKnown) || errors.Is(err, document.ErrReplay) {
+			continue
+		}
+		if err != nil {
+			refused = err
+			break
+		}
+		wire, err := document.Encode(env)
+		if err != nil {
+			return 0, err
+		}
+		fresh, wires = append(fresh, e), append(wires, wire)
+		s.floor.Observe(e.Issued)
+	}
+	if len(fresh) > 0 {
+		if err := s.stage(fresh, wires); err != nil {
+			return 0, err
+		}
+		if err := s.activate(); err != nil {
+			s.log.Error("intent is rejected; the last good state stays", "err", err)
+		}
+	}
+	return len(fresh), refused
+}
+
+// stage writes envelopes and the staged head in one transaction, then the marks. Rosters act on receipt.
+func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
+	head := s.chain.Head
+	var roster *intent.RosterBody
+	err := s.db.Update(func(tx *state.Tx) error {
+		for i, e := range entries {
+			if err := tx.Put(bucketIntent, seqKey(e.Seq), wires[i]); err != nil {
+				return err
+			}
+			if e.Kind == intent.EntryRoster {
+				roster = &intent.RosterBody{}
+				if err := intent.DecodeStrict(e.Body, roster); err != nil {
+					return err
+				}
+				if err := putJSON(tx, bucketRoster, "latest", roster); err != nil {
+					return err
+				}
+			}
+		}
+		return putJSON(tx, bucketMeta, "staged", head)
+	})
+	if err != nil {
+		if rerr := s.db.View(func(tx *state.Tx) error { return getJSON(tx, bucketMeta, "staged", &s.chain.Head) }); rerr != nil {
+			return errors.Join(err, rerr)
+		}
+		return fmt.Errorf("cannot stage intent: %w", err)
+	}
+	if s.mark.Heads == nil {
+		s.mark.Heads = map[string]intent.Head{}
+	}
+	s.mark.Heads[intent.StreamIntent], s.mark.Floor = head, s.floor.Value()
+	if err := s.marks.Save(s.mark); err != nil {
+		return fmt.Errorf("cannot save marks: %w", err)
+	}
+	if roster != nil {
+		s.roster = roster
+		return s.refreshView()
+	}
+	return nil
+}
+
+// next is a state that is being worked out.
+type next struct {
+	objects map[string]*intent.Object
+	puts    map[string]*intent.Object
+	tombs   []intent.TombstoneObject
+	acks    []intent.AckBody
+	deks    []intent.SealedDEK
+	records []intent.SealedRecord
+}
+
+// activate tries everything between the active and the staged head as one: all or nothing.
+func (s *site) activate() error {
+	n := &next{objects: map[string]*intent.Object{}, puts: map[string]*intent.Object{}}
+	for uid, o := range s.objects {
+		n.objects[uid] = o
+	}
+	staged := s.chain.Head
+	err := s.db.View(func(tx *state.Tx) error {
+		for seq := s.active.Seq + 1; seq <= staged.Seq; seq++ {
+			b, err := tx.Get(bucketIntent, seqKey(seq))
+			if err != nil {
+				return fmt.Errorf("cannot read staged entry %d: %w", seq, err)
+			}
+			env, err := document.Decode(b)
+			if err != nil {
+				return err
+			}
+			if err := s.apply(n, env.Payload); err != nil {
+				return fmt.Errorf("entry %d: %w", seq, err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = n.check()
+	}
+	if err != nil {
+		s.rejected = err.Error()
+		s.bump()
+		return err
+	}
+	if err := s.db.Update(func(tx *state.Tx) error { return n.write(tx, staged) }); err != nil {
+		s.rejected = err.Error()
+		return fmt.Errorf("cannot activate intent: %w", err)
+	}
+	for _, d := range n.deks {
+		if err := s.ring.Add(d); err != nil {
+			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+		}
+	}
+	for _, t := range n.tombs {
+		s.tombs[t.UID] = t
+	}
+	for _, a := range n.acks {
+		s.acks[a.Override] = a
+	}
+	for _, r := range n.records {
+		s.sealed[r.Name] = r
+	}
+	s.objects, s.active, s.rejected = n.objects, staged, ""
+	s.bump()
+	s.log.Info("intent active", "epoch", staged.Epoch, "seq", staged.Seq)
+	return nil
+}
+
+// apply folds one entry into n.
+func (s *site) apply(n *next, payload []byte) error {
+	e, err := intent.DecodeEntry(payload)
+	if err != nil {
+		return err
+	}
+	body, err := e.DecodeBody()
+	if err != nil {
+		return err
+	}
+	switch b := body.(type) {
+	case *intent.PutBody:
+		for _, p := range b.Objects {
+			o, err := intent.DecodeObject(p.Doc)
+			if err != nil {
+				return err
+			}
+			if o.Metadata.UID != p.UID || o.Metadata.Rev != p.Rev {
+				return fmt.Errorf("%s names another uid or generation than its entry", o.Key())
+			}
+			if old := n.objects[p.UID]; old != nil && old.Metadata.Rev > p.Rev {
+				return fmt.Errorf("%s goes back from generation %d to %d", o.Key(), old.Metadata.Rev, p.Rev)
+			}
+			n.objects[p.UID], n.puts[p.UID] = o, o
+		}
+	case *intent.TombstoneBody:
+		for _, t := range b.Objects {
+			delete(n.objects, t.UID)
+			delete(n.puts, t.UID)
+			n.tombs = append(n.tombs, t)
+		}
+	case *intent.SecretBody:
+		n.deks = append(n.deks, slices.DeleteFunc(slices.Clone(b.DEKs), func(d intent.SealedDEK) bool { return d.To != s.self })...)
+		n.records = append(n.records, slices.DeleteFunc(slices.Clone(b.Records), func(r intent.SealedRecord) bool { return r.To != s.self })...)
+	case *intent.AckBody:
+		n.acks = append(n.acks, *b)
+	}
+	return nil
+}
+
+// check refuses a state that does not fit together. Two objects of one key would make it depend on map order.
+func (n *next) check() error {
+	c := intent.NewCatalog()
+	for uid, o := range n.objects {
+		if other := c.Get(o.Key()); other != nil {
+			return fmt.Errorf("%s is there twice, as %s and %s", o.Key(), uid, other.Metadata.UID)
+		}
+		c.Put(o)
+	}
+	if ps := localProblems(c); len(ps) > 0 {
+		return fmt.Errorf("%s: %s (%d problems)", ps[0].Key, ps[0].Problem, len(ps))
+	}
+	return nil
+}
+
+// localProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users elsewhere.
+func localProblems(c *intent.Catalog) []intent.ObjectProblem {
+	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
+		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindProject
+	})
+}
+
+func (n *next) write(tx *state.Tx, head intent.Head) error {
+	for uid, o := range n.puts {
+		if err := putJSON(tx, bucketObject, uid, o); err != nil {
+			return err
+		}
+	}
+	for _, t := range n.tombs {
+		if err := putJSON(tx, bucketTomb, t.UID, t); err != nil {
+			return err
+		}
+		if err := tx.Delete(bucketObject, t.UID); err != nil && !errors.Is(err, state.ErrAbsent) {
+			return err
+		}
+	}
+	for _, a := range n.acks {
+		if err := putJSON(tx, bucketAck, a.Override, a); err != nil {
+			return err
+		}
+	}
+	for _, d := range n.deks {
+		if err := putJSON(tx, bucketSealed, fmt.Sprintf("dek/%d", d.DEK), d); err != nil {
+			return err
+		}
+	}
+	for _, r := range n.records {
+		if err := putJSON(tx, bucketSealed, "rec/"+r.Name, r); err != nil {
+			return err
+		}
+	}
+	return putJSON(tx, bucketMeta, "head", head)
+}
+
+// bump wakes who waits for a change. The caller holds the lock.
+func (s *site) bump() {
+	s.rev++
+	close(s.wake)
+	s.wake = make(chan struct{})
+}
+
+// intentState is the active intent at one moment. Objects and maps are shared and must not be changed.
+type intentState struct {
+	Head     intent.Head
+	Staged   intent.Head
+	Rejected string
+	Objects  []*intent.Object
+	Tombs    map[string]intent.TombstoneObject
+	Acks     map[string]intent.AckBody
+	Roster   *intent.RosterBody
+	Rev      uint64
+	Wake     <-chan struct{}
+}
+
+// State returns the active intent.
+func (s *site) State() intentState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := intentState{
+		Head: s.active, Staged: s.chain.Head, Rejected: s.rejected, Roster: s.roster, Rev: s.rev, Wake: s.wake,
+		Tombs: make(map[string]intent.TombstoneObject, len(s.tombs)), Acks: make(map[string]intent.AckBody, len(s.acks)),
+	}
+	for _, o := range s.objects {
+		st.Objects = append(st.Objects, o)
+	}
+	for k, t := range s.tombs {
+		st.Tombs[k] = t
+	}
+	for k, a := range s.acks {
+		st.Acks[k] = a
+	}
+	return st
+}
+
+// Secret opens one secret that is sealed to this agent.
+func (s *site) Secret(name string) (seal.Secret, error) {
+	s.mu.Lock()
+	rec, ok := s.sealed[name]
+	s.mu.Unlock()
+	if !ok {
+		return seal.Secret{}, fmt.Errorf("cannot open secret %s: %w", name, state.ErrAbsent)
+	}
+	return s.ring.Open(rec)
+}
+
+// Feed calls fn for the envelopes of the chain from seq on, staged ones too: peers verify for themselves.
+func (s *site) Feed(from uint64, fn func(*intent.Envelope) error) error {
+	return s.db.View(func(tx *state.Tx) error {
+		return tx.WalkFrom(bucketIntent, seqKey(from), func(_ string, b []byte) error {
+			env, err := document.Decode(b)
+			if err != nil {
+				return err
+			}
+			return fn(env)
+		})
+	})
+}
+
+// SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.
+func (s *site) SaveMarks() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark.Floor, s.mark.MaxVersion = s.floor.Value(), s.db.MaxVersion()
+	return s.marks.Save(s.mark)
+}
+
+// marksEvery is how often the floor is saved (trust.md section 2).
+const marksEvery = 10 * time.Minute

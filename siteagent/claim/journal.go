@@ -1,0 +1,514 @@
+package claim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// Record is one entry of an agent's journal. Records with a Key are state: the view keeps the newest of (Kind, Key), by
+// Epoch, then Clock, then Agent. Records without a Key (events) are only listed.
+type Record struct {
+	Agent string          `json:"agent"`
+	Seq   uint64          `json:"seq"`  // dense per agent, from 1
+	Prev  intent.Digest   `json:"prev"` // of the agent's record before
+	Clock uint64          `json:"clock"`
+	Time  time.Time       `json:"time"`
+	Kind  string          `json:"kind"`
+	Key   string          `json:"key,omitempty"`
+	Epoch intent.Epoch    `json:"epoch"`
+	Body  json.RawMessage `json:"body"`
+}
+
+// Draft is a record to be written. Body is encoded as JSON.
+type Draft struct {
+	Kind  string
+	Key   string
+	Epoch intent.Epoch
+	Body  any
+}
+
+// Copies says how far an Append must reach before it returns.
+type Copies int
+
+// Local: fsynced here, pushed to peers in the background. Replicated: also on every peer that gossip holds alive.
+const (
+	Local Copies = iota
+	Replicated
+)
+
+// KindEvent is the kind of records that hold an intent.Event.
+const KindEvent = "event"
+
+// The errors callers branch on.
+var (
+	// ErrWaitingPeer says that the record is safe here but a live peer has no copy yet; the step must not be acted upon.
+	ErrWaitingPeer = errors.New("waiting for a live peer to take a copy")
+	// ErrChain says that a peer's records do not continue its chain as we know it.
+	ErrChain = errors.New("records do not continue the chain")
+)
+
+// Peers is what the journal needs of the mesh.
+type Peers interface {
+	// Live lists the agents that gossip holds alive, without this one.
+	Live() []string
+	// Push hands records of this agent to a peer and returns the last sequence number of our chain that it has.
+	Push(ctx context.Context, peer string, records []Record) (last uint64, err error)
+	// Pull asks a peer for the records of an agent from seq on; at most maxPull come back.
+	Pull(ctx context.Context, peer, agent string, from uint64) ([]Record, error)
+}
+
+const (
+	// pushTimeout is how long a live peer may take for a copy (mesh.md section 7: 2 s each).
+	pushTimeout = 2 * time.Second
+	// MaxPull bounds one answer; with bodies of some KiB it stays under the 1 MiB of an RPC.
+	MaxPull = 128
+	// maxBody bounds one record's body: an inventory of a large machine is about 64 KiB.
+	maxBody = 512 << 10
+	// pullEvery is how often missed records are asked for; a push is the normal way.
+	pullEvery = 2 * time.Second
+
+	bucketJournal = "journal"
+	bucketView    = "view"
+)
+
+type viewKey struct{ kind, key string }
+
+// Journal is the site's shared memory. See Record.
+type Journal struct {
+	self string
+	site string
+	db   *state.DB
+	log  *slog.Logger
+
+	mu    sync.Mutex // guards what follows; held over the store's write so that chains have no gaps
+	peers Peers
+	heads map[string]chainHead
+	view  map[viewKey]Record
+	clock uint64
+	rev   uint64
+	wake  chan struct{}
+	acked map[string]uint64 // peer -> last of our records it has
+	hooks []func(old *Record, r Record)
+}
+
+type chainHead struct {
+	seq  uint64
+	hash intent.Digest
+}
+
+// OpenJournal reads the journal from db. The whole view is kept in memory: some KiB per machine.
+func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, error) {
+	j := &Journal{
+		self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{},
+		wake: make(chan struct{}), acked: map[string]uint64{}, rev: 1,
+	}
+	err := db.View(func(tx *state.Tx) error {
+		err := tx.Walk(bucketView, "", func(_ string, b []byte) error {
+			var r Record
+			if err := json.Unmarshal(b, &r); err != nil {
+				return err
+			}
+			j.view[viewKey{r.Kind, r.Key}] = r
+			j.clock = max(j.clock, r.Clock)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Walk(bucketJournal, "", func(_ string, b []byte) error {
+			var r Record
+			if err := json.Unmarshal(b, &r); err != nil {
+				return err
+			}
+			j.heads[r.Agent] = chainHead{r.Seq, hashRecord(r)}
+			j.clock = max(j.clock, r.Clock)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read journal: %w", err)
+	}
+	return j, nil
+}
+
+// SetPeers gives the mesh; before it, Append stays local.
+func (j *Journal) SetPeers(p Peers) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.peers = p
+}
+
+// OnRecord registers fn, which is called after each new record that changed the view, with the record it replaced (nil:
+// none). It runs under the journal's lock and must only look and return.
+func (j *Journal) OnRecord(fn func(old *Record, r Record)) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.hooks = append(j.hooks, fn)
+}
+
+func journalKey(agent string, seq uint64) string { return fmt.Sprintf("%s/%016x", agent, seq) }
+
+func hashRecord(r Record) intent.Digest {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("claim: cannot encode own record: %v", err)) // plain data with a valid RawMessage
+	}
+	return intent.DigestOf(b)
+}
+
+// Append writes the drafts as one transaction and returns when they are on disk here and, for Replicated, on every live
+// peer. Errors: ErrWaitingPeer (the records are written all the same), the store's.
+func (j *Journal) Append(ctx context.Context, copies Copies, drafts ...Draft) error {
+	if err := j.write(drafts); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	peers := j.peers
+	j.mu.Unlock()
+	if copies == Local || peers == nil {
+		return nil // Run pushes it
+	}
+	return j.replicate(ctx, peers)
+}
+
+func (j *Journal) write(drafts []Draft) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	head, clock := j.heads[j.self], j.clock
+	records := make([]Record, 0, len(drafts))
+	for _, d := range drafts {
+		body, err := json.Marshal(d.Body)
+		if err != nil {
+			return fmt.Errorf("cannot encode %s record: %w", d.Kind, err)
+		}
+		if len(body) > maxBody {
+			return fmt.Errorf("cannot journal %s %s: %d octets, at most %d", d.Kind, d.Key, len(body), maxBody)
+		}
+		clock = max(clock+1, uint64(time.Now().UnixMilli())<<8)
+		r := Record{
+			Agent: j.self, Seq: head.seq + 1, Prev: head.hash, Clock: clock, Time: time.Now().UTC(),
+			Kind: d.Kind, Key: d.Key, Epoch: d.Epoch, Body: body,
+		}
+		head = chainHead{r.Seq, hashRecord(r)}
+		records = append(records, r)
+	}
+	return j.store(records, head)
+}
+
+// store commits records of one agent and folds them into the view. The caller holds the lock.
+func (j *Journal) store(records []Record, head chainHead) error {
+	if len(records) == 0 {
+		return nil
+	}
+	fresh := map[viewKey]Record{}
+	err := j.db.UpdateVital(func(tx *state.Tx) error {
+		clear(fresh)
+		for _, r := range records {
+			b, err := json.Marshal(r)
+			if err != nil {
+				return err
+			}
+			if err := tx.Put(bucketJournal, journalKey(r.Agent, r.Seq), b); err != nil {
+				return err
+			}
+			k := viewKey{r.Kind, r.Key}
+			old, ok := fresh[k]
+			if !ok {
+				old, ok = j.view[k]
+			}
+			if r.Key == "" || (ok && !newer(r, old)) {
+				continue
+			}
+			fresh[k] = r
+			if err := tx.Put(bucketView, r.Kind+"/"+r.Key, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot write journal: %w", err)
+	}
+	j.heads[records[0].Agent] = head
+	for k, r := range fresh {
+		var old *Record
+		if o, ok := j.view[k]; ok {
+			old = &o
+		}
+		j.view[k] = r
+		for _, h := range j.hooks {
+			h(old, r)
+		}
+	}
+	for _, r := range records {
+		j.clock = max(j.clock, r.Clock)
+	}
+	j.rev++
+	close(j.wake)
+	j.wake = make(chan struct{})
+	return nil
+}
+
+// newer orders two records of one key.
+func newer(a, b Record) bool {
+	if c := a.Epoch.Compare(b.Epoch); c != 0 {
+		return c > 0
+	}
+	if a.Clock != b.Clock {
+		return a.Clock > b.Clock
+	}
+	return a.Agent > b.Agent
+}
+
+// replicate pushes what live peers lack, to all at once.
+func (j *Journal) replicate(ctx context.Context, peers Peers) error {
+	live := peers.Live()
+	errs := make([]error, len(live))
+	var wg sync.WaitGroup
+	for i, p := range live {
+		wg.Go(func() { errs[i] = j.pushTo(ctx, peers, p) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil && slices.Contains(peers.Live(), live[i]) {
+			return fmt.Errorf("cannot copy journal to %s: %w: %w", live[i], ErrWaitingPeer, err)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	for {
+		j.mu.Lock()
+		last, known := j.acked[peer]
+		head := j.heads[j.self].seq
+		j.mu.Unlock()
+		if known && last >= head {
+			return nil
+		}
+		records := []Record(nil)
+		if known {
+			var err error
+			if records, err = j.Range(j.self, last+1, MaxPull); err != nil {
+				return err
+			}
+		}
+		got, err := peers.Push(ctx, peer, records) // an empty push asks how far the peer is
+		if err != nil {
+			return err
+		}
+		j.mu.Lock()
+		j.acked[peer] = min(got, head)
+		j.mu.Unlock()
+		if known && got <= last && len(records) > 0 {
+			return fmt.Errorf("peer stays at %d: %w", got, ErrChain)
+		}
+	}
+}
+
+// Receive takes records of a peer's own chain and returns the last one that is stored. What is known already is skipped.
+// Errors: ErrChain for a gap or a record that does not link; nothing after it is stored.
+func (j *Journal) Receive(agent string, records []Record) (last uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	head := j.heads[agent]
+	if agent == j.self {
+		return head.seq, nil
+	}
+	var take []Record
+	for _, r := range records {
+		if r.Seq <= head.seq {
+			continue
+		}
+		if r.Agent != agent || r.Seq != head.seq+1 || r.Prev != head.hash || len(r.Body) > maxBody || r.Kind == "" {
+			err = fmt.Errorf("cannot take record %d of %s after %d: %w", r.Seq, agent, head.seq, ErrChain)
+			break
+		}
+		head = chainHead{r.Seq, hashRecord(r)}
+		take = append(take, r)
+	}
+	if serr := j.store(take, head); serr != nil {
+		return j.heads[agent].seq, serr
+	}
+	return j.heads[agent].seq, err
+}
+
+// Range returns up to limit records of an agent's chain from seq on.
+func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) {
+	var out []Record
+	size := 0
+	err := j.db.View(func(tx *state.Tx) error {
+		return tx.WalkFrom(bucketJournal, journalKey(agent, from), func(key string, b []byte) error {
+			if !strings.HasPrefix(key, agent+"/") {
+				return state.ErrStop
+			}
+			var r Record
+			if err := json.Unmarshal(b, &r); err != nil {
+				return err
+			}
+			out = append(out, r)
+			size += len(b)
+			if len(out) >= limit || size > maxBody {
+				return state.ErrStop
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read journal of %s: %w", agent, err)
+	}
+	return out, nil
+}
+
+// Heads returns the last sequence number known of each agent.
+func (j *Journal) Heads() map[string]uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m := map[string]uint64{}
+	for a, h := range j.heads {
+		m[a] = h.seq
+	}
+	return m
+}
+
+// Latest returns the newest record of (kind, key).
+func (j *Journal) Latest(kind, key string) (Record, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r, ok := j.view[viewKey{kind, key}]
+	return r, ok
+}
+
+// View returns the newest records of a kind by key.
+func (j *Journal) View(kind string) map[string]Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m := map[string]Record{}
+	for k, r := range j.view {
+		if k.kind == kind {
+			m[k.key] = r
+		}
+	}
+	return m
+}
+
+// Rev returns a number that rises with every record, and a channel that is closed at the next one.
+func (j *Journal) Rev() (uint64, <-chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.rev, j.wake
+}
+
+// Load decodes the newest body of (kind, key) into v; ok is false when there is none.
+func Load[T any](j *Journal, kind, key string) (v T, ok bool) {
+	r, ok := j.Latest(kind, key)
+	if !ok {
+		return v, false
+	}
+	if err := json.Unmarshal(r.Body, &v); err != nil {
+		j.log.Error("cannot decode journal record", "kind", kind, "key", key, "agent", r.Agent, "err", err)
+		return v, false
+	}
+	return v, true
+}
+
+// Run pushes and pulls what was missed, until ctx ends.
+func (j *Journal) Run(ctx context.Context) error {
+	tick := time.NewTicker(pullEvery)
+	defer tick.Stop()
+	for {
+		_, wake := j.Rev()
+		j.mu.Lock()
+		peers := j.peers
+		j.mu.Unlock()
+		if peers != nil {
+			if err := j.replicate(ctx, peers); err != nil && ctx.Err() == nil {
+				j.log.Debug("journal copy is late", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if peers != nil {
+				j.pull(ctx, peers)
+			}
+		case <-wake:
+		}
+	}
+}
+
+// pull asks each live peer for its own chain, so that an agent that was away learns what it missed.
+func (j *Journal) pull(ctx context.Context, peers Peers) {
+	for _, p := range peers.Live() {
+		for {
+			from := j.Heads()[p] + 1
+			pctx, cancel := context.WithTimeout(ctx, pushTimeout)
+			records, err := peers.Pull(pctx, p, p, from)
+			cancel()
+			if err != nil {
+				j.log.Debug("cannot pull journal", "peer", p, "err", err)
+				break
+			}
+			if len(records) == 0 {
+				break
+			}
+			if _, err := j.Receive(p, records); err != nil {
+				j.log.Warn("peer's journal does not link", "peer", p, "err", err)
+				break
+			}
+		}
+	}
+}
+
+// Events calls fn for the events of all agents in order of their clocks.
+func (j *Journal) Events(fn func(intent.Event) error) error {
+	var all []Record
+	for _, a := range slices.Sorted(maps.Keys(j.Heads())) {
+		for from := uint64(1); ; {
+			rs, err := j.Range(a, from, MaxPull)
+			if err != nil {
+				return err
+			}
+			for _, r := range rs {
+				if r.Kind == KindEvent {
+					all = append(all, r)
+				}
+			}
+			if len(rs) == 0 {
+				break
+			}
+			from = rs[len(rs)-1].Seq + 1
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Record) int {
+		if newer(a, b) {
+			return 1
+		}
+		return -1
+	})
+	for _, r := range all {
+		var e intent.Event
+		if err := json.Unmarshal(r.Body, &e); err != nil {
+			return fmt.Errorf("cannot read event %d of %s: %w", r.Seq, r.Agent, err)
+		}
+		e.Time, e.Site, e.Agent, e.Seq = r.Time, j.site, r.Agent, r.Seq
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}

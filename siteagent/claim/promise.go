@@ -1,0 +1,135 @@
+package claim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// Promise is what an agent promised about one id: it takes no lower epoch, and this one from nobody else.
+type Promise struct {
+	ID       string       `json:"id"`
+	Epoch    intent.Epoch `json:"epoch"`
+	Owner    string       `json:"owner"`
+	Boot     string       `json:"boot"` // random id of the owner's process life
+	Released bool         `json:"released,omitempty"`
+}
+
+// Refusal is why a promise or a confirmation was not given.
+type Refusal struct {
+	Why   string       `json:"why"` // lower, owner_alive, roster, recovering
+	Epoch intent.Epoch `json:"epoch"`
+	Owner string       `json:"owner,omitempty"`
+}
+
+// Error returns the reason.
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("refused (%s): %s is held by %s", r.Why, r.Epoch, r.Owner)
+}
+
+const bucketPromise = "promise"
+
+// promises is one agent's promise table. Every method is one transaction.
+type promises struct{ db *state.DB }
+
+func (p promises) get(tx *state.Tx, id string) (Promise, error) {
+	b, err := tx.Get(bucketPromise, id)
+	if errors.Is(err, state.ErrAbsent) {
+		return Promise{ID: id}, nil
+	}
+	if err != nil {
+		return Promise{}, err
+	}
+	var pr Promise
+	if err := json.Unmarshal(b, &pr); err != nil {
+		return Promise{}, fmt.Errorf("cannot read promise of %s: %w", id, err)
+	}
+	return pr, nil
+}
+
+// load returns the promise of id; the zero epoch when none was given.
+func (p promises) load(id string) (pr Promise, err error) {
+	err = p.db.View(func(tx *state.Tx) error {
+		pr, err = p.get(tx, id)
+		return err
+	})
+	return pr, err
+}
+
+// promise gives want unless a higher epoch, or this epoch by another owner or boot, was promised, or alive says that
+// another holder has not released. The promise is on disk when it returns nil. Errors: *Refusal, the store's.
+func (p promises) promise(want Promise, alive func(agent string) bool) error {
+	return p.db.UpdateVital(func(tx *state.Tx) error {
+		have, err := p.get(tx, want.ID)
+		if err != nil {
+			return err
+		}
+		c := want.Epoch.Compare(have.Epoch)
+		switch {
+		case c < 0:
+			return &Refusal{"lower", have.Epoch, have.Owner}
+		case c == 0 && (have.Owner != want.Owner || have.Boot != want.Boot):
+			return &Refusal{"lower", have.Epoch, have.Owner}
+		case c == 0:
+			return nil // a lost reply
+		case have.Owner != "" && have.Owner != want.Owner && !have.Released && alive(have.Owner):
+			return &Refusal{"owner_alive", have.Epoch, have.Owner}
+		}
+		return p.put(tx, want)
+	})
+}
+
+func (p promises) put(tx *state.Tx, pr Promise) error {
+	b, err := json.Marshal(pr)
+	if err != nil {
+		return err
+	}
+	return tx.Put(bucketPromise, pr.ID, b)
+}
+
+// confirm tells whether exactly this promise stands.
+func (p promises) confirm(want Promise) error {
+	have, err := p.load(want.ID)
+	if err != nil {
+		return err
+	}
+	if have.Epoch != want.Epoch || have.Owner != want.Owner || have.Released {
+		return &Refusal{"lower", have.Epoch, have.Owner}
+	}
+	return nil
+}
+
+// release marks the promise as given back, if it still stands.
+func (p promises) release(want Promise) error {
+	return p.db.UpdateVital(func(tx *state.Tx) error {
+		have, err := p.get(tx, want.ID)
+		if err != nil {
+			return err
+		}
+		if have.Epoch != want.Epoch || have.Owner != want.Owner {
+			return nil
+		}
+		have.Released = true
+		return p.put(tx, have)
+	})
+}
+
+// of lists the promises given to an owner.
+func (p promises) of(owner string) (out []Promise, err error) {
+	err = p.db.View(func(tx *state.Tx) error {
+		return tx.Walk(bucketPromise, "", func(_ string, b []byte) error {
+			var pr Promise
+			if err := json.Unmarshal(b, &pr); err != nil {
+				return err
+			}
+			if pr.Owner == owner {
+				out = append(out, pr)
+			}
+			return nil
+		})
+	})
+	return out, err
+}

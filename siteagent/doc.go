@@ -1,0 +1,16 @@
+// Package siteagent runs a site: it follows the signed intent, hands out addresses, boots and installs machines, and does so
+// with nobody above it.
+//
+// Holds: Config and Run (the one wiring list), the reception of intent (stage, validate, activate), the site's API backend,
+// the answers to DHCP, scripts, installers and metadata as functions of the active state.
+//
+// Imported by: cmd/skerry only. It never imports coordinator.
+//
+// Promises: 1 (nothing at start dials the coordinator), 3 (heads only move forward, kept in the store and in the marks), 4, 9,
+// 10, 11, 12.
+//
+// Concurrency: Run owns every goroutine. Answers are read from immutable snapshots that a change of intent, journal or
+// membership replaces.
+//
+// Tests: beside each file; the walk with real firmware in test/e2e and the demo.
+package siteagent

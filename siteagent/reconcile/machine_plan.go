@@ -1,0 +1,388 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// The limits of boot.md section 1.
+const (
+	bootTimeout  = 20 * time.Minute // power-on to hello: slow firmware with many option ROMs
+	helloTimeout = 5 * time.Minute  // hello to inventory
+	writeTimeout = 2 * time.Minute  // without a word of the installer while it writes
+	firstBoot    = 20 * time.Minute // reboot to phone-home
+	windowOpen   = 10 * time.Minute // how long a script with a token may be fetched
+	maxAttempts  = 3                // per generation, each with a new permission
+	sessionQuiet = 90 * time.Second // a session without a word for this long does not count as a waiting installer
+)
+
+// The phases of a machine that is inspected or installed.
+const (
+	PhaseAssets    = "assets"     // waits until boot assets and image are at the site
+	PhaseNetboot   = "netboot"    // was powered on to boot from the network
+	PhaseInventory = "inventory"  // said hello
+	PhaseWrite     = "write"      // has or asks for its permission, and writes
+	PhaseFirstBoot = "first-boot" // boots from its own disk
+)
+
+// MachineView is everything that decides what to do with one machine. It is a value: no clock, no I/O.
+type MachineView struct {
+	Name      string
+	Spec      *intent.MachineSpec
+	Status    intent.MachineStatus // State "" = never seen
+	Accepted  *Facts
+	Inventory *Facts
+	Binding   *Binding
+	Window    *Window
+	Session   *Session
+	LastWord  time.Time // of the session's installer
+	Closed    bool      // the installer was told to reboot or power off
+	Evidence  *Evidence
+	Done      *Done
+	PhoneHome *PhoneHome
+	Types     map[string]*intent.MachineTypeSpec
+	Assets    string // why boot assets or image are not at the site yet; "" = they are
+	SlotFree  bool   // another machine may load an installer now
+	Now       time.Time
+}
+
+// Action is what is to be done to the device before the new status counts.
+type Action int
+
+// The actions. Netboot opens a window, sets boot-once from the network and power-cycles; Off powers off.
+const (
+	ActionNone Action = iota
+	ActionNetboot
+	ActionOff
+)
+
+// String names the action as the journal's step.
+func (a Action) String() string { return [...]string{"none", "netboot", "off"}[a] }
+
+// Step is the answer of PlanMachine. Changed false: nothing to do now.
+type Step struct {
+	Changed bool
+	Action  Action
+	Status  intent.MachineStatus
+	Accept  *Facts // inventory to be accepted with this step
+	Event   string // event type; "" = none
+	Message string
+}
+
+// Idle tells that nothing is to be done.
+func idle() Step { return Step{} }
+
+// PlanMachine says the next thing to do with one machine. It is pure and total: the same view gives the same step, and a
+// view in which nothing changed gives none. An unknown or unreadable fact never leads to a write.
+func PlanMachine(v MachineView) Step {
+	s := v.Status
+	if s.State == "" {
+		s.State, v.Status.State = intent.StateExpected, intent.StateExpected
+	}
+	if s.State == intent.StateQuarantined {
+		return idle() // an operator clears it
+	}
+	if v.Evidence != nil && v.Session != nil && v.Evidence.Nonce == v.Session.Nonce {
+		return v.enter(intent.StateQuarantined, "", v.Evidence.What, "machine.quarantined", v.Evidence.What)
+	}
+	if v.Spec.Maintenance != (s.State == intent.StateMaintenance) {
+		return v.maintenance()
+	}
+	switch s.State {
+	case intent.StateExpected, intent.StateDiscovered:
+		return v.inspect()
+	case intent.StateAvailable:
+		return v.available()
+	case intent.StateAllocated:
+		return v.allocated()
+	case intent.StateInstalling:
+		return v.installing()
+	case intent.StateRunning:
+		return v.running()
+	case intent.StateReleasing:
+		return idle() // held: a machine leaves a project only with proof of erasure
+	case intent.StateBroken:
+		return v.broken()
+	default:
+		return idle()
+	}
+}
+
+// enter moves to a state.
+func (v MachineView) enter(state intent.MachineState, phase, reason, event, message string) Step {
+	s := v.Status
+	s.State, s.Phase, s.Reason, s.Since, s.Percent = state, phase, reason, v.Now, 0
+	return Step{Changed: true, Status: s, Event: event, Message: message}
+}
+
+// live tells whether an installer is up now: it said hello, and was heard lately.
+func (v MachineView) live() bool {
+	return v.Session != nil && v.Window != nil && v.Session.Nonce == v.Window.Nonce && !v.Closed && v.Now.Sub(v.LastWord) < sessionQuiet
+}
+
+func (v MachineView) maintenance() Step {
+	if v.Spec.Maintenance {
+		if v.Status.State == intent.StateInstalling {
+			return idle() // a step that writes ends first
+		}
+		st := v.enter(intent.StateMaintenance, string(v.Status.State), "spec.maintenance", "machine.maintenance", "held by an operator")
+		return st
+	}
+	return v.enter(intent.MachineState(v.Status.Phase), "", "", "machine."+v.Status.Phase, "maintenance is over")
+}
+
+// inspect brings a machine from expected to available: network boot, hello, inventory, identity, type.
+func (v MachineView) inspect() Step {
+	if v.Inventory != nil && (v.Session == nil || !v.Inventory.Time.Before(v.Session.Since)) {
+		return v.judge()
+	}
+	switch v.Status.Phase {
+	case "":
+		if v.Spec.BMC == nil || v.Status.Attempts >= maxAttempts || !v.SlotFree || v.Assets != "" {
+			return idle() // without a BMC somebody powers it on by hand; it is then seen
+		}
+		return v.netboot(v.Status.State, "inspect")
+	case PhaseNetboot:
+		if v.live() {
+			return v.enter(intent.StateDiscovered, PhaseInventory, "", "machine.discovered", "the installer said hello")
+		}
+		return v.late(bootTimeout, "did not reach the installer")
+	default:
+		return v.late(helloTimeout, "sent no inventory")
+	}
+}
+
+// judge compares the inventory with what was declared, and types the machine.
+func (v MachineView) judge() Step {
+	f := v.Inventory
+	if why := v.contradiction(f); why != "" {
+		return v.enter(intent.StateQuarantined, "", why, "machine.evidence.contradicts", why)
+	}
+	name := MatchType(v.Types, f)
+	if name == "" {
+		if v.Status.State == intent.StateDiscovered && v.Status.Reason != "" {
+			return idle()
+		}
+		return v.enter(intent.StateDiscovered, "", "no machine type fits: "+f.describe(), "machine.discovered", "no machine type fits")
+	}
+	if f.Signed && v.Spec.Onboard != "as-is" {
+		if v.Status.Reason != "" {
+			return idle()
+		}
+		return v.enter(intent.StateDiscovered, "", "a disk holds data; set spec.onboard: as-is to accept the machine as it is", "machine.discovered", "held: a disk bears a signature")
+	}
+	st := v.enter(intent.StateAvailable, "", "", "machine.available", "identity agrees, type "+name)
+	st.Status.MachineType, st.Status.Firmware, st.Status.Attempts, st.Accept = name, f.Firmware, 0, f
+	return st
+}
+
+// contradiction names the first fact that speaks against the declared identity; absent facts do not speak.
+func (v MachineView) contradiction(f *Facts) string {
+	if v.Spec.Serial != "" && f.Serial != "" && v.Spec.Serial != f.Serial {
+		return fmt.Sprintf("serial is %q, declared is %q", f.Serial, v.Spec.Serial)
+	}
+	if v.Spec.UUID != "" && f.UUID != "" && v.Spec.UUID != f.UUID {
+		return fmt.Sprintf("UUID is %s, declared is %s", f.UUID, v.Spec.UUID)
+	}
+	mac, _ := intent.ParseMAC(v.Spec.BootNIC().MAC)
+	if len(f.MACs) > 0 && !slices.Contains(f.MACs, mac) {
+		return fmt.Sprintf("no network port has the declared MAC address %s", mac)
+	}
+	return ""
+}
+
+// available waits for an instance.
+func (v MachineView) available() Step {
+	if v.Binding == nil || v.Binding.Released {
+		return idle()
+	}
+	st := v.enter(intent.StateAllocated, PhaseAssets, "", "machine.allocated", fmt.Sprintf("given to %s/%s/%d", v.Binding.Project, v.Binding.Array, v.Binding.Index))
+	st.Status.Instance = fmt.Sprintf("%s/%s/%d", v.Binding.Project, v.Binding.Array, v.Binding.Index)
+	st.Status.Project, st.Status.Generation, st.Status.Attempts = v.Binding.Project, v.Binding.Generation, 0
+	return st
+}
+
+// allocated starts the installation once everything is at the site: before that the machine's power is untouched.
+func (v MachineView) allocated() Step {
+	switch {
+	case v.Binding == nil:
+		return idle() // absence is not deletion (promise 4)
+	case v.Binding.Released:
+		return v.release()
+	case v.Assets != "":
+		if v.Status.Reason == v.Assets {
+			return idle()
+		}
+		st := v.enter(intent.StateAllocated, PhaseAssets, v.Assets, "", "")
+		st.Status.Since = v.Status.Since
+		return st
+	case v.live():
+		return v.startWriting()
+	case !v.SlotFree:
+		return idle()
+	}
+	st := v.netboot(intent.StateInstalling, "install")
+	return st
+}
+
+func (v MachineView) startWriting() Step {
+	st := v.enter(intent.StateInstalling, PhaseWrite, "", "machine.installing", "the installer is up and gets its work")
+	if v.Status.State != intent.StateInstalling {
+		st.Status.Attempts++
+	}
+	return st
+}
+
+func (v MachineView) netboot(state intent.MachineState, why string) Step {
+	st := v.enter(state, PhaseNetboot, "", "machine.power.asked", "power on, boot from the network to "+why)
+	st.Action = ActionNetboot
+	st.Status.Attempts++
+	return st
+}
+
+// installing follows the installer to the phone-home of the installed system.
+func (v MachineView) installing() Step {
+	if v.Binding == nil {
+		return idle()
+	}
+	done := v.Done
+	if done != nil && done.Task != v.TaskID() {
+		done = nil // of an earlier attempt
+	}
+	switch v.Status.Phase {
+	case PhaseNetboot:
+		if v.live() {
+			return v.startWriting()
+		}
+		return v.late(bootTimeout, "did not reach the installer")
+	case PhaseWrite:
+		switch {
+		case done != nil && done.OK:
+			return v.enter(intent.StateInstalling, PhaseFirstBoot, "", "image.verified", "image written and read back, booting from disk")
+		case done != nil:
+			return v.failed(done.Reason)
+		case v.Now.Sub(v.LastWord) > writeTimeout:
+			return v.late(writeTimeout, "fell silent while writing")
+		}
+		return idle()
+	case PhaseFirstBoot:
+		if v.PhoneHome != nil && v.PhoneHome.Generation == v.Binding.Generation {
+			st := v.enter(intent.StateRunning, "", "", "machine.running", "phoned home as "+v.PhoneHome.Hostname)
+			st.Status.Attempts = 0
+			return st
+		}
+		return v.late(firstBoot, "did not phone home")
+	}
+	return idle()
+}
+
+// running belongs to its instance; only a release ends that.
+func (v MachineView) running() Step {
+	if v.Binding != nil && v.Binding.Released {
+		return v.release()
+	}
+	return idle()
+}
+
+func (v MachineView) release() Step {
+	st := v.enter(intent.StateReleasing, "held", "powered off and held: it becomes available only with proof of erasure", "machine.releasing", "released by its instance")
+	st.Action = ActionOff
+	return st
+}
+
+// TaskID names the installation that the machine is in: another attempt is another task, with another permission.
+func (v MachineView) TaskID() string {
+	return fmt.Sprintf("install/%s/%d/%d", v.Name, v.Status.Generation, v.Status.Attempts)
+}
+
+// late gives up a phase that took too long, and tries again or calls the machine broken.
+func (v MachineView) late(limit time.Duration, what string) Step {
+	if v.Now.Sub(v.Status.Since) <= limit {
+		return idle()
+	}
+	return v.failed(fmt.Sprintf("%s within %s", what, limit))
+}
+
+// failed ends an attempt. The next one begins from allocated or expected, under a new window and permission.
+func (v MachineView) failed(reason string) Step {
+	if v.Status.Attempts >= maxAttempts || v.Status.State == intent.StateInstalling && v.Status.Phase == PhaseWrite {
+		st := v.enter(intent.StateBroken, "", reason, "machine.broken", reason)
+		return st
+	}
+	back := intent.StateExpected
+	if v.Status.State == intent.StateInstalling {
+		back = intent.StateAllocated
+	}
+	st := v.enter(back, "", "", "machine.overdue", reason+"; trying again")
+	if back == intent.StateAllocated {
+		st.Status.Phase = PhaseAssets
+	}
+	return st
+}
+
+// retryAfter is how long a broken machine rests before attempt n+1 (boot.md section 1: 1, 5, 15 min).
+func retryAfter(attempts int) time.Duration {
+	return []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}[min(max(attempts-1, 0), 2)]
+}
+
+// broken rests, then tries again while attempts are left.
+func (v MachineView) broken() Step {
+	if v.Binding == nil || v.Status.Attempts >= maxAttempts || v.Now.Sub(v.Status.Since) < retryAfter(v.Status.Attempts) {
+		return idle()
+	}
+	if v.Binding.Released {
+		return v.release()
+	}
+	return v.enter(intent.StateAllocated, PhaseAssets, "", "machine.allocated", "trying again")
+}
+
+// MatchType returns the machine type that fits with most constraints, then the first by name; "" when none fits.
+func MatchType(types map[string]*intent.MachineTypeSpec, f *Facts) string {
+	best, bestScore := "", -1
+	for name, t := range types {
+		score, ok := fits(t, f)
+		if ok && (score > bestScore || (score == bestScore && name < best)) {
+			best, bestScore = name, score
+		}
+	}
+	return best
+}
+
+func fits(t *intent.MachineTypeSpec, f *Facts) (score int, ok bool) {
+	if !t.CPU.Holds(f.CPUs) || !t.MemoryMB.Holds(f.MemoryMiB) {
+		return 0, false
+	}
+	for _, r := range []intent.Range{t.CPU, t.MemoryMB} {
+		if r.Min > 0 {
+			score++
+		}
+		if r.Max > 0 {
+			score++
+		}
+	}
+	for _, class := range t.Disks {
+		n := 0
+		for _, d := range f.Disks {
+			if (class.Media == "" || class.Media == d.Media) && d.SizeBytes >= class.MinBytes {
+				n++
+			}
+		}
+		if !class.Count.Holds(n) {
+			return 0, false
+		}
+		score += 2
+	}
+	return score, true
+}
+
+func (f *Facts) describe() string {
+	var disks []string
+	for _, d := range f.Disks {
+		disks = append(disks, fmt.Sprintf("%d MiB %s", d.SizeBytes>>20, d.Media))
+	}
+	return fmt.Sprintf("%d cpu, %d MiB, disks [%s]", f.CPUs, f.MemoryMiB, strings.Join(disks, ", "))
+}

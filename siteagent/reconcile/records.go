@@ -1,0 +1,130 @@
+package reconcile
+
+import (
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// Kinds of journal records and what their key is.
+const (
+	KindMachine    = "machine"    // machine: intent.MachineStatus, written by the holder of its claim
+	KindInventory  = "inventory"  // machine: Facts as the installer last reported them
+	KindAccepted   = "accepted"   // machine: Facts that permissions are made of
+	KindBinding    = "binding"    // instance uid: Binding
+	KindWindow     = "window"     // machine: Window
+	KindSession    = "session"    // machine: Session
+	KindEvidence   = "evidence"   // machine: Evidence
+	KindPermission = "permission" // machine: intent.Envelope of the last one
+	KindProgress   = "progress"   // machine: Progress
+	KindDone       = "done"       // machine: Done
+	KindPhoneHome  = "phonehome"  // machine: PhoneHome
+	KindTask       = "task"       // task id: TaskRecord
+)
+
+// Facts are what an inventory says about a machine, as far as planning needs it.
+type Facts struct {
+	Serial    string      `json:"serial"`
+	UUID      string      `json:"uuid"`
+	Vendor    string      `json:"vendor,omitempty"`
+	Product   string      `json:"product,omitempty"`
+	Firmware  string      `json:"firmware"` // bios, uefi
+	CPUs      int         `json:"cpus"`
+	MemoryMiB int         `json:"memoryMiB"`
+	Disks     []DiskFacts `json:"disks"`
+	MACs      []string    `json:"macs"`
+	Signed    bool        `json:"signed,omitempty"` // a disk bears a signature of some file system or volume
+	Time      time.Time   `json:"time"`
+}
+
+// DiskFacts is one disk of the inventory.
+type DiskFacts struct {
+	intent.DiskID
+	Media string `json:"media,omitempty"`
+	Model string `json:"model,omitempty"`
+}
+
+// Binding gives a machine to an instance. It is sticky: only Released ends it.
+type Binding struct {
+	Instance   string        `json:"instance"` // uid
+	Project    string        `json:"project"`
+	Array      string        `json:"array"`
+	ArrayUID   string        `json:"arrayUID"`
+	Index      int           `json:"index"`
+	Machine    string        `json:"machine"`
+	Generation uint64        `json:"generation"` // rises with every installation that is wanted
+	Image      string        `json:"image"`
+	Digest     intent.Digest `json:"digest"` // of the image's asset when bound
+	Cause      string        `json:"cause"`  // "intent 1.42" or "override ID"
+	Released   bool          `json:"released,omitempty"`
+}
+
+// Window is a journaled power-on whose boot is awaited: only while it is open does a script with a token go out.
+type Window struct {
+	Machine    string       `json:"machine"`
+	MAC        string       `json:"mac"`
+	Nonce      string       `json:"nonce"` // random; the boot token is an HMAC over it
+	Generation uint64       `json:"generation"`
+	Epoch      intent.Epoch `json:"epoch"`
+	Task       string       `json:"task"`
+	Opened     time.Time    `json:"opened"`
+	Until      time.Time    `json:"until"`
+}
+
+// Session is one installer that said hello.
+type Session struct {
+	ID      string    `json:"id"`
+	Machine string    `json:"machine"`
+	Nonce   string    `json:"nonce"` // of the window whose token it burnt
+	Agent   string    `json:"agent"`
+	Serial  string    `json:"serial"`
+	UUID    string    `json:"uuid"`
+	Since   time.Time `json:"since"`
+}
+
+// Evidence speaks against the machine behind one boot: a burnt token came again, or the hardware is another.
+type Evidence struct {
+	Nonce string    `json:"nonce"`
+	What  string    `json:"what"`
+	Time  time.Time `json:"time"`
+}
+
+// Progress is how far an installer is.
+type Progress struct {
+	Session string           `json:"session"`
+	Phase   string           `json:"phase"`
+	Bytes   uint64           `json:"bytes"`
+	Total   uint64           `json:"total"`
+	Sources map[string]int64 `json:"sources,omitempty"` // octets by source
+	Text    string           `json:"text,omitempty"`
+}
+
+// Done is the end of an installation as the installer tells it.
+type Done struct {
+	Session    string            `json:"session"`
+	Task       string            `json:"task"`
+	Generation uint64            `json:"generation"`
+	OK         bool              `json:"ok"`
+	Reason     string            `json:"reason,omitempty"`
+	Facts      map[string]string `json:"facts,omitempty"` // octets written, rates, sources, digests
+}
+
+// PhoneHome is the first word of an installed system.
+type PhoneHome struct {
+	Generation uint64    `json:"generation"`
+	Hostname   string    `json:"hostname,omitempty"`
+	From       string    `json:"from"`
+	Time       time.Time `json:"time"`
+}
+
+// TaskRecord is one step of a task in the journal: planned, started (on every live peer before it is acted upon), done or
+// failed.
+type TaskRecord struct {
+	Task   string       `json:"task"`
+	Device string       `json:"device"`
+	Step   string       `json:"step"`
+	Class  string       `json:"class"` // safe, checked, destructive
+	State  string       `json:"state"` // started, done, failed
+	Epoch  intent.Epoch `json:"epoch"`
+	Result string       `json:"result,omitempty"`
+}

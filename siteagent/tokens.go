@@ -1,0 +1,58 @@
+package siteagent
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// bootKeyName is the secret that every agent of the site holds, and nobody else (trust.md section 7).
+const bootKeyName = "skerry-boot"
+
+// signer makes the site's short tokens from its boot key: any agent verifies what another one made.
+type signer struct{ key []byte }
+
+func (s signer) mac(purpose string, parts ...string) string {
+	h := hmac.New(sha256.New, s.key)
+	fmt.Fprintf(h, "skerry/%s/v1", purpose)
+	for _, p := range parts {
+		fmt.Fprintf(h, "|%d:%s", len(p), p)
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// boot returns the token that goes into the script of one journaled power-on.
+func (s signer) boot(w reconcile.Window) string {
+	return s.mac("boot", w.Machine, w.MAC, w.Nonce, fmt.Sprint(w.Generation), w.Epoch.String())
+}
+
+// session returns a new session id for a machine's installer: MACHINE.RANDOM.MAC.
+func (s signer) session(machine, nonce string) string {
+	r := make([]byte, 12)
+	rand.Read(r) // never fails: crypto/rand, Go 1.24
+	random := base64.RawURLEncoding.EncodeToString(r)
+	return machine + "." + random + "." + s.mac("session", machine, nonce, random)
+}
+
+// sessionMachine returns whose session id this is, if it is one of the site under the given nonce.
+func (s signer) sessionMachine(id string, nonceOf func(machine string) string) (string, bool) {
+	parts := strings.Split(id, ".")
+	if len(parts) != 3 || len(id) > 256 {
+		return "", false
+	}
+	want := s.mac("session", parts[0], nonceOf(parts[0]), parts[1])
+	return parts[0], hmac.Equal([]byte(want), []byte(parts[2]))
+}
+
+// metadata returns the token of an installed machine's metadata; it dies with the generation.
+func (s signer) metadata(b reconcile.Binding) string {
+	return s.mac("metadata", b.Machine, b.Instance, fmt.Sprint(b.Generation))
+}
+
+// same compares two tokens in constant time.
+func same(a, b string) bool { return hmac.Equal([]byte(a), []byte(b)) }

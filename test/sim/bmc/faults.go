@@ -1,0 +1,60 @@
+package bmc
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Fault is the name of a way to misbehave: a quirk seen on a real controller (boot.md section 4 names where).
+type Fault string
+
+// The faults that are built.
+const (
+	ModeReverts   Fault = "mode-reverts"    // mode accepted, then undone
+	EnableReverts Fault = "enable-reverts"  // override accepted, then undone
+	ModeRefused   Fault = "mode-refused"    // 400 if the mode is sent
+	ModeResend    Fault = "mode-resend"     // 400 unless the mode is sent with every override
+	OnceIgnored   Fault = "once-ignored"    // a one-time override is consumed, the disk boots all the same
+	ETagRequired  Fault = "etag-required"   // 428 without If-Match
+	ETagBare      Fault = "etag-bare"       // 412 unless If-Match is the ETag without quotes
+	ETagIgnored   Fault = "etag-ignored"    // a stale If-Match is accepted
+	SessionCap8   Fault = "session-cap-8"   // the ninth login is refused
+	SessionLeak   Fault = "session-leak"    // DELETE says 204 and frees nothing
+	LoginSlow     Fault = "login-slow"      // a login takes 2.7 s
+	PostLocked    Fault = "post-locked"     // no changes for a while after each start
+	NodeBusy      Fault = "node-busy"       // two writes of three are refused
+	Storm503      Fault = "storm-503"       // every other request is 503
+	PowerStale    Fault = "power-stale"     // the old power state is shown for a while
+	VendorEmpty   Fault = "vendor-empty"    // the service root names no vendor
+	ResetNoValues Fault = "reset-no-values" // the reset action lists no allowed values
+	Lockout3      Fault = "lockout-3"       // three wrong passwords lock the account
+)
+
+var allFaults = [...]Fault{
+	ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
+	SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
+}
+
+// Faults returns all faults that are built.
+func Faults() []Fault { return slices.Clone(allFaults[:]) }
+
+// SetFaults replaces the set of active faults. Errors: an unknown name, and then nothing changed.
+func (b *BMC) SetFaults(fs ...Fault) error {
+	set := map[Fault]bool{}
+	for _, f := range fs {
+		if !slices.Contains(allFaults[:], f) {
+			return fmt.Errorf("cannot set fault %q: not known", f)
+		}
+		set[f] = true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.faults, b.count = set, 0
+	return nil
+}
+
+func (b *BMC) has(f Fault) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.faults[f]
+}
