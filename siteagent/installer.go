@@ -269,9 +269,9 @@ func (i *installers) installWork(v reconcile.MachineView) (*install.InstallWork,
 	}
 	for _, a := range i.agentsFor(v.Name) {
 		host, _, _ := strings.Cut(a.Addr, ":")
-		base := fmt.Sprintf("http://%s:%d/assets/%s/", host, httpPort, asset.Digest.Hex())
-		work.Sources = append(work.Sources, base+"image")
-		work.Manifests = append(work.Manifests, base+"manifest")
+		base := fmt.Sprintf("http://%s:%d/assets/", host, httpPort)
+		work.Sources = append(work.Sources, base+asset.Digest.Hex()+"/image")
+		work.Manifests = append(work.Manifests, base+asset.Manifest.Hex()+"/manifest")
 	}
 	return work, nil
 }
