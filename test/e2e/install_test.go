@@ -28,6 +28,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 	"github.com/skerry-metal/skerry/test/sim/bmc"
+	"github.com/skerry-metal/skerry/test/sim/netlab"
 	"github.com/skerry-metal/skerry/test/sim/vm"
 )
 
@@ -165,7 +166,38 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 		t.Fatal(err)
 	}
 	s := &site{key: key, image: m}
+	rack, pin, called := s.open(t, img)
+	ctx, machine, controller := newMachine(t, fw, rack, pin)
 
+	redfish(t, controller, "PATCH", "/redfish/v1/Systems/1", `{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`)
+	begun := time.Now()
+	redfish(t, controller, "POST", "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", `{"ResetType":"On"}`)
+	select {
+	case got := <-called:
+		if got != "web-1 i-1" {
+			t.Errorf("phoned home as %q", got)
+		}
+	case <-ctx.Done():
+		b, _ := os.ReadFile(machine.SerialLog())
+		t.Fatalf("nobody phoned home; the serial line ends in:\n%s", b[max(0, len(b)-4000):])
+	}
+	t.Logf("power-on to phone-home: %.1f s", time.Since(begun).Seconds())
+	if _, err := machine.WaitSerial(ctx, "skerry-tiny: phoned home", 0); err != nil {
+		t.Error(err)
+	}
+	s.check(t, fw)
+	if err := machine.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := machine.WaitSerial(ctx, "skerry-tiny: power button", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// open makes the rack's network with the install server and the image in it. It returns the namespace, the server's pin,
+// and what was posted to phone-home.
+func (s *site) open(t *testing.T, img []byte) (*netlab.Namespace, string, <-chan string) {
+	t.Helper()
 	l := lab.New(t)
 	rack, err := l.Namespace("rk")
 	if err != nil {
@@ -199,15 +231,22 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(img))
 	})
 	mux.HandleFunc("/assets/manifest", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.Encode()))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.image.Encode()))
 	})
 	mux.HandleFunc("POST /phone-home", func(w http.ResponseWriter, r *http.Request) {
 		called <- r.FormValue("hostname") + " " + r.FormValue("instance_id")
 	})
 	serve(t, files, mux)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
+	return rack, install.Pin(leaf), called
+}
+
+// newMachine makes a machine of the given firmware with its controller; it runs until the test or ctx ends; ctx ends early
+// when QEMU fails.
+func newMachine(t *testing.T, fw vm.Firmware, rack *netlab.Namespace, pin string) (context.Context, *vm.Machine, *bmc.BMC) {
+	t.Helper()
+	// 4 minutes: ten times what a quiet machine takes; TCG under load takes four times as long.
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	dir := t.TempDir()
 	var controller *bmc.BMC
 	disk := vm.Disk{Path: filepath.Join(dir, "disk.img"), SizeBytes: diskSize, Serial: diskSerial}
@@ -217,12 +256,12 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 		Boot: func() vm.Device { return controller.NextBoot() }, OnEvent: func(e vm.Event) {
 			t.Logf("%s %s %s %s", e.Machine, e.Kind, e.Boot, e.Detail)
 			if e.Kind == "failed" {
-				cancel()
+				cancel() // no use in waiting
 			}
 		},
 		Kernel: kernelPath, Initrd: ramdiskPath,
 		Append: fmt.Sprintf("console=ttyS0 panic=1 quiet skerry.agents=10.88.0.99:7444,%s:7444 skerry.pin=%s skerry.token=token1 skerry.ip=%s/24 BOOTIF=01-%s",
-			serverIP, install.Pin(leaf), machineIP, strings.ReplaceAll(machineMAC, ":", "-")),
+			serverIP, pin, machineIP, strings.ReplaceAll(machineMAC, ":", "-")),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -232,29 +271,7 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 	go func() { ended <- machine.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
 
-	redfish(t, controller, "PATCH", "/redfish/v1/Systems/1", `{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`)
-	begun := time.Now()
-	redfish(t, controller, "POST", "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", `{"ResetType":"On"}`)
-	select {
-	case got := <-called:
-		if got != "web-1 i-1" {
-			t.Errorf("phoned home as %q", got)
-		}
-	case <-ctx.Done():
-		b, _ := os.ReadFile(machine.SerialLog())
-		t.Fatalf("nobody phoned home; the serial line ends in:\n%s", b[max(0, len(b)-4000):])
-	}
-	t.Logf("power-on to phone-home: %.1f s", time.Since(begun).Seconds())
-	if _, err := machine.WaitSerial(ctx, "skerry-tiny: phoned home", 0); err != nil {
-		t.Error(err)
-	}
-	s.check(t, fw)
-	if err := machine.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	if _, err := machine.WaitSerial(ctx, "skerry-tiny: power button", 0); err != nil {
-		t.Error(err)
-	}
+	return ctx, machine, controller
 }
 
 func redfish(t *testing.T, h http.Handler, method, path, body string) {
