@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -217,5 +218,18 @@ func TestReusedTokenHalts(t *testing.T) {
 	s.site.HelloFunc = func(Hello) (Session, error) { return Session{}, ErrToken }
 	if kind := s.run(); kind != WorkReboot {
 		t.Errorf("ended with %s", kind)
+	}
+}
+
+// TestDeadSourceIsPassedOver: a source that does not answer costs no blame and no block.
+func TestDeadSourceIsPassedOver(t *testing.T) {
+	s := newScene(t)
+	dead := httptest.NewServer(http.NotFoundHandler())
+	dead.Close()
+	w := s.work(dead.URL, s.source(nil))
+	s.run(w)
+	d := s.site.dones[0]
+	if !d.OK || len(d.Blames) != 0 || len(d.Sources) != 1 || s.writer.writes != s.writer.Blocks() {
+		t.Errorf("done %+v, %d writes", d, s.writer.writes)
 	}
 }

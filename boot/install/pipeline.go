@@ -19,7 +19,8 @@ func (in *Installer) supervise(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	end := make(chan error, 1)
-	go func() { end <- in.pipeline(ctx) }()
+	phases := make(chan struct{}, 1) // a phase ended; one that was not reported yet stands for the next too
+	go func() { end <- in.pipeline(ctx, phases) }()
 	for {
 		select {
 		case err := <-end:
@@ -27,6 +28,8 @@ func (in *Installer) supervise(ctx context.Context) error {
 				return cause
 			}
 			return err
+		case <-phases:
+			in.report(ctx, cancel)
 		case <-tick.C:
 			in.report(ctx, cancel)
 		}
@@ -52,7 +55,7 @@ func (in *Installer) report(ctx context.Context, stop func(error)) {
 }
 
 // pipeline brings the image onto the disk.
-func (in *Installer) pipeline(ctx context.Context) error {
+func (in *Installer) pipeline(ctx context.Context, phases chan<- struct{}) error {
 	j := in.job
 	phase := func(name string, fn func() error) error {
 		j.fetch.setPhase(name, j.work.Install.SizeBytes)
@@ -60,6 +63,10 @@ func (in *Installer) pipeline(ctx context.Context) error {
 		err := fn()
 		j.seconds[name] = seconds(at)
 		in.say(slog.LevelInfo, "phase ended", "phase", name, "seconds", j.seconds[name], "ok", err == nil)
+		select {
+		case phases <- struct{}{}:
+		default:
+		}
 		return err
 	}
 	if err := phase("write", func() error { return j.write(ctx) }); err != nil {
