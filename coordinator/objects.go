@@ -270,7 +270,7 @@ func (o *objects) touched(changes []change) []string {
 				continue
 			}
 			if x.Metadata.Site == "" {
-				return o.sites() // shared kinds go everywhere
+				return siteNames(o.catalog) // shared kinds go everywhere
 			}
 			sites[x.Metadata.Site] = true
 		}
@@ -283,10 +283,15 @@ func (o *objects) touched(changes []change) []string {
 	return out
 }
 
-// sites lists the sites of the catalog. The caller holds the lock, or asks the snapshot instead.
-func (o *objects) sites() []string {
+// sitesNow lists the sites of the snapshot.
+func (o *objects) sitesNow() []string {
+	c, _ := o.Snapshot()
+	return siteNames(c)
+}
+
+func siteNames(c *intent.Catalog) []string {
 	var out []string
-	for _, s := range o.catalog.List(intent.KindSite) {
+	for _, s := range c.List(intent.KindSite) {
 		out = append(out, s.Metadata.Name)
 	}
 	return out

@@ -27,6 +27,7 @@ type agents struct {
 	domain  string
 	now     func() time.Time
 	changed func(site string) // the roster moved: verify again, publish
+	locked  func(site string) (unlock func())
 }
 
 func agentKey(site, id string) string { return "agentkeys/" + site + "/" + id }
@@ -180,6 +181,7 @@ func (a *agents) Roster(ctx context.Context, site string) (*intent.RosterBody, e
 // Sync brings a site's chain up to what is wanted: roster first, so that everybody knows whom the rest is for, then
 // secrets, then objects.
 func (a *agents) Sync(ctx context.Context, site string) error {
+	defer a.locked(site)()
 	roster, err := a.syncRoster(ctx, site)
 	if err != nil {
 		return err

@@ -417,7 +417,9 @@ func uuid(b []byte) string {
 	}
 	b = b[1:]
 	s := hex.EncodeToString([]byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]}) + hex.EncodeToString(b[8:])
-	if s == "00000000000000000000000000000000" || s == "ffffffffffffffffffffffffffffffff" {
+	switch s {
+	case "00000000000000000000000000000000", "ffffffffffffffffffffffffffffffff",
+		"03000200040005000006000700080009": // AMI's default, on thousands of boards (seen in a capture)
 		return "" // placeholders count as absent
 	}
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]

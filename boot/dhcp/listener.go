@@ -191,6 +191,9 @@ func (s *socket) one(ctx context.Context, b []byte, src netip.AddrPort) {
 		p.Repeat = s.repeated(mac, now)
 	}
 	rep, eff := Handle(p, v)
+	if eff.Event.Reason == ReasonOther {
+		delete(s.repeats, mac) // another agent's answer reached it: its next DISCOVER is a first one again
+	}
 	if eff.Offer != nil {
 		s.remember(*eff.Offer, now)
 		delete(s.repeats, mac)

@@ -77,8 +77,9 @@ func (a *API) siteActions() {
 	})
 	power := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/power", "power-machine", "Change a machine's power through its BMC", "Machine")
 	huma.Register(a.huma, power, func(ctx context.Context, in *struct {
-		machineInput
-		Body struct {
+		Site    string `path:"site" maxLength:"63"`
+		Machine string `path:"machine" maxLength:"63"`
+		Body    struct {
 			Action string `json:"action" enum:"on,off,cycle,soft-off,status"`
 		}
 	}) (*struct{ Body *PowerResult }, error) {
@@ -110,7 +111,7 @@ func (a *API) siteActions() {
 func (a *API) tokenActions() {
 	join := a.op(http.MethodPost, "/v1/sites/{site}/jointokens", "create-jointoken", "Make a single-use token for a new agent", "Token")
 	huma.Register(a.huma, join, func(ctx context.Context, in *struct {
-		siteInput
+		Site string `path:"site" maxLength:"63"`
 		Body JoinTokenRequest
 	}) (*struct{ Body *JoinTokenResult }, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}); err != nil {

@@ -167,9 +167,16 @@ func (a *API) intentFeed(w http.ResponseWriter, r *http.Request, by Caller) erro
 	return ServeIntent(a.b, w, r, r.PathValue("site"))
 }
 
+// Feeder is the part of a Backend that ServeIntent needs.
+type Feeder interface {
+	Snapshot(ctx context.Context) (*intent.Catalog, uint64, error)
+	Changed(ctx context.Context, since uint64) (uint64, error)
+	IntentFeed(ctx context.Context, site string, from uint64, fn func(*intent.Envelope) error) error
+}
+
 // ServeIntent answers GET ...?from=SEQ&wait=60s with the envelopes of a chain, one a line; it is shared with the uplink,
 // where the session says who asks. Nothing new within wait: an empty answer.
-func ServeIntent(b Backend, w http.ResponseWriter, r *http.Request, site string) error {
+func ServeIntent(b Feeder, w http.ResponseWriter, r *http.Request, site string) error {
 	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
 	if err != nil || from == 0 {
 		return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "from is the first sequence number wanted, 1 or more"}

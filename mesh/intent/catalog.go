@@ -131,6 +131,11 @@ func (k *catalogCheck) object(o *Object) {
 		}
 	}
 	switch s := o.Spec.(type) {
+	case *SiteSpec:
+		if s.Installer != nil {
+			k.bootAsset(o, "spec.installer.kernel", s.Installer.Kernel)
+			k.bootAsset(o, "spec.installer.ramdisk", s.Installer.Ramdisk)
+		}
 	case *MachineSpec:
 		k.machine(o, s)
 	case *ImageSpec:
@@ -147,6 +152,12 @@ func (k *catalogCheck) object(o *Object) {
 		k.ref(o, "spec.subnetPool", KindSubnetPool, o.Metadata.Site, s.SubnetPool)
 	case *InstanceArraySpec:
 		k.array(o, s)
+	}
+}
+
+func (k *catalogCheck) bootAsset(o *Object, path, name string) {
+	if a := k.ref(o, path, KindAsset, "", name); a != nil && a.Spec.(*AssetSpec).Class != "boot" {
+		k.add(o, path, "asset "+name+" is not of class boot", "upload it with --class boot")
 	}
 }
 

@@ -15,6 +15,14 @@ type SiteSpec struct {
 	Description string `json:"description,omitempty"`
 	StaleAfter  string `json:"staleAfter,omitempty"` // Go duration, default 168h: how long without a beacon before erase and firmware need an operator's signature
 	BootSlots   int    `json:"bootSlots,omitempty"`  // machines that may load an installer at once, default 16
+	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
+	Installer *InstallerSpec `json:"installer,omitempty"`
+}
+
+// InstallerSpec names the kernel and the ramdisk of the installer.
+type InstallerSpec struct {
+	Kernel  string `json:"kernel"`
+	Ramdisk string `json:"ramdisk"`
 }
 
 func (s *SiteSpec) validate(c *checker) {
@@ -25,6 +33,10 @@ func (s *SiteSpec) validate(c *checker) {
 		c.duration("staleAfter", s.StaleAfter, time.Hour, 10*365*24*time.Hour)
 	}
 	c.count("bootSlots", s.BootSlots, 0, 4096)
+	if s.Installer != nil {
+		c.label("installer.kernel", s.Installer.Kernel)
+		c.label("installer.ramdisk", s.Installer.Ramdisk)
+	}
 }
 
 // AgentSpec is what the coordinator knows of a joined agent; the roster entry is compiled from it.

@@ -87,6 +87,8 @@ type Endpoint struct {
 	addrs    addrCounter
 	grants   atomic.Int64
 	granted  sync.Map // *quic.Conn -> *atomic.Int64
+	guard    guard
+	slowUDP  sync.Once // one warning
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -245,26 +247,41 @@ func (e *Endpoint) spawn(f func()) bool {
 	return true
 }
 
-// track adds l to what CloseIf looks at; ok is false when the endpoint is closed and l must be cut now.
+// track adds l to what CloseIf looks at. False: the endpoint is closed, or the peer has too many connections or was struck
+// out, and l must be cut now.
 func (e *Endpoint) track(l *link) (ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+	if !e.guard.admit(l.id) {
 		return false
 	}
-	e.live[l] = true
-	return true
+	e.mu.Lock()
+	closed := e.closed
+	if !closed {
+		e.live[l] = true
+	}
+	e.mu.Unlock()
+	if closed {
+		e.guard.leave(l.id)
+	}
+	return !closed
 }
 
 func (e *Endpoint) untrack(l *link) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	had := e.live[l]
 	delete(e.live, l)
+	e.mu.Unlock()
+	if had {
+		e.guard.leave(l.id)
+	}
 }
 
 // CloseIf cuts every connection whose peer gone tells to go, and returns how many. Call it after each new roster or
 // revocation head, with the negation of trust.View.Admits.
 func (e *Endpoint) CloseIf(gone func(trust.Identity) bool) int {
+	return e.cut(CodeRevoked, "no longer admitted", gone)
+}
+
+func (e *Endpoint) cut(code int, reason string, gone func(trust.Identity) bool) int {
 	e.mu.Lock()
 	links := make([]*link, 0, len(e.live))
 	for l := range e.live {
@@ -273,7 +290,7 @@ func (e *Endpoint) CloseIf(gone func(trust.Identity) bool) int {
 	e.mu.Unlock()
 	links = slices.DeleteFunc(links, func(l *link) bool { return l.id.Kind == trust.None || !gone(l.id) })
 	for _, l := range links {
-		l.close(CodeRevoked, "no longer admitted")
+		l.close(code, reason)
 	}
 	return len(links)
 }
@@ -304,8 +321,8 @@ func (e *Endpoint) dispatch(ctx context.Context, alpn string, s *Stream) {
 func (e *Endpoint) serve(ctx context.Context, alpn string, kind byte, s *Stream) {
 	h := e.handlers[alpn][kind]
 	if h == nil {
-		e.cfg.Log.DebugContext(ctx, "stream of unknown kind", "peer", s.peer.String(), "kind", kind, "alpn", alpn)
 		_ = s.Close()
+		e.protocolError(s, fmt.Sprintf("stream of unknown kind %d on %s", kind, alpn))
 		return
 	}
 	s.kind = kind

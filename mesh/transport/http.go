@@ -30,19 +30,37 @@ func PeerFrom(ctx context.Context) trust.Identity {
 type httpServer struct {
 	l   *chanListener
 	srv *http.Server
-	wg  sync.WaitGroup // requests under way: http.Server.Close does not wait for handlers
 	end context.CancelFunc
+
+	mu     sync.Mutex // guards closed; held while wg rises, so that it never rises beside Wait
+	closed bool
+	wg     sync.WaitGroup // requests under way: http.Server.Close does not wait for handlers
+}
+
+// begin counts a request, or refuses it at the end of Run.
+func (s *httpServer) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // HandleHTTP serves streams of kind 1 on alpn by h; PeerFrom tells the peer. One request per stream; an upgraded stream is
 // the handler's. Before Run only.
 func (e *Endpoint) HandleHTTP(alpn string, h http.Handler) {
+	h = e.limited(h)
 	s := &httpServer{l: newChanListener(e.Addr())}
 	base, end := context.WithCancel(context.Background()) // long polls end with the endpoint, not at their own deadline
 	s.end = end
 	s.srv = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.wg.Add(1)
+			if !s.begin() {
+				http.Error(w, "going away", http.StatusServiceUnavailable)
+				return
+			}
 			defer s.wg.Done()
 			h.ServeHTTP(w, r)
 		}),
@@ -64,6 +82,9 @@ func (e *Endpoint) HandleHTTP(alpn string, h http.Handler) {
 
 func (s *httpServer) serve() {
 	_ = s.srv.Serve(s.l) // returns http.ErrServerClosed at the end of Run, and nothing else: the listener never fails
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.wg.Wait()
 }
 

@@ -108,12 +108,17 @@ func resolveUDP(ctx context.Context, addr string) (*net.UDPAddr, error) {
 	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(ips[0].Unmap(), uint16(n))), nil
 }
 
-// begin tracks a QUIC session and starts its accept loops. False: the endpoint is closed, and so is c now.
+// begin tracks a QUIC session and starts its accept loops. False: the endpoint is closed or the peer is refused; c is closed.
 func (e *Endpoint) begin(c *Conn) bool {
 	c.link = &link{id: c.id, close: c.Close}
 	if !e.track(c.link) {
 		c.Close(CodeAway, "going away")
 		return false
+	}
+	if !c.q.ConnectionState().GSO {
+		e.slowUDP.Do(func() {
+			e.cfg.Log.Warn("no segmentation offload: QUIC costs twice the CPU", "addr", e.Addr().String())
+		})
 	}
 	ctx := c.q.Context()
 	ok := e.spawn(func() {

@@ -123,6 +123,11 @@ func (e *Endpoint) serveTLS(ctx context.Context, c *tls.Conn, id trust.Identity,
 		e.mu.Lock()
 		e.parks[key] = s
 		e.mu.Unlock()
+		// The echo tells the dialler that its certificate was accepted (in TLS 1.3 it cannot know before) and that streams
+		// now find their session.
+		if _, err := c.Write([]byte{kindSession}); err != nil {
+			s.Close(CodeProtocol, "no echo")
+		}
 		e.accepted(s)
 		s.waitControl()
 		e.mu.Lock()
@@ -217,7 +222,10 @@ func (e *Endpoint) dialTCP(ctx context.Context, addr, alpn string, want trust.Wa
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.Write([]byte{kindSession}); err != nil {
+	if _, err = c.Write([]byte{kindSession}); err == nil {
+		_, err = readKind(c, handshakeTimeout)
+	}
+	if err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("cannot open session at %s: %w", addr, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -61,10 +62,15 @@ type node struct {
 func newBook() *book { return &book{m: map[Peer]string{}} }
 
 // launch makes an endpoint, lets setup install handlers, and runs it until the test ends.
-func launch(t *testing.T, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
+func launch(t testing.TB, n *pkitest.Node, b *book, lane Lane, setup func(*Endpoint)) *node {
+	t.Helper()
+	return launchAt(t, n, b, lane, "127.0.0.1:0", setup)
+}
+
+func launchAt(t testing.TB, n *pkitest.Node, b *book, lane Lane, listen string, setup func(*Endpoint)) *node {
 	t.Helper()
 	e, err := New(Config{
-		Listen: "127.0.0.1:0", TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
+		Listen: listen, TLS: n.TLS, Resolver: b, Lane: lane, Log: slog.New(slog.DiscardHandler),
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNUplink, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
 		ResetKey: bytes.Repeat([]byte{1}, 32),
@@ -339,6 +345,50 @@ func TestPeerRestarts(t *testing.T) {
 	})
 }
 
+// TestPeerKilled: after kill -9 and a restart on the same address, QUIC's stateless reset ends the old session at the first
+// packet; nobody waits for the idle timeout of 45 s.
+func TestPeerKilled(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		rpc := func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) }
+		a1 := launch(t, d.Agent("lon1", "a1", ""), b, lane, rpc)
+		n2 := d.Agent("lon1", "a2", "")
+		a2 := launch(t, n2, b, lane, rpc)
+		rt := a1.RoundTripper(Peer{"lon1", "a2"})
+		if _, err := get(t, rt, "http://a2/", nil); err != nil {
+			t.Fatal(err)
+		}
+		// A killed process says no goodbye: its sockets are gone before anything can be written to them.
+		a2.tcp.Close()
+		a2.udp.Close()
+		a2.mu.Lock()
+		for l := range a2.live {
+			if lane == LaneTCP {
+				go l.close(CodeAway, "killed") // the kernel closes TCP connections of the dead
+			}
+		}
+		a2.mu.Unlock()
+		launchAt(t, n2, b, lane, a2.Addr().String(), rpc)
+		start := time.Now()
+		eventually(t, "the restarted peer answers", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://a2/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := rt.RoundTrip(req)
+			if err != nil {
+				return false
+			}
+			return res.Body.Close() == nil
+		})
+		if took := time.Since(start); took > 15*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
 // TestFallsBackToTCP: where UDP is dead, three failed dials lead to TCP.
 func TestFallsBackToTCP(t *testing.T) {
 	d, b := pkitest.New(t), newBook()
@@ -458,6 +508,78 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestStrikes: the third protocol error cuts the peer off, and only that peer.
+func TestStrikes(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		launch(t, d.Agent("lon1", "a1", ""), b, lane, func(e *Endpoint) { e.HandleHTTP(trust.ALPNMesh, hello) })
+		a2 := launch(t, d.Agent("lon1", "a2", ""), b, lane, nil)
+		a3 := launch(t, d.Agent("lon1", "a3", ""), b, lane, nil)
+		c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range maxStrikes {
+			s, err := c.OpenStream(t.Context(), 0x77)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err == nil {
+				t.Error("an unknown kind was served")
+			}
+			s.Close()
+			if i < maxStrikes-1 && c.Context().Err() != nil {
+				t.Errorf("cut after %d strikes", i+1)
+			}
+		}
+		eventually(t, "the session is cut", func() bool { return c.Context().Err() != nil })
+		if c, err := a2.Dial(t.Context(), Peer{"lon1", "a1"}); err == nil {
+			eventually(t, "the peer that was struck out is refused", func() bool { return c.Context().Err() != nil })
+		}
+		if _, err := get(t, a3.RoundTripper(Peer{"lon1", "a1"}), "http://a1/", nil); err != nil {
+			t.Errorf("another peer suffers: %v", err)
+		}
+	})
+}
+
+func TestGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g guard
+		id := trust.Identity{Kind: trust.Agent, Site: "lon1", ID: "a1"}
+		n := 0
+		for g.admit(id) {
+			n++
+		}
+		g.leave(id)
+		if n != maxPerPeer || !g.admit(id) || g.admit(id) {
+			t.Errorf("%d connections admitted, want %d", n, maxPerPeer)
+		}
+		if !g.admit(trust.Identity{}) {
+			t.Error("users share a budget")
+		}
+		n = 0
+		for g.request(id) {
+			n++
+		}
+		time.Sleep(time.Second)
+		m := 0
+		for g.request(id) {
+			m++
+		}
+		if n != rpcBurst || m != rpcPerSecond {
+			t.Errorf("%d requests at once, %d a second later", n, m)
+		}
+		g.leave(id)
+		if g.strike(id) || g.strike(id) || !g.strike(id) || g.admit(id) {
+			t.Error("three strikes, and not out")
+		}
+		time.Sleep(strikeWindow)
+		if !g.admit(id) {
+			t.Error("refused for longer than said")
+		}
+	})
+}
+
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 7})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
@@ -468,4 +590,42 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("%d octets out of %d, %v", n, len(b), err)
 		}
 	})
+}
+
+// BenchmarkBody carries 64 MiB in one response over each lane.
+func BenchmarkBody(b *testing.B) {
+	for _, lane := range []Lane{LaneQUIC, LaneTCP} {
+		b.Run(string(lane), func(b *testing.B) {
+			const size = 64 << 20
+			d, bk := pkitest.New(b), newBook()
+			chunk := make([]byte, 1<<20)
+			launch(b, d.Agent("lon1", "a1", ""), bk, lane, func(e *Endpoint) {
+				e.HandleHTTP(trust.ALPNMesh, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					for range size / len(chunk) {
+						if _, err := w.Write(chunk); err != nil {
+							return
+						}
+					}
+				}))
+			})
+			a2 := launch(b, d.Agent("lon1", "a2", ""), bk, lane, nil)
+			rt := a2.RoundTripper(Peer{"lon1", "a1"})
+			b.SetBytes(size)
+			for b.Loop() {
+				req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://a1/", nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				res, err := rt.RoundTrip(req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n, err := io.Copy(io.Discard, res.Body)
+				if err != nil || n != size {
+					b.Fatal(n, err)
+				}
+				res.Body.Close()
+			}
+		})
+	}
 }

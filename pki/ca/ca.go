@@ -53,7 +53,7 @@ func NewRoot(domain string, now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make root key: %w", err)
 	}
-	return newCA(nil, key, profileRoot, "Skerry root "+domain, domain, now)
+	return newCA(nil, key, product{profile: profileRoot, cn: "Skerry root " + domain, now: now}, domain)
 }
 
 // Sub makes the coordinator CA C below root r: P-256, path length 0. name tells the CAs of a rotation apart.
@@ -62,15 +62,14 @@ func (r *CA) Sub(name string, now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make coordinator CA key: %w", err)
 	}
-	return newCA(r, key, profileCoordinator, "Skerry coordinator CA "+name, r.domain, now)
+	return newCA(r, key, product{profile: profileCoordinator, cn: "Skerry coordinator CA " + name, now: now}, r.domain)
 }
 
-func newCA(parent *CA, key *ecdsa.PrivateKey, profile, cn, domain string, now time.Time) (*CA, error) {
+func newCA(parent *CA, key *ecdsa.PrivateKey, p product, domain string) (*CA, error) {
 	csr, err := NewRequest(key)
 	if err != nil {
 		return nil, err
 	}
-	p := product{profile: profile, cn: cn, now: now}
 	cert, err := p.make(parent, key, csr)
 	if err != nil {
 		return nil, err

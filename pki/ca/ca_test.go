@@ -144,7 +144,8 @@ func TestRequestDecidesNothing(t *testing.T) {
 		if rapid.Bool().Draw(rt, "uri") {
 			tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: "example.net", Path: "/coordinator/c1"}}
 		}
-		if rapid.Bool().Draw(rt, "ca") {
+		asCA := rapid.Bool().Draw(rt, "ca")
+		if asCA {
 			tmpl.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}}
 		}
 		csr, err := x509.CreateCertificateRequest(rand.Reader, tmpl, key)
@@ -153,7 +154,10 @@ func TestRequestDecidesNothing(t *testing.T) {
 		}
 		c, err := sub.Issue(csr, trust.Identity{Kind: trust.Agent, Site: "lon1", ID: "a1"}, now)
 		if err != nil {
-			return // refused whole is as good
+			if !asCA {
+				rt.Fatalf("names in a request must not matter: %v", err)
+			}
+			return // a request to be a CA is refused whole, which is as good
 		}
 		if fmt.Sprint(c.URIs) != want || len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses) != 0 || c.IsCA || c.Subject.CommonName != "lon1/a1" || len(c.Subject.Organization) != 0 {
 			rt.Fatalf("the request chose: %s", text(c))
@@ -207,5 +211,40 @@ func TestOpenSSLAgrees(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "OK") {
 		t.Errorf("openssl: %v\n%s", err, out)
+	}
+}
+
+// TestCheckRefuses: a signer that makes anything else than asked is caught, whatever part differs.
+func TestCheckRefuses(t *testing.T) {
+	_, sub := authority(t)
+	csr := request(t)
+	asked := product{profile: profileLeaf, cn: "lon1/a1", hosts: []string{"spiffe://lon1.example.net/agent/a1"}, now: now}
+	cert, err := asked.make(sub, nil, csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := asked.check(cert, sub.Cert, csr); err != nil {
+		t.Fatal(err)
+	}
+	_, other := authority(t)
+	f := func(what string, csr []byte, issuer *x509.Certificate, change func(*product)) {
+		t.Helper()
+		p := asked
+		change(&p)
+		if err := p.check(cert, issuer, csr); !errors.Is(err, ErrProduct) {
+			t.Errorf("another %s: %v", what, err)
+		}
+	}
+	same := func(*product) {}
+	f("key", request(t), sub.Cert, same)
+	f("issuer", csr, other.Cert, same)
+	f("subject", csr, sub.Cert, func(p *product) { p.cn = "lon1/a2" })
+	f("name", csr, sub.Cert, func(p *product) { p.hosts = []string{"spiffe://lon1.example.net/agent/a2"} })
+	f("number of names", csr, sub.Cert, func(p *product) { p.hosts = append(p.hosts, "x.example.net") })
+	f("date", csr, sub.Cert, func(p *product) { p.now = p.now.Add(time.Hour) })
+	f("use", csr, sub.Cert, func(p *product) { p.profile = profileWeb })
+	f("kind", csr, sub.Cert, func(p *product) { p.profile = profileCoordinator })
+	if err := sub.checkIdentity(cert, trust.Identity{Kind: trust.Agent, Site: "lon1", ID: "a2"}); !errors.Is(err, ErrProduct) {
+		t.Errorf("the verifier's judgement is ignored: %v", err)
 	}
 }

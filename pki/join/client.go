@@ -44,7 +44,7 @@ type About struct {
 	Boot   []string
 }
 
-// Join redeems token at the coordinator at addr (host:port) for keys. about is the SMBIOS serial, empty if unknown.
+// Join redeems token at the coordinator at addr (host:port) for keys.
 // It dials once; the caller retries. Errors: ErrRefused, ErrBusy (both as told by the coordinator), trust's and document's.
 func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Keys, about About) (*Result, error) {
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)

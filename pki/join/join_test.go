@@ -215,6 +215,35 @@ func TestManInTheMiddle(t *testing.T) {
 	}
 }
 
+// stubborn is a store whose records always changed meanwhile.
+type stubborn struct{ *memStore }
+
+func (stubborn) Swap(context.Context, Record, Record) error { return ErrConflict }
+
+// TestConflict: a lost swap grants nothing, unless the winner was this very key.
+func TestConflict(t *testing.T) {
+	r := NewRedeemer(Config{Store: stubborn{&memStore{m: map[string]Record{}}}, Log: slog.New(slog.DiscardHandler)})
+	tok, err := NewToken(intent.Digest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, other := intent.DigestOf([]byte("me")), intent.DigestOf([]byte("other"))
+	f := func(winner intent.Digest, want error) {
+		t.Helper()
+		rec := Record{ID: tok.ID, Hash: tok.Hash(), Expires: time.Now().Add(time.Hour)}
+		won := rec
+		won.SpentBy, won.SpentAt = winner, time.Now()
+		r.cfg.Store.(stubborn).m[tok.ID] = won
+		err := r.redeem(t.Context(), rec, me, &askMsg{Token: tok.ID, Secret: tok.Secret.Reveal()})
+		if !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("redeem = %v, want %v", err, want)
+		}
+	}
+	f(me, nil)
+	f(other, ErrRefused)
+	f(intent.Digest{}, ErrRefused) // changed in another way, still unspent: not ours
+}
+
 // TestCrowd is F17: 200 joins at once all pass; one token 200 times passes exactly once.
 func TestCrowd(t *testing.T) {
 	n := 200

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
@@ -59,6 +60,16 @@ func (k *Keys) SignPublic() ([]byte, error) { return pkix(k.Sign.Public()) }
 
 // TLSPublic returns the PKIX DER of the TLS key, as RosterAgent.TLS carries it.
 func (k *Keys) TLSPublic() ([]byte, error) { return pkix(k.TLS.Public()) }
+
+// ResetKey returns 32 octets derived from the signing key, the same in each run of this agent: with it a QUIC endpoint tells
+// peers at once that it restarted.
+func (k *Keys) ResetKey() []byte {
+	b, err := hkdf.Key(sha256.New, k.Sign.Seed(), nil, "skerry/quic-reset/v1", sha256.Size)
+	if err != nil {
+		panic("seal: cannot derive 32 octets: " + err.Error()) // only lengths can be wrong
+	}
+	return b
+}
 
 func pkix(pub crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)

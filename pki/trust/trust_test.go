@@ -231,6 +231,21 @@ func TestNoClock(t *testing.T) {
 	}
 }
 
+// TestDecades is promise 2: agents shake hands with clocks 26 years before their certificates, and 30 years on.
+func TestDecades(t *testing.T) {
+	d := pkitest.New(t)
+	a1, a2 := d.Agent("lon1", "a1", ""), d.Agent("lon1", "a2", "")
+	synctest.Test(t, func(t *testing.T) { // the bubble's clock begins at 2000-01-01
+		for range 4 {
+			serr, cerr, _ := shake(t, a1.TLS.Server(trust.ALPNMesh), a2.TLS.Client(trust.ALPNMesh, trust.Want{Kind: trust.Agent, Site: "lon1", ID: "a1"}))
+			if serr != nil || cerr != nil {
+				t.Errorf("in %d: %v, %v", time.Now().Year(), serr, cerr)
+			}
+			time.Sleep(10 * 365 * 24 * time.Hour)
+		}
+	})
+}
+
 func TestParseIdentity(t *testing.T) {
 	f := func(uri, want string) {
 		t.Helper()

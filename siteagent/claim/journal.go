@@ -474,11 +474,11 @@ func (j *Journal) pull(ctx context.Context, peers Peers) {
 	}
 }
 
-// Events calls fn for the events of all agents in order of their clocks.
-func (j *Journal) Events(fn func(intent.Event) error) error {
+// Events calls fn for the events of all agents after the given sequence numbers (nil: all), in order of their clocks.
+func (j *Journal) Events(after map[string]uint64, fn func(intent.Event) error) error {
 	var all []Record
 	for _, a := range slices.Sorted(maps.Keys(j.Heads())) {
-		for from := uint64(1); ; {
+		for from := after[a] + 1; ; {
 			rs, err := j.Range(a, from, MaxPull)
 			if err != nil {
 				return err

@@ -41,7 +41,7 @@ type MachineView struct {
 	Session   *Session
 	LastWord  time.Time // of the session's installer
 	Closed    bool      // the installer was told to reboot or power off
-	Reuse     *Reuse
+	Evidence  *Evidence
 	Done      *Done
 	PhoneHome *PhoneHome
 	Types     map[string]*intent.MachineTypeSpec
@@ -86,8 +86,8 @@ func PlanMachine(v MachineView) Step {
 	if s.State == intent.StateQuarantined {
 		return idle() // an operator clears it
 	}
-	if v.Reuse != nil && v.Session != nil && v.Reuse.Nonce == v.Session.Nonce {
-		return v.enter(intent.StateQuarantined, "", "a burnt boot token was used again from "+v.Reuse.From, "machine.quarantined", "second hello with one token")
+	if v.Evidence != nil && v.Session != nil && v.Evidence.Nonce == v.Session.Nonce {
+		return v.enter(intent.StateQuarantined, "", v.Evidence.What, "machine.quarantined", v.Evidence.What)
 	}
 	if v.Spec.Maintenance != (s.State == intent.StateMaintenance) {
 		return v.maintenance()

@@ -14,7 +14,7 @@ const (
 	KindBinding    = "binding"    // instance uid: Binding
 	KindWindow     = "window"     // machine: Window
 	KindSession    = "session"    // machine: Session
-	KindReuse      = "reuse"      // machine: Reuse
+	KindEvidence   = "evidence"   // machine: Evidence
 	KindPermission = "permission" // machine: intent.Envelope of the last one
 	KindProgress   = "progress"   // machine: Progress
 	KindDone       = "done"       // machine: Done
@@ -82,10 +82,10 @@ type Session struct {
 	Since   time.Time `json:"since"`
 }
 
-// Reuse says that a burnt token came again.
-type Reuse struct {
+// Evidence speaks against the machine behind one boot: a burnt token came again, or the hardware is another.
+type Evidence struct {
 	Nonce string    `json:"nonce"`
-	From  string    `json:"from"`
+	What  string    `json:"what"`
 	Time  time.Time `json:"time"`
 }
 

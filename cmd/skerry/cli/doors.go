@@ -1,0 +1,236 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/skerry-metal/skerry/coordinator"
+	"github.com/skerry-metal/skerry/siteagent"
+	"github.com/spf13/cobra"
+)
+
+// logger writes text on a terminal, JSON elsewhere.
+func (a *app) logger(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, &usageError{fmt.Errorf("cannot log at level %q: use debug, info, warn or error", level)}
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if isTerminal(a.Err) {
+		return slog.New(slog.NewTextHandler(a.Err, o)), nil
+	}
+	return slog.New(slog.NewJSONHandler(a.Err, o)), nil
+}
+
+func (a *app) coordinatorCmd() *cobra.Command {
+	cfg, level := coordinator.Default(), "info"
+	c := &cobra.Command{
+		Use: "coordinator", Short: "Run the coordinator", Args: args(),
+		Long: "Run the coordinator: it signs certificates and publishes signed intent, and may be gone for ever.\n`skerry coordinator init` founds a domain first.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := a.logger(level)
+			if err != nil {
+				return err
+			}
+			cfg.Logger, cfg.Version = log, Version
+			return coordinator.Run(c.Context(), cfg)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
+	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address for API, joins and sessions, TCP and UDP")
+	f.StringVar(&cfg.Metrics, "metrics", cfg.Metrics, "address of /metrics, plain HTTP on the management network; empty for none")
+	f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "agents of a lost coordinator return within this time")
+	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that uploads leave free on the disk; 0 = 3 GiB")
+	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
+	c.AddCommand(a.coordinatorInitCmd())
+	return c
+}
+
+func (a *app) coordinatorInitCmd() *cobra.Command {
+	cfg := coordinator.InitConfig{Data: coordinator.Default().Data, ID: "c1", Admin: "admin"}
+	var save string
+	c := &cobra.Command{
+		Use: "init --domain DOMAIN --addr HOST:PORT", Short: "Make root, CA, writer and the first administrator", Args: args(),
+		Example: "  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --save-context edge",
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := a.logger("warn")
+			if err != nil {
+				return err
+			}
+			cfg.Logger = log
+			res, err := coordinator.Init(c.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if save != "" {
+				if err := a.saveContext(serverSpec{Name: save, Server: "https://" + cfg.Addr[0], Token: res.Token, CA: res.CA}); err != nil {
+					return err
+				}
+			}
+			return a.print(map[string]string{"pin": res.Pin.String(), "token": res.Token, "ca": res.CA}, func(t *table) {
+				t.row("trust pin", res.Pin.String())
+				t.row("root certificate", res.CA)
+				t.row("token of "+cfg.Admin, res.Token)
+				t.row("next", "skerry coordinator --data "+cfg.Data)
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Data, "data", cfg.Data, "directory that is made")
+	f.StringVar(&cfg.Domain, "domain", "", "DNS name below which every site lies")
+	f.StringVar(&cfg.ID, "id", cfg.ID, "id of this coordinator")
+	f.StringVar(&cfg.Admin, "admin", cfg.Admin, "name of the first administrator")
+	f.StringSliceVar(&cfg.Addr, "addr", nil, "HOST:PORT at which agents and users reach it; repeat for more")
+	f.StringVar(&save, "save-context", "", "save the administrator's token as a context of this name")
+	return c
+}
+
+func (a *app) saveContext(spec serverSpec) error {
+	s, err := a.loadSettings()
+	if err != nil {
+		return err
+	}
+	for i := range s.Contexts {
+		if s.Contexts[i].Name == spec.Name {
+			s.Contexts[i] = spec
+			return a.saveSettings(s)
+		}
+	}
+	s.Contexts = append(s.Contexts, spec)
+	if s.Current == "" {
+		s.Current = spec.Name
+	}
+	return a.saveSettings(s)
+}
+
+// agentFile is the agent's configuration file; flags and SKERRY_* win over it.
+type agentFile struct {
+	Data   string `yaml:"data"`
+	Listen struct {
+		Management string   `yaml:"management"`
+		Boot       []string `yaml:"boot"`
+		Metrics    string   `yaml:"metrics"`
+	} `yaml:"listen"`
+	Boot struct {
+		IPXEDir string `yaml:"ipxeDir"`
+	} `yaml:"boot"`
+	Uplink struct {
+		Spread     string `yaml:"spread"`
+		MaxBackoff string `yaml:"maxBackoff"`
+	} `yaml:"uplink"`
+	ReserveBytes uint64 `yaml:"reserveBytes"`
+	LogLevel     string `yaml:"logLevel"`
+}
+
+// agentSettings reads the file, then SKERRY_*; flags that were given stay.
+func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config, level *string) error {
+	var af agentFile
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("cannot read configuration: %w", err)
+		}
+		if err := yaml.UnmarshalWithOptions(b, &af, yaml.Strict()); err != nil {
+			return fmt.Errorf("cannot use configuration %s: %w", file, err)
+		}
+	}
+	env := func(name, fromFile string) string {
+		if v := a.getenv("SKERRY_" + name); v != "" {
+			return v
+		}
+		return fromFile
+	}
+	for _, s := range []struct {
+		flag, value string
+		to          *string
+	}{
+		{"data", env("DATA", af.Data), &cfg.Data},
+		{"management", env("LISTEN_MANAGEMENT", af.Listen.Management), &cfg.Management},
+		{"metrics", env("LISTEN_METRICS", af.Listen.Metrics), &cfg.Metrics},
+		{"ipxe-dir", env("BOOT_IPXEDIR", af.Boot.IPXEDir), &cfg.IPXEDir},
+		{"join", env("JOIN", ""), &cfg.Join},
+		{"log-level", env("LOG_LEVEL", af.LogLevel), level},
+	} {
+		if s.value != "" && !c.Flags().Changed(s.flag) {
+			*s.to = s.value
+		}
+	}
+	if boot := env("LISTEN_BOOT", strings.Join(af.Listen.Boot, ",")); boot != "" && !c.Flags().Changed("boot") {
+		cfg.Boot = strings.Split(boot, ",")
+	}
+	if af.ReserveBytes > 0 && !c.Flags().Changed("reserve-bytes") {
+		cfg.Reserve = af.ReserveBytes
+	}
+	for _, d := range []struct {
+		flag, value string
+		to          *time.Duration
+	}{{"spread", af.Uplink.Spread, &cfg.Spread}, {"max-backoff", af.Uplink.MaxBackoff, &cfg.MaxBackoff}} {
+		if d.value == "" || c.Flags().Changed(d.flag) {
+			continue
+		}
+		v, err := time.ParseDuration(d.value)
+		if err != nil {
+			return fmt.Errorf("cannot use configuration %s: uplink.%s: %w", file, d.flag, err)
+		}
+		*d.to = v
+	}
+	return nil
+}
+
+func (a *app) agentCmd() *cobra.Command {
+	cfg, level, file := siteagent.Default(), "info", ""
+	prepare := func(c *cobra.Command) error {
+		if err := a.agentSettings(c, file, &cfg, &level); err != nil {
+			return err
+		}
+		if cfg.Management == "" {
+			return hint(&usageError{errors.New("cannot start an agent without its management address")}, "give --management HOST:7444, or listen.management in the configuration")
+		}
+		log, err := a.logger(level)
+		cfg.Logger, cfg.Version = log, Version
+		return err
+	}
+	c := &cobra.Command{
+		Use: "agent", Short: "Run a site agent", Args: args(),
+		Long: "Run a site agent. The first time it joins with --join TOKEN@HOST:PORT; after that it starts without anybody above it.\nConfiguration: one YAML file, then SKERRY_*, then flags.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := prepare(c); err != nil {
+				return err
+			}
+			return siteagent.Run(c.Context(), cfg)
+		},
+	}
+	f := c.PersistentFlags()
+	f.StringVar(&file, "config", "", "YAML file")
+	f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
+	f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, used once")
+	f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
+	f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
+	f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
+	f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
+	f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
+	f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
+	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB")
+	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
+	conf := &cobra.Command{Use: "config", Short: "Look at the agent's configuration"}
+	conf.AddCommand(&cobra.Command{Use: "check", Short: "Check the configuration and print what it comes to", Args: args(), RunE: func(c *cobra.Command, _ []string) error {
+		if err := prepare(c); err != nil {
+			return err
+		}
+		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics}, func(t *table) {
+			t.row("data", cfg.Data)
+			t.row("listen.management", cfg.Management)
+			t.row("listen.boot", strings.Join(cfg.Boot, " "))
+			t.row("listen.metrics", cfg.Metrics)
+			t.row("boot.ipxeDir", cfg.IPXEDir)
+		})
+	}})
+	c.AddCommand(conf)
+	return c
+}

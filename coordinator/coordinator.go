@@ -1,0 +1,345 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/ca"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/join"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/storage/blob"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config says how a coordinator runs. See Default.
+type Config struct {
+	Data    string        // directory that Init made
+	Listen  string        // host:port for TCP and UDP, default 0.0.0.0:7443
+	Metrics string        // host:port of /metrics over plain HTTP on the management network; empty: none
+	Spread  time.Duration // agents of a lost coordinator return within, default 60 s
+	Reserve uint64        // octets that uploads leave free, default 3 GiB
+	Version string
+	Logger  *slog.Logger
+}
+
+// Default returns the defaults of Config.
+func Default() Config {
+	return Config{Data: "/var/lib/skerry-coordinator", Listen: "0.0.0.0:7443", Metrics: "127.0.0.1:7490", Spread: time.Minute}
+}
+
+// Coordinator is one running coordinator.
+type Coordinator struct {
+	cfg      Config
+	id       string
+	domain   string
+	trustEnv []*intent.Envelope
+	trust    document.TrustChain
+	keys     *seal.Keys
+	leaf     tls.Certificate
+	web      tls.Certificate
+
+	store   store.Store
+	blobs   *blob.Store
+	objects *objects
+	agents  *agents
+	view    trust.Holder
+	end     *transport.Endpoint
+	uplink  *uplink.Server
+	api     *api.API
+	backend *backend
+
+	mu    sync.Mutex      // guards what follows
+	dirty map[string]bool // sites whose chain may have to say something new
+	kick  chan struct{}
+	locks map[string]*sync.Mutex // one writer per chain in this process
+}
+
+// publishRetry is how long a publication that failed rests: the store is full, or broken.
+const publishRetry = 5 * time.Second
+
+// Run serves until ctx ends. Stop order: listeners first, then publication, then the store, so that what was answered is on
+// disk.
+func Run(ctx context.Context, cfg Config) error {
+	c := &Coordinator{cfg: cfg, dirty: map[string]bool{}, kick: make(chan struct{}, 1), locks: map[string]*sync.Mutex{}}
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer db()
+	if err := c.wire(); err != nil {
+		return err
+	}
+	c.markDirty(c.objects.sitesNow())
+	srv := &http.Server{Handler: c.api, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.end.Run(ctx) })
+	g.Go(func() error { return ignoreClosed(srv.Serve(c.end.HTTPListener())) })
+	g.Go(func() error { return c.publish(ctx) })
+	g.Go(func() error { return c.serveMetrics(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		return srv.Close() // watches and event streams have no end of their own
+	})
+	cfg.Logger.Info("coordinator is up", "id", c.id, "domain", c.domain, "listen", c.end.Addr().String())
+	return g.Wait()
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, transport.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// open reads keys, trust and catalog. The returned function closes the store.
+func (c *Coordinator) open(ctx context.Context) (func(), error) {
+	keys := filepath.Join(c.cfg.Data, "keys")
+	master, err := os.ReadFile(filepath.Join(keys, fileMaster))
+	if err != nil {
+		return nil, fmt.Errorf("cannot start coordinator: %w (was `skerry coordinator init` run?)", err)
+	}
+	st, db, err := openStore(c.cfg.Data, master, c.cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	closeAll := func() {
+		if c.blobs != nil {
+			if err := c.blobs.Close(); err != nil {
+				c.cfg.Logger.Error("assets not closed", "err", err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			c.cfg.Logger.Error("state not closed", "err", err)
+		}
+	}
+	c.store = st
+	if err := c.load(ctx, keys, master); err != nil {
+		closeAll()
+		return nil, err
+	}
+	c.blobs, err = blob.Open(blob.Config{Dir: filepath.Join(c.cfg.Data, "assets"), State: db, Logger: c.cfg.Logger, Reserve: c.cfg.Reserve})
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	return closeAll, nil
+}
+
+func (c *Coordinator) load(ctx context.Context, keys string, master []byte) error {
+	err := c.store.Range(ctx, "trust/", "", func(e store.Entry) error {
+		env, err := document.Decode(e.Value)
+		if err != nil {
+			return err
+		}
+		if c.trust.Body == nil {
+			c.trust.Pin = env.Digest() // our own store is the anchor here
+		}
+		c.trustEnv = append(c.trustEnv, env)
+		_, err = c.trust.Accept(env)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read trust: %w", err)
+	}
+	if c.trust.Body == nil {
+		return errors.New("cannot start coordinator: no trust document; run `skerry coordinator init`")
+	}
+	c.domain = c.trust.Body.Domain
+	e, err := c.store.Get(ctx, "self")
+	if err != nil {
+		return err
+	}
+	c.id = strings.Trim(string(e.Value), `"`)
+	if c.keys, err = seal.Load(keys); err != nil {
+		return err
+	}
+	sub, err := ca.Load(keys, nameCA, c.domain)
+	if err != nil {
+		return err
+	}
+	writer, err := loadSigner(filepath.Join(keys, fileWriter))
+	if err != nil {
+		return err
+	}
+	leaf, err1 := os.ReadFile(filepath.Join(keys, "leaf.der"))
+	web, err2 := os.ReadFile(filepath.Join(keys, "web.der"))
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("cannot read certificates: %w", err)
+	}
+	c.leaf = tls.Certificate{Certificate: [][]byte{leaf, sub.Cert.Raw}, PrivateKey: c.keys.TLS}
+	c.web = tls.Certificate{Certificate: [][]byte{web, sub.Cert.Raw}, PrivateKey: c.keys.TLS}
+	dek, err := seal.DEKFrom(1, seal.NewSecret(master))
+	if err != nil {
+		return err
+	}
+	sec := &secrets{store: c.store, master: dek, binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
+	if c.objects, err = openObjects(ctx, c.store, sec, time.Now); err != nil {
+		return err
+	}
+	c.objects.dirty = c.markDirty
+	pub := &publish.Publisher{Store: c.store, Signer: writer, Epoch: c.epoch(), Now: time.Now}
+	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
+	return c.loadView(ctx)
+}
+
+// epoch is that of the newest writer in use.
+func (c *Coordinator) epoch() uint64 {
+	var e uint64
+	for _, w := range c.trust.Body.Writers {
+		if w.State == intent.KeyUse {
+			e = max(e, w.Epoch)
+		}
+	}
+	return e
+}
+
+// loadView builds who may speak from trust and all rosters.
+func (c *Coordinator) loadView(ctx context.Context) error {
+	v, err := trust.NewView(c.trust.Body)
+	if err != nil {
+		return err
+	}
+	for _, site := range c.objects.sitesNow() {
+		r, err := c.agents.Roster(ctx, site)
+		if err != nil {
+			return err
+		}
+		if r != nil {
+			v = v.WithRoster(site, r)
+		}
+	}
+	c.view.Set(v)
+	return nil
+}
+
+func (c *Coordinator) rosterChanged(site string) {
+	r, err := c.agents.Roster(context.Background(), site)
+	if err != nil {
+		c.cfg.Logger.Error("roster not read", "site", site, "err", err)
+		return
+	}
+	c.view.Set(c.view.View().WithRoster(site, r))
+	c.end.CloseIf(func(id trust.Identity) bool { return !c.view.View().Admits(id) })
+}
+
+// lockSite makes this process the only writer of a site's chain until the returned function is called.
+func (c *Coordinator) lockSite(site string) func() {
+	c.mu.Lock()
+	l := c.locks[site]
+	if l == nil {
+		l = &sync.Mutex{}
+		c.locks[site] = l
+	}
+	c.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+// wire makes endpoint, uplink and API, in that order: handlers are set before the endpoint runs.
+func (c *Coordinator) wire() (err error) {
+	t := &trust.TLS{
+		Self: trust.Identity{Kind: trust.Coordinator, ID: c.id}, View: c.view.View,
+		Leaf: func() *tls.Certificate { return &c.leaf }, Web: func() *tls.Certificate { return &c.web },
+	}
+	c.end, err = transport.New(transport.Config{
+		Listen: c.cfg.Listen, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
+		UDP: []string{trust.ALPNUplink, trust.ALPNBulk},
+		TCP: []string{trust.ALPNUplink, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
+	})
+	if err != nil {
+		return err
+	}
+	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Trust: func() []*intent.Envelope { return c.trustEnv }, Log: c.cfg.Logger})
+	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
+		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
+			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
+		}
+	})
+	c.backend = &backend{
+		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
+		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now, reverse: c.reverse,
+	}
+	c.api = api.New(c.backend)
+	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger})
+	return nil
+}
+
+func (c *Coordinator) reverse(site string) (http.RoundTripper, bool) {
+	for _, s := range c.uplink.Sessions() {
+		if s.Site == site {
+			return c.uplink.RoundTripper(site, ""), true
+		}
+	}
+	return nil, false
+}
+
+func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
+	head, _, err := c.agents.pub.Head(context.Background(), site)
+	if err != nil {
+		return uplink.Welcome{}, err
+	}
+	return uplink.Welcome{
+		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head, Intent: head},
+		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body.Coordinators,
+	}, nil
+}
+
+// markDirty asks for publication to sites.
+func (c *Coordinator) markDirty(sites []string) {
+	c.mu.Lock()
+	for _, s := range sites {
+		c.dirty[s] = true
+	}
+	c.mu.Unlock()
+	select {
+	case c.kick <- struct{}{}:
+	default: // somebody asked already
+	}
+}
+
+func (c *Coordinator) takeDirty() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for s := range c.dirty {
+		out = append(out, s)
+	}
+	clear(c.dirty)
+	return out
+}
+
+// publish brings chains up to the catalog whenever it moved.
+func (c *Coordinator) publish(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.kick:
+		}
+		for _, site := range c.takeDirty() {
+			if err := c.agents.Sync(ctx, site); err != nil && ctx.Err() == nil {
+				c.cfg.Logger.Error("site not published; it is tried again", "site", site, "err", err)
+				time.AfterFunc(publishRetry, func() { c.markDirty([]string{site}) })
+				continue
+			}
+			c.uplink.Notify(site)
+		}
+	}
+}

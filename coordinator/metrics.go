@@ -1,0 +1,44 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// serveMetrics answers /metrics on the management network, in plain HTTP for Prometheus.
+func (c *Coordinator) serveMetrics(ctx context.Context) error {
+	if c.cfg.Metrics == "" {
+		<-ctx.Done()
+		return nil
+	}
+	ln, err := net.Listen("tcp", c.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("cannot serve metrics: %w", err)
+	}
+	set := metrics.NewSet()
+	set.NewGauge("skerry_coordinator_sessions", func() float64 { return float64(len(c.uplink.Sessions())) })
+	set.NewGauge("skerry_coordinator_objects", func() float64 {
+		cat, _ := c.objects.Snapshot()
+		return float64(cat.Len())
+	})
+	set.NewGauge("skerry_coordinator_sites", func() float64 {
+		cat, _ := c.objects.Snapshot()
+		return float64(len(cat.List(intent.KindSite)))
+	})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		set.WritePrometheus(w)
+		metrics.WriteProcessMetrics(w)
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	return ignoreClosed(srv.Serve(ln))
+}

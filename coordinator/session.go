@@ -1,0 +1,177 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/swarm"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/document"
+)
+
+// maxUp bounds one thing that an agent sends up: a report of 2,000 machines is about 600 KiB.
+const maxUp = 4 << 20
+
+// sessionHandler serves the agents over the sessions that they dialled. The session says who asks.
+func (c *Coordinator) sessionHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/sites/{site}/intent", func(w http.ResponseWriter, r *http.Request) {
+		peer := transport.PeerFrom(r.Context())
+		if peer.Site != r.PathValue("site") {
+			http.Error(w, "another site's chain", http.StatusForbidden)
+			return
+		}
+		if err := api.ServeIntent(c.backend, w, r, peer.Site); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		}
+	})
+	mux.HandleFunc("GET /u/1/trust", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(c.trustEnv) // a broken session is noticed by its owner
+	})
+	mux.HandleFunc("POST /u/1/report", c.takeReport)
+	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
+	mux.Handle("/m/1/assets/", swarm.NewHandler(c.blobs, c.cfg.Logger))
+	return mux
+}
+
+func readUp(w http.ResponseWriter, r *http.Request, v any) bool {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUp))
+	if err == nil {
+		err = intent.DecodeStrict(b, v)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return false
+	}
+	return true
+}
+
+func (c *Coordinator) takeReport(w http.ResponseWriter, r *http.Request) {
+	peer := transport.PeerFrom(r.Context())
+	var rep intent.Report
+	if !readUp(w, r, &rep) {
+		return
+	}
+	if rep.Site != peer.Site || rep.Agent != peer.ID {
+		http.Error(w, "a report of somebody else", http.StatusForbidden)
+		return
+	}
+	if err := c.objects.setReport(r.Context(), peer.Site, rep); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// takeOverride decides on a proposal of a site: adopted when its object stands as the site knew it, else kept as a conflict
+// that a person settles. Both answers are in the chain as an ack, or not yet.
+func (c *Coordinator) takeOverride(w http.ResponseWriter, r *http.Request) {
+	peer := transport.PeerFrom(r.Context())
+	var env intent.Envelope
+	if !readUp(w, r, &env) {
+		return
+	}
+	decision, err := c.decide(r.Context(), peer.Site, &env)
+	if err != nil {
+		c.cfg.Logger.Warn("override refused", "site", peer.Site, "agent", peer.ID, "err", err)
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]string{"decision": decision})
+}
+
+func overrideKey(site, id string) string { return "override/" + site + "/" + id }
+
+func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envelope) (string, error) {
+	d, err := c.openOverride(ctx, site, env)
+	if err != nil {
+		return "", err
+	}
+	if e, err := c.store.Get(ctx, overrideKey(site, d.ID)); err == nil {
+		return string(e.Value), nil // told twice
+	} else if !errors.Is(err, store.ErrAbsent) {
+		return "", err
+	}
+	obj, err := intent.DecodeObject(d.Object)
+	if err != nil {
+		return "", err
+	}
+	info, _ := obj.Kind.Info()
+	if !info.User || obj.Key() != d.Key || obj.Metadata.Site != site && obj.Kind != intent.KindSSHKey {
+		return "", fmt.Errorf("cannot adopt override %s: %s is not the site's to change", d.ID, d.Key)
+	}
+	catalog, _ := c.objects.Snapshot()
+	rev := uint64(0)
+	if o := catalog.Get(d.Key); o != nil {
+		rev = o.Metadata.Rev
+	}
+	if rev != d.Base.Rev {
+		return "conflict", nil // not stored: it may fit again when a person settled it
+	}
+	batch := api.Batch{Reason: "override " + d.ID + ": " + d.Reason}
+	if d.Op == intent.OverrideTombstone {
+		batch.Delete = []intent.Key{d.Key}
+	} else {
+		batch.Put = []*intent.Object{obj}
+	}
+	extra := store.Commit{Put: map[string][]byte{overrideKey(site, d.ID): []byte("adopt")}}
+	res, err := c.objects.Apply(ctx, apiCaller(d.Author.Via, d.Author.User), batch, extra)
+	if err != nil {
+		return "", fmt.Errorf("cannot adopt override %s: %w", d.ID, err)
+	}
+	if err := c.agents.Sync(ctx, site); err != nil { // the object first, so that the ack finds it in place
+		return "", err
+	}
+	ack := intent.AckBody{Override: d.ID, Decision: "adopt", Rev: res[0].Rev}
+	unlock := c.lockSite(site)
+	err = c.agents.pub.Append(ctx, site, intent.EntryAck, ack, store.Commit{})
+	unlock()
+	if err != nil {
+		return "", err
+	}
+	c.uplink.Notify(site)
+	return "adopt", nil
+}
+
+// openOverride verifies that an agent of the site's roster signed it.
+func (c *Coordinator) openOverride(ctx context.Context, site string, env *intent.Envelope) (*intent.Override, error) {
+	roster, err := c.agents.Roster(ctx, site)
+	if err != nil {
+		return nil, err
+	}
+	if roster == nil {
+		return nil, fmt.Errorf("cannot take override of %s: it has no roster", site)
+	}
+	var keys []ed25519.PublicKey
+	for _, a := range roster.Agents {
+		for _, der := range a.Sign {
+			k, err := document.ParseKey(der)
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, k)
+		}
+	}
+	payload, err := document.Open(env, intent.PayloadOverride, keys, 1)
+	if err != nil {
+		return nil, err
+	}
+	d := &intent.Override{}
+	if err := intent.DecodeStrict(payload, d); err != nil {
+		return nil, err
+	}
+	if d.Site != site {
+		return nil, fmt.Errorf("cannot take override %s: %w", d.ID, document.ErrOtherSite)
+	}
+	return d, nil
+}

@@ -1,0 +1,181 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+const (
+	poolSite    = 1   // first octet of packets and streams; other pools come later
+	packetDepth = 512 // packets waiting for memberlist; the newest is dropped when full
+	streamDepth = 32
+)
+
+// carrier is memberlist's transport over the endpoint. Peers are found by name, which is the agent id; addresses are for
+// memberlist's own books.
+type carrier struct {
+	p       *Pool
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	life    context.Context    // of the carrier itself: memberlist's interface knows no contexts
+	end     context.CancelFunc // at Shutdown
+}
+
+var _ memberlist.NodeAwareTransport = (*carrier)(nil)
+
+func newCarrier(p *Pool) *carrier {
+	c := &carrier{p: p, packets: make(chan *memberlist.Packet, packetDepth), streams: make(chan net.Conn, streamDepth)}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c
+}
+
+// FinalAdvertiseAddr returns what the roster says of us, or where we listen.
+func (c *carrier) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	a := c.p.addrOf(c.p.cfg.Self.ID)
+	if a == nil {
+		a = tcpToUDP(c.p.cfg.Endpoint.Addr())
+	}
+	if a == nil || a.IP.IsUnspecified() {
+		return nil, 0, errors.New("cannot advertise: the roster has no address of this agent, and it listens on all")
+	}
+	return a.IP, a.Port, nil
+}
+
+func tcpToUDP(a net.Addr) *net.UDPAddr {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return nil
+	}
+	return &net.UDPAddr{IP: t.IP, Port: t.Port}
+}
+
+// WriteTo is for callers that know an address only.
+func (c *carrier) WriteTo(b []byte, addr string) (time.Time, error) {
+	return c.WriteToAddress(b, memberlist.Address{Addr: addr})
+}
+
+// WriteToAddress sends one packet, best effort.
+func (c *carrier) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	id, err := c.who(a)
+	if err != nil {
+		return time.Time{}, err
+	}
+	frame := append(make([]byte, 0, 1+len(b)), poolSite)
+	return time.Now(), c.p.cfg.Endpoint.SendPacket(transport.Peer{Site: c.p.cfg.Self.Site, ID: id}, append(frame, b...))
+}
+
+// PacketCh returns received packets.
+func (c *carrier) PacketCh() <-chan *memberlist.Packet { return c.packets }
+
+// DialTimeout is for callers that know an address only.
+func (c *carrier) DialTimeout(addr string, d time.Duration) (net.Conn, error) {
+	return c.DialAddressTimeout(memberlist.Address{Addr: addr}, d)
+}
+
+// DialAddressTimeout opens a gossip stream.
+func (c *carrier) DialAddressTimeout(a memberlist.Address, d time.Duration) (net.Conn, error) {
+	id, err := c.who(a)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(c.life, d)
+	defer cancel()
+	s, err := c.p.cfg.Endpoint.Dial(ctx, transport.Peer{Site: c.p.cfg.Self.Site, ID: id})
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.OpenStream(ctx, transport.KindGossip)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Write([]byte{poolSite}); err != nil {
+		_ = st.Close()
+		return nil, fmt.Errorf("cannot open gossip stream to %s: %w", id, err)
+	}
+	return st, nil
+}
+
+// StreamCh returns accepted streams.
+func (c *carrier) StreamCh() <-chan net.Conn { return c.streams }
+
+// Shutdown ends dials under way and refuses what still comes.
+func (c *carrier) Shutdown() error {
+	c.end()
+	for {
+		select {
+		case s := <-c.streams:
+			_ = s.Close()
+		default:
+			return nil
+		}
+	}
+}
+
+// who finds the agent id of an address.
+func (c *carrier) who(a memberlist.Address) (string, error) {
+	if a.Name != "" {
+		return a.Name, nil
+	}
+	host, port, err := net.SplitHostPort(a.Addr)
+	if err != nil {
+		return "", fmt.Errorf("cannot find agent at %q: %w", a.Addr, err)
+	}
+	for _, r := range c.p.cfg.Roster().Agents {
+		if x := c.p.addrOf(r.ID); x != nil && x.IP.String() == host && strconv.Itoa(x.Port) == port {
+			return r.ID, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find agent at %s: not in the roster", a.Addr)
+}
+
+// onPacket takes a packet from the endpoint. It never blocks.
+func (c *carrier) onPacket(from trust.Identity, b []byte) {
+	if len(b) < 2 || b[0] != poolSite || from.Site != c.p.cfg.Self.Site {
+		return
+	}
+	a := c.p.addrOf(from.ID)
+	if a == nil {
+		return // it left the roster a moment ago
+	}
+	select {
+	case c.packets <- &memberlist.Packet{Buf: b[1:], From: a, Timestamp: time.Now()}:
+	default:
+	}
+}
+
+// onStream takes a gossip stream from the endpoint.
+func (c *carrier) onStream(_ context.Context, s *transport.Stream) {
+	const wait = 5 * time.Second // the pool octet follows the kind at once
+	var b [1]byte
+	err := s.SetReadDeadline(time.Now().Add(wait))
+	if err == nil {
+		_, err = s.Read(b[:])
+	}
+	if err == nil {
+		err = s.SetReadDeadline(time.Time{})
+	}
+	if err != nil || b[0] != poolSite {
+		_ = s.Close()
+		return
+	}
+	select {
+	case <-c.life.Done():
+		_ = s.Close()
+		return
+	default:
+	}
+	select {
+	case c.streams <- s:
+	default:
+		_ = s.Close() // memberlist is behind; the peer tries again at its next push/pull
+	}
+}

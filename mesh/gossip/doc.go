@@ -1,0 +1,16 @@
+// Package gossip knows which agents of the site are alive, and spreads which heads they hold: Serf over mesh/transport.
+//
+// Holds: Pool (the site pool), its memberlist transport, the roster filter, endless rejoin, and tags.
+//
+// Imported by: siteagent. It is the one room that imports serf and memberlist.
+//
+// Promises: 10 (a member that nobody hears is absent, never removed: timeouts are ten years). In gossip go heads and
+// versions, never payload, secrets or roles: an agent can lie about another, so what is heard is a hint. 12: mutual TLS
+// below, the roster decides who is a member, queues of 512 packets, no compression (no bombs), no gossip key.
+//
+// Concurrency: New registers handlers on an endpoint that does not run yet and starts nothing; Run owns the goroutines of
+// Serf and of the pool. Methods are safe for concurrent use at any time.
+//
+// Tests: pools of 2-4 agents on loopback with goleak; a member killed, restarted, removed from the roster, forged; tags
+// below 400 octets; FuzzParseHint.
+package gossip

@@ -1,0 +1,367 @@
+package gossip
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/hashicorp/serf/serf"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+const (
+	forever      = 87600 * time.Hour // Serf forgets a failed peer after that: ten years
+	udpBuffer    = 1150              // with the pool octet and QUIC's framing it fits a 1,280 octet path
+	joinTimeout  = 5 * time.Second
+	joinAtOnce   = 2
+	eventDepth   = 256         // for Serf and for the reader of Events; the oldest goes
+	tagsEvery    = time.Second // a burst of heads is one update
+	tagsMax      = 400         // octets encoded; Serf refuses more than 512
+	broadcastMax = time.Second // how long an update waits to be handed to a peer
+)
+
+// Config of a Pool.
+type Config struct {
+	Endpoint *transport.Endpoint
+	Self     transport.Peer
+	Roster   func() *intent.RosterBody // the effective roster; never nil; does not block
+	Tags     Tags                      // at start
+	Log      *slog.Logger
+}
+
+// Member is one agent of the roster. Since is when Alive last changed as seen here; zero: never heard of.
+type Member struct {
+	ID    string
+	Alive bool
+	Since time.Time
+	Addr  string
+	Tags  Tags
+}
+
+// EventKind says what an Event tells.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventAlive EventKind = "alive" // heard, or heard again
+	EventDead  EventKind = "dead"  // not heard any more; absence is no removal
+	EventHead  EventKind = "head"  // it names heads or versions that it did not name before
+)
+
+// Event is a change of one other agent. It is a hint: Members says how things stand.
+type Event struct {
+	Kind   EventKind
+	Member Member
+}
+
+// Pool is the site pool.
+type Pool struct {
+	cfg     Config
+	carrier *carrier
+	events  chan Event
+	retag   chan struct{} // capacity 1
+	serf    atomic.Pointer[serf.Serf]
+
+	mu    sync.Mutex // guards what follows
+	tags  Tags
+	since map[string]change
+}
+
+type change struct {
+	alive bool
+	at    time.Time
+}
+
+// New registers the pool on an endpoint that does not run yet.
+func New(cfg Config) (*Pool, error) {
+	p := &Pool{cfg: cfg, events: make(chan Event, eventDepth), retag: make(chan struct{}, 1), tags: cfg.Tags, since: map[string]change{}}
+	if p.tags.State == "" {
+		p.tags.State = Ready
+	}
+	if n := encodedSize(p.tags.encode()); n > tagsMax {
+		return nil, fmt.Errorf("cannot gossip %d octets of tags, at most %d", n, tagsMax)
+	}
+	p.carrier = newCarrier(p)
+	cfg.Endpoint.HandlePacket(p.carrier.onPacket)
+	cfg.Endpoint.HandleStream(trust.ALPNMesh, transport.KindGossip, p.carrier.onStream)
+	return p, nil
+}
+
+func encodedSize(m map[string]string) int {
+	n := 8
+	for k, v := range m {
+		n += len(k) + len(v) + 4
+	}
+	return n
+}
+
+// config returns Serf's configuration; reasons in mesh.md section 3.
+func (p *Pool) config(events chan<- serf.Event) *serf.Config {
+	logger := slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelDebug)
+	ml := memberlist.DefaultLANConfig()
+	ml.Transport = p.carrier
+	ml.EnableCompression = false
+	ml.UDPBufferSize = udpBuffer
+	ml.TCPTimeout = joinTimeout
+	ml.RequireNodeNames = true
+	ml.DeadNodeReclaimTime = 30 * time.Second // an agent whose address changed by roster comes back under its name
+	ml.Logger = logger
+	c := serf.DefaultConfig()
+	c.NodeName = p.cfg.Self.ID
+	c.MemberlistConfig = ml
+	c.Tags = p.Tags().encode()
+	c.EventCh = events
+	c.ReconnectTimeout, c.TombstoneTimeout = forever, forever
+	c.BroadcastTimeout = broadcastMax
+	c.EnableNameConflictResolution = false
+	c.Logger = logger
+	c.Merge = p
+	return c
+}
+
+// Run takes part until ctx ends. It says stopping and goes without a Leave: a restart is no decommission.
+func (p *Pool) Run(ctx context.Context) error {
+	raw := make(chan serf.Event, eventDepth)
+	s, err := serf.Create(p.config(raw))
+	if err != nil {
+		return fmt.Errorf("cannot join gossip as %s: %w", p.cfg.Self, err)
+	}
+	p.serf.Store(s)
+	g, gctx := errgroup.WithContext(ctx)
+	stopped := make(chan struct{})
+	g.Go(func() error { p.relay(raw, stopped); return nil }) // ends last: Serf blocks while nobody takes its events
+	g.Go(func() error { p.rejoin(gctx, s); return nil })
+	g.Go(func() error { p.publish(gctx, s); return nil })
+	<-gctx.Done()
+	p.mu.Lock()
+	p.tags.State = Stopping
+	t := p.tags.encode()
+	p.mu.Unlock()
+	_ = s.SetTags(t) // a courtesy: peers notice the silence anyway
+	p.serf.Store(nil)
+	err = s.Shutdown()
+	<-s.ShutdownCh()
+	close(stopped)
+	if werr := g.Wait(); err == nil {
+		err = werr
+	}
+	if err != nil {
+		return fmt.Errorf("cannot leave gossip cleanly: %w", err)
+	}
+	return nil
+}
+
+// NotifyMerge is Serf's question whether members may be ours. Each member comes alone too, so a list is not refused whole
+// because of one that a newer roster may hold.
+func (p *Pool) NotifyMerge(ms []*serf.Member) error {
+	if len(ms) != 1 {
+		return nil
+	}
+	m := ms[0]
+	if m.Name == p.cfg.Self.ID {
+		return nil
+	}
+	for _, a := range p.cfg.Roster().Agents {
+		if a.ID != m.Name || a.State != "agent" {
+			continue
+		}
+		if at := p.addrOf(a.ID); at != nil && (!at.IP.Equal(m.Addr) || at.Port != int(m.Port)) {
+			return fmt.Errorf("cannot accept %s at %s:%d: the roster says %s", m.Name, m.Addr, m.Port, at)
+		}
+		return nil
+	}
+	return fmt.Errorf("cannot accept %q: not in the roster", m.Name)
+}
+
+// addrOf returns the first literal address that the roster holds for id, or nil.
+func (p *Pool) addrOf(id string) *net.UDPAddr {
+	for _, a := range p.cfg.Roster().Agents {
+		if a.ID != id {
+			continue
+		}
+		for _, s := range a.Addr {
+			host, port, err := net.SplitHostPort(s)
+			if err != nil {
+				continue
+			}
+			n, err := strconv.Atoi(port)
+			if ip := net.ParseIP(host); ip != nil && err == nil {
+				return &net.UDPAddr{IP: ip, Port: n}
+			}
+		}
+	}
+	return nil
+}
+
+// Tags returns what this agent says of itself.
+func (p *Pool) Tags() Tags {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tags
+}
+
+// SetTags changes what this agent says of itself. It does not block; bursts are sent once a second.
+func (p *Pool) SetTags(edit func(*Tags)) {
+	p.mu.Lock()
+	edit(&p.tags)
+	p.mu.Unlock()
+	select {
+	case p.retag <- struct{}{}:
+	default:
+	}
+}
+
+// SetHead tells the newest head of a stream: intent.StreamIntent, StreamRevocation or StreamTrust.
+func (p *Pool) SetHead(stream string, h intent.Head) {
+	p.SetTags(func(t *Tags) {
+		switch stream {
+		case intent.StreamIntent:
+			t.Intent = HintOf(h)
+		case intent.StreamRevocation:
+			t.Revocation = HintOf(h)
+		case intent.StreamTrust:
+			t.Trust = HintOf(h)
+		}
+	})
+}
+
+// publish sends changed tags.
+func (p *Pool) publish(ctx context.Context, s *serf.Serf) {
+	for {
+		select {
+		case <-p.retag:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.SetTags(p.Tags().encode()); err != nil {
+			p.cfg.Log.DebugContext(ctx, "tags not yet sent", "err", err) // push/pull carries them
+		}
+		t := time.NewTimer(tagsEvery)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// Events returns changes of other agents. One reader; when it is slow the oldest are dropped.
+func (p *Pool) Events() <-chan Event { return p.events }
+
+func (p *Pool) emit(e Event) {
+	for {
+		select {
+		case p.events <- e:
+			return
+		default:
+		}
+		select {
+		case <-p.events:
+		default:
+		}
+	}
+}
+
+// relay turns Serf's events into ours.
+func (p *Pool) relay(raw <-chan serf.Event, stopped <-chan struct{}) {
+	for {
+		select {
+		case e := <-raw:
+			me, ok := e.(serf.MemberEvent)
+			if !ok {
+				continue
+			}
+			for _, m := range me.Members {
+				if m.Name != p.cfg.Self.ID {
+					p.note(m)
+				}
+			}
+		case <-stopped:
+			return
+		}
+	}
+}
+
+// note records a change of one member.
+func (p *Pool) note(m serf.Member) {
+	alive := m.Status == serf.StatusAlive
+	p.mu.Lock()
+	old, known := p.since[m.Name]
+	if !known || old.alive != alive {
+		p.since[m.Name] = change{alive, time.Now()}
+	}
+	p.mu.Unlock()
+	kind := EventHead
+	switch {
+	case alive && (!known || !old.alive):
+		kind = EventAlive
+	case !alive:
+		kind = EventDead
+	}
+	p.emit(Event{kind, p.member(m)})
+}
+
+func (p *Pool) member(m serf.Member) Member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Member{ID: m.Name, Alive: m.Status == serf.StatusAlive, Since: p.since[m.Name].at,
+		Addr: net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port))), Tags: decodeTags(m.Tags)}
+}
+
+// Members returns every agent of the roster, by id, this one included. Whom gossip knows and the roster does not is left out.
+func (p *Pool) Members() []Member {
+	heard := map[string]serf.Member{}
+	if s := p.serf.Load(); s != nil {
+		for _, m := range s.Members() {
+			heard[m.Name] = m
+		}
+	}
+	var out []Member
+	for _, a := range p.cfg.Roster().Agents {
+		if a.State != "agent" {
+			continue
+		}
+		m, ok := heard[a.ID]
+		switch {
+		case a.ID == p.cfg.Self.ID:
+			x := Member{ID: a.ID, Alive: true, Tags: p.Tags()}
+			if at := p.addrOf(a.ID); at != nil {
+				x.Addr = at.String()
+			}
+			out = append(out, x)
+		case ok:
+			out = append(out, p.member(m))
+		default:
+			out = append(out, Member{ID: a.ID})
+		}
+	}
+	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Alive tells whether id is in the roster and was heard. This agent is always alive.
+func (p *Pool) Alive(id string) bool {
+	if id == p.cfg.Self.ID {
+		return true
+	}
+	for _, m := range p.Members() {
+		if m.ID == id {
+			return m.Alive
+		}
+	}
+	return false
+}
+
+var _ serf.MergeDelegate = (*Pool)(nil)

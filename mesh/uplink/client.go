@@ -1,0 +1,273 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+// Target is one coordinator to dial. Addr is host:port, best first. Lower priorities are tried first; equal ones at random.
+type Target struct {
+	ID       string // empty: whichever coordinator answers there
+	Addr     []string
+	Priority int
+}
+
+// ClientConfig of a Client.
+type ClientConfig struct {
+	Endpoint *transport.Endpoint
+	Hello    func() Hello                   // called at each connect
+	Targets  func() []Target                // called at each connect; does not block
+	OnHeads  func(context.Context, Heads)   // what the coordinator has; may block, then later heads are coalesced
+	OnUp     func(context.Context, Welcome) // optional: a session stands
+	OnDown   func(error)                    // optional: it ended
+	Active   func() bool                    // optional: whether this agent should hold a session now (rank 0 or 1)
+	Reverse  http.Handler                   // reads, metrics, logs, consoles; the peer is transport.PeerFrom
+	Log      *slog.Logger
+
+	StartSpread time.Duration // first dial within that after start; default 5 s
+	MaxBackoff  time.Duration // between failed dials; default 60 s
+}
+
+const (
+	startSpread   = 5 * time.Second
+	maxBackoff    = time.Minute
+	firstBackoff  = time.Second
+	defaultSpread = time.Minute
+	maxReverse    = 32               // requests at once: a console each for a whole rack
+	activePoll    = 2 * time.Second  // Active has no event
+	climbEvery    = 10 * time.Minute // tries for a coordinator of better priority
+	lanesRest     = time.Hour        // TCP is kept that long before QUIC is tried again
+	quicTries     = 3
+)
+
+// Client is the agent's side.
+type Client struct {
+	cfg     ClientConfig
+	applied chan Heads // capacity 1: newest wins
+
+	mu       sync.Mutex // guards what follows
+	sess     *transport.Conn
+	welcome  Welcome
+	since    time.Time
+	heard    time.Time
+	failures int // QUIC dials in a row
+	tcpUntil time.Time
+}
+
+// NewClient registers the reverse handler on an endpoint that does not run yet.
+func NewClient(cfg ClientConfig) *Client {
+	if cfg.StartSpread == 0 {
+		cfg.StartSpread = startSpread
+	}
+	if cfg.MaxBackoff == 0 {
+		cfg.MaxBackoff = maxBackoff
+	}
+	c := &Client{cfg: cfg, applied: make(chan Heads, 1)}
+	if cfg.Reverse != nil {
+		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, bounded(cfg.Reverse))
+	}
+	return c
+}
+
+// bounded lets maxReverse requests in at once.
+func bounded(h http.Handler) http.Handler {
+	slots := make(chan struct{}, maxReverse)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			h.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many requests on the uplink", http.StatusTooManyRequests)
+		}
+	})
+}
+
+// Status of the uplink. Heard is the last sign of life of a coordinator, also of a session that ended; zero: never.
+type Status struct {
+	Up          bool
+	Coordinator string
+	Lane        transport.Lane
+	Since       time.Time
+	Heard       time.Time
+}
+
+// Status returns how the uplink stands.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := Status{Coordinator: c.welcome.Coordinator, Heard: c.heard}
+	if c.sess != nil {
+		s.Up, s.Lane, s.Since = true, c.sess.Lane(), c.since
+	}
+	return s
+}
+
+// Applied tells the coordinator which heads are active here. It does not block; the newest wins.
+func (c *Client) Applied(h Heads) {
+	for {
+		select {
+		case c.applied <- h:
+			return
+		default:
+		}
+		select {
+		case <-c.applied:
+		default:
+		}
+	}
+}
+
+// RoundTripper returns HTTP to the coordinator over whatever session stands. Write http://coordinator/path.
+// Errors: ErrDown, at once, without a session.
+func (c *Client) RoundTripper() http.RoundTripper {
+	return tripperFunc(func(r *http.Request) (*http.Response, error) {
+		c.mu.Lock()
+		s := c.sess
+		c.mu.Unlock()
+		if s == nil {
+			return nil, fmt.Errorf("cannot send request to the coordinator: %w", ErrDown)
+		}
+		return s.RoundTripper().RoundTrip(r)
+	})
+}
+
+type tripperFunc func(*http.Request) (*http.Response, error)
+
+func (f tripperFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Run keeps a session until ctx ends. It never fails: a site lives without a coordinator.
+func (c *Client) Run(ctx context.Context) error {
+	wait := rand.N(c.cfg.StartSpread)
+	fails := 0
+	for {
+		if !sleep(ctx, wait) {
+			return nil
+		}
+		if c.cfg.Active != nil && !c.cfg.Active() {
+			wait = activePoll
+			continue
+		}
+		s, prio, err := c.connect(ctx)
+		if err != nil {
+			fails++
+			wait = backoff(fails, c.cfg.MaxBackoff)
+			level := slog.LevelDebug
+			if fails == 1 {
+				level = slog.LevelWarn
+			}
+			c.cfg.Log.Log(ctx, level, "uplink down; the site goes on alone", "tries", fails, "err", err)
+			continue
+		}
+		spread, err := c.hold(ctx, s, prio)
+		var b *busyError
+		switch {
+		case ctx.Err() != nil:
+		case errors.As(err, &b):
+			wait = b.after + rand.N(b.after/2+1)
+		case spread < 0: // no welcome: as a failed dial
+			fails++
+			wait = backoff(fails, c.cfg.MaxBackoff)
+		default:
+			fails = 0
+			wait = rand.N(spread + 1)
+		}
+		c.cfg.Log.InfoContext(ctx, "uplink ended", "coordinator", s.Peer().String(), "retry", wait.Round(time.Millisecond).String(), "err", err)
+	}
+}
+
+// backoff is full jitter over 1 s doubled per failure, up to limit.
+func backoff(fails int, limit time.Duration) time.Duration {
+	d := limit
+	if fails < 20 {
+		d = min(limit, firstBackoff<<(fails-1))
+	}
+	return rand.N(d + 1)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// connect dials the targets by priority, shuffled inside one, and returns the first session and its priority.
+func (c *Client) connect(ctx context.Context) (*transport.Conn, int, error) {
+	ts := slices.Clone(c.cfg.Targets())
+	rand.Shuffle(len(ts), func(i, j int) { ts[i], ts[j] = ts[j], ts[i] })
+	slices.SortStableFunc(ts, func(a, b Target) int { return a.Priority - b.Priority })
+	errs := []error{}
+	for _, t := range ts {
+		s, err := c.dial(ctx, t)
+		if err == nil {
+			return s, t.Priority, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(errs) == 0 {
+		errs = append(errs, errors.New("no coordinator is known"))
+	}
+	return nil, 0, errors.Join(errs...)
+}
+
+func (c *Client) dial(ctx context.Context, t Target) (*transport.Conn, error) {
+	want := trust.Want{Kind: trust.Coordinator, ID: t.ID}
+	var errs []error
+	for _, a := range t.Addr {
+		lane := c.lane()
+		dctx, cancel := context.WithTimeout(ctx, helloTimeout)
+		s, err := c.cfg.Endpoint.DialAddr(dctx, a, trust.ALPNUplink, want, lane)
+		cancel()
+		c.note(lane, err == nil)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (c *Client) lane() transport.Lane {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failures >= quicTries || time.Now().Before(c.tcpUntil) {
+		return transport.LaneTCP
+	}
+	return transport.LaneQUIC
+}
+
+// note counts dials: three on QUIC lead to TCP; TCP that works is kept for an hour; TCP that does not either means that the
+// coordinator is away, and QUIC comes first again.
+func (c *Client) note(lane transport.Lane, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case lane == transport.LaneQUIC && ok:
+		c.failures = 0
+	case lane == transport.LaneQUIC:
+		c.failures++
+	case ok && c.failures >= quicTries:
+		c.failures, c.tcpUntil = 0, time.Now().Add(lanesRest)
+	case !ok:
+		c.failures, c.tcpUntil = 0, time.Time{}
+	}
+}

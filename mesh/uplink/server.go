@@ -1,0 +1,282 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+// ServerConfig of a Server.
+type ServerConfig struct {
+	Endpoint *transport.Endpoint
+	// Welcome returns the welcome for an agent of site, heads included. An error turns the agent away.
+	Welcome func(site string) (Welcome, error)
+	// Handler serves requests of agents; the agent is transport.PeerFrom.
+	Handler   http.Handler
+	OnHello   func(context.Context, Hello)                           // optional: a session stands
+	OnApplied func(ctx context.Context, site, agent string, h Heads) // optional: what is active there
+	OnGone    func(site, agent string)                               // optional: the agent's last session ended
+	Log       *slog.Logger
+
+	MaxSessions int // default 30,000: 10,000 sites with two and room
+}
+
+const (
+	maxSessions = 30_000
+	busySeconds = 30
+)
+
+// Server is the coordinator's side.
+type Server struct {
+	cfg ServerConfig
+
+	mu    sync.Mutex // guards what follows
+	sites map[string]map[*session]bool
+	count int
+}
+
+// session is one agent's.
+type session struct {
+	conn  *transport.Conn
+	hello Hello
+	since time.Time
+	moved chan struct{} // capacity 1: heads moved
+	heads Heads         // applied; guarded by Server.mu
+	heard time.Time     // guarded by Server.mu
+}
+
+// NewServer registers its handlers on an endpoint that does not run yet.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.MaxSessions == 0 {
+		cfg.MaxSessions = maxSessions
+	}
+	s := &Server{cfg: cfg, sites: map[string]map[*session]bool{}}
+	if cfg.Handler != nil {
+		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, cfg.Handler)
+	}
+	cfg.Endpoint.HandleStream(trust.ALPNUplink, transport.KindUplink, func(ctx context.Context, st *transport.Stream) {
+		defer st.Close()
+		if err := s.serve(ctx, st); err != nil {
+			cfg.Log.DebugContext(ctx, "uplink session ended", "agent", st.Peer().String(), "err", err)
+		}
+	})
+	return s
+}
+
+// SessionInfo shows one session.
+type SessionInfo struct {
+	Site, Agent, Boot, Version string
+	Lane                       transport.Lane
+	Addr                       string
+	Since, Heard               time.Time
+	Applied                    Heads
+}
+
+// Sessions returns all sessions, by site and agent.
+func (s *Server) Sessions() []SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []SessionInfo
+	for _, site := range slices.Sorted(maps.Keys(s.sites)) {
+		for x := range s.sites[site] {
+			out = append(out, SessionInfo{Site: site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
+				Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b SessionInfo) int {
+		switch {
+		case a.Site+"/"+a.Agent < b.Site+"/"+b.Agent:
+			return -1
+		case a.Site+"/"+a.Agent > b.Site+"/"+b.Agent:
+			return 1
+		default:
+			return a.Since.Compare(b.Since)
+		}
+	})
+	return out
+}
+
+// Notify pushes the current heads to the sessions of site; "" means all sites. It does not block.
+func (s *Server) Notify(site string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, xs := range s.sites {
+		if site != "" && name != site {
+			continue
+		}
+		for x := range xs {
+			select {
+			case x.moved <- struct{}{}:
+			default: // a push is pending and will carry the newest heads
+			}
+		}
+	}
+}
+
+// RoundTripper returns HTTP to an agent of site over the session it dialled: the given agent's, or, when agent is empty or
+// has none, the newest of the site (which forwards by the Skerry-Agent header). Errors: ErrDown, at once.
+func (s *Server) RoundTripper(site, agent string) http.RoundTripper {
+	return tripperFunc(func(r *http.Request) (*http.Response, error) {
+		c := s.pick(site, agent)
+		if c == nil {
+			return nil, fmt.Errorf("cannot reach site %s: %w", site, ErrDown)
+		}
+		return c.RoundTripper().RoundTrip(r)
+	})
+}
+
+func (s *Server) pick(site, agent string) *transport.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var best *session
+	for x := range s.sites[site] {
+		mine, bestMine := x.hello.Agent == agent, best != nil && best.hello.Agent == agent
+		if best == nil || mine && !bestMine || mine == bestMine && x.since.After(best.since) {
+			best = x
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return best.conn
+}
+
+// serve runs one control stream.
+func (s *Server) serve(ctx context.Context, st *transport.Stream) error {
+	id := st.Peer()
+	if st.Session() == nil {
+		return errors.New("cannot serve uplink: the stream came before its session")
+	}
+	if err := st.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return fmt.Errorf("cannot bound hello: %w", err)
+	}
+	r := newLineReader(st)
+	l, err := r.next()
+	if err != nil {
+		return err
+	}
+	if l.Hello == nil || l.Hello.Agent != id.ID || l.Hello.Site != id.Site {
+		st.Session().Close(transport.CodeProtocol, "hello of another agent")
+		return fmt.Errorf("cannot serve uplink: %s says hello as another", id)
+	}
+	x := &session{conn: st.Session(), hello: *l.Hello, since: time.Now(), heard: time.Now(), heads: l.Hello.Heads, moved: make(chan struct{}, 1)}
+	if !s.add(x) {
+		return writeLine(st, &line{Busy: &busy{RetryAfter: busySeconds}})
+	}
+	defer s.remove(x)
+	w, err := s.cfg.Welcome(id.Site)
+	if err != nil {
+		_ = writeLine(st, &line{Busy: &busy{RetryAfter: busySeconds}}) // the cause is what counts
+		return fmt.Errorf("cannot welcome %s: %w", id, err)
+	}
+	if err := writeLine(st, &line{Welcome: &w}); err != nil {
+		return err
+	}
+	if err := st.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("cannot serve uplink: %w", err)
+	}
+	if s.cfg.OnHello != nil {
+		s.cfg.OnHello(ctx, *l.Hello)
+	}
+	return s.follow(ctx, st, r, x)
+}
+
+func (s *Server) follow(ctx context.Context, st *transport.Stream, r *lineReader, x *session) error {
+	g, gctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(gctx, func() { _ = st.Close() })
+	defer stop()
+	tcp := x.conn.Lane() == transport.LaneTCP
+	g.Go(func() error {
+		for {
+			if tcp {
+				if err := st.SetReadDeadline(time.Now().Add(silence)); err != nil {
+					return err
+				}
+			}
+			l, err := r.next()
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			x.heard = time.Now()
+			if l.Applied != nil {
+				x.heads = *l.Applied
+			}
+			s.mu.Unlock()
+			if l.Applied != nil && s.cfg.OnApplied != nil {
+				s.cfg.OnApplied(gctx, x.hello.Site, x.hello.Agent, *l.Applied)
+			}
+		}
+	})
+	g.Go(func() error {
+		t := time.NewTicker(pingEvery)
+		defer t.Stop()
+		for {
+			l := line{}
+			select {
+			case <-x.moved:
+				w, err := s.cfg.Welcome(x.hello.Site)
+				if err != nil {
+					return err
+				}
+				l.Heads = &w.Heads
+			case <-t.C:
+				if !tcp {
+					continue
+				}
+				l.Ping = &ping{}
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			if err := writeLine(st, &l); err != nil {
+				return err
+			}
+		}
+	})
+	return g.Wait()
+}
+
+func (s *Server) add(x *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.count >= s.cfg.MaxSessions {
+		return false
+	}
+	s.count++
+	m := s.sites[x.hello.Site]
+	if m == nil {
+		m = map[*session]bool{}
+		s.sites[x.hello.Site] = m
+	}
+	m[x] = true
+	return true
+}
+
+func (s *Server) remove(x *session) {
+	s.mu.Lock()
+	s.count--
+	m := s.sites[x.hello.Site]
+	delete(m, x)
+	left := false
+	for y := range m {
+		left = left || y.hello.Agent == x.hello.Agent
+	}
+	if len(m) == 0 {
+		delete(s.sites, x.hello.Site)
+	}
+	s.mu.Unlock()
+	if !left && s.cfg.OnGone != nil {
+		s.cfg.OnGone(x.hello.Site, x.hello.Agent)
+	}
+}

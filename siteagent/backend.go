@@ -1,0 +1,348 @@
+package siteagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/gossip"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// backend answers the site's API from the effective intent and the journal. It works with nobody above.
+type backend struct {
+	info   api.Info
+	w      *world
+	db     *state.DB
+	mesh   *mesh
+	inst   *installers
+	gossip *gossip.Pool
+	uplink func() bool
+	over   *overrides
+
+	mu   sync.Mutex // guards what follows
+	rev  uint64
+	last [2]uint64
+}
+
+// Describe implements api.Backend.
+func (b *backend) Describe() api.Info { return b.info }
+
+// revision folds the revisions of intent and journal into one number that rises with either.
+func (b *backend) revision() uint64 {
+	st := b.w.site.State()
+	jrev, _ := b.w.journal.Rev()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := [2]uint64{st.Rev, jrev}; now != b.last {
+		b.last = now
+		b.rev++
+	}
+	return b.rev
+}
+
+// Snapshot implements api.Backend.
+func (b *backend) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
+	rev := b.revision()
+	e := b.w.now()
+	if e.err != nil {
+		return nil, 0, e.err
+	}
+	c := e.overlay.Catalog.Clone()
+	statuses, arrays := b.statuses(e.overlay.Catalog)
+	for k, v := range statuses {
+		fill(c, k, v)
+	}
+	for k, v := range arrays {
+		fill(c, k, v)
+	}
+	return c, rev, nil
+}
+
+func fill[V any](c *intent.Catalog, k intent.Key, v V) {
+	o := c.Get(k)
+	if o == nil {
+		return
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return // plain data; a status that cannot be shown is left out
+	}
+	with := *o
+	with.Status = raw
+	c.Put(&with)
+}
+
+// statuses folds the journal into the statuses of machines and instance arrays.
+func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStatus, map[intent.Key]intent.ArrayStatus) {
+	machines := map[intent.Key]intent.MachineStatus{}
+	addrs := addresses(c, b.w.site.State().Roster, b.w.site.id)
+	for _, v := range b.w.views() {
+		st := v.Status
+		if st.State == "" {
+			st.State = intent.StateExpected
+		}
+		mac, _ := intent.ParseMAC(v.Spec.BootNIC().MAC)
+		if a, ok := addrs[mac]; ok {
+			st.Address = a.Addr.String()
+		}
+		if p, ok := claim.Load[reconcile.Progress](b.w.journal, reconcile.KindProgress, v.Name); ok && st.Phase == reconcile.PhaseWrite && p.Total > 0 {
+			st.Percent = int(p.Bytes * 100 / p.Total)
+		}
+		machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: v.Name}] = st
+	}
+	bindings := reconcile.Bindings(b.w.journal)
+	arrays := map[intent.Key]intent.ArrayStatus{}
+	for _, o := range c.List(intent.KindInstanceArray) {
+		spec := o.Spec.(*intent.InstanceArraySpec)
+		as := intent.ArrayStatus{Wanted: spec.Count}
+		for i := range spec.Count {
+			is := intent.InstanceStatus{Index: i, UID: reconcile.InstanceUID(o.Metadata.UID, i)}
+			if bd, ok := bindings[is.UID]; ok && !bd.Released {
+				st := machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: bd.Machine}]
+				is.Machine, is.State, is.Address = bd.Machine, st.State, st.Address
+				if st.State == intent.StateRunning {
+					as.Running++
+				}
+			} else {
+				as.Message = "waits for an available machine of type " + spec.MachineType
+			}
+			as.Instances = append(as.Instances, is)
+		}
+		arrays[o.Key()] = as
+	}
+	return machines, arrays
+}
+
+// Changed implements api.Backend.
+func (b *backend) Changed(ctx context.Context, since uint64) (uint64, error) {
+	for {
+		_, wake := b.w.journal.Rev()
+		moved := b.w.site.State().Wake
+		if rev := b.revision(); rev > since {
+			return rev, nil
+		}
+		select {
+		case <-wake:
+		case <-moved:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// Apply implements api.Backend: a local change becomes an override.
+func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]api.Result, error) {
+	if b.uplink() {
+		return nil, api.Refuse("the coordinator is reachable: apply there, so that there is one truth; a site takes changes only while it is cut off")
+	}
+	return b.over.apply(ctx, by, batch)
+}
+
+// eventsPoll bounds how long a follower waits without looking again.
+const eventsPoll = 10 * time.Second
+
+// Events implements api.Backend. A follower gets what is new by agent and sequence number, so that an event that comes late
+// from a peer is not lost.
+func (b *backend) Events(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) error {
+	if q.Site != b.w.site.id {
+		return api.ErrNotFound
+	}
+	sent := map[string]uint64{}
+	for {
+		_, wake := b.w.journal.Rev()
+		err := b.w.journal.Events(sent, func(e intent.Event) error {
+			sent[e.Agent] = max(sent[e.Agent], e.Seq)
+			if (q.Machine != "" && e.Machine != q.Machine) || e.Time.Before(q.Since) {
+				return nil
+			}
+			return fn(e)
+		})
+		if err != nil || !q.Follow {
+			return err
+		}
+		t := time.NewTimer(eventsPoll)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-wake:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// SiteStatus implements api.Backend.
+func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, error) {
+	if site != b.w.site.id {
+		return nil, api.ErrNotFound
+	}
+	e := b.w.now()
+	s := &api.SiteStatus{
+		Site: site, Head: e.state.Head, Published: e.state.Staged, Rejected: e.state.Rejected, Machines: map[string]int{},
+		ObservedAt: time.Now().UTC(), Reachable: "yes",
+	}
+	machines, _ := b.statuses(e.overlay.Catalog)
+	for _, m := range machines {
+		s.Machines[string(m.State)]++
+	}
+	for _, a := range b.agentReports() {
+		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown"}
+		if a.ID == b.info.ID {
+			st.Uplink = map[bool]string{true: "up", false: "down"}[b.uplink()]
+		}
+		s.Agents = append(s.Agents, st)
+	}
+	for _, o := range b.over.reports() {
+		s.Overrides = append(s.Overrides, api.Override{ID: o.ID, Object: o.Object, Op: o.Op, State: o.State, Author: o.Author, Time: o.Time, Reason: o.Reason})
+	}
+	return s, nil
+}
+
+func (b *backend) agentReports() []intent.AgentReport {
+	seen := map[string]gossip.Member{}
+	for _, m := range b.gossip.Members() {
+		seen[m.ID] = m
+	}
+	st := b.w.site.State()
+	var out []intent.AgentReport
+	for _, a := range st.Roster.Agents {
+		r := intent.AgentReport{ID: a.ID, Alive: "no"}
+		g, ok := seen[a.ID]
+		switch {
+		case a.ID == b.info.ID:
+			r.Alive, r.Head, r.Version = "yes", st.Head, b.info.Version
+		case !ok || g.Since.IsZero():
+			r.Alive = "unknown"
+		case g.Alive:
+			r.Alive = "yes"
+			r.Head = intent.Head{Epoch: g.Tags.Intent.Epoch, Seq: g.Tags.Intent.Seq}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Power implements api.Backend.
+func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, action string) (*api.PowerResult, error) {
+	v, ok := b.inst.control.View(machine)
+	if site != b.w.site.id || !ok {
+		return nil, api.ErrNotFound
+	}
+	if owner := b.inst.owner("machine/" + machine); owner != b.info.ID && action != "status" {
+		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", owner, machine))
+	}
+	p, effect, err := b.inst.control.Power(ctx, v, action)
+	if err != nil {
+		return nil, &api.Error{Status: http.StatusBadGateway, Type: "bmc", Detail: err.Error()}
+	}
+	if action != "status" {
+		err := b.w.journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &api.PowerResult{Machine: machine, Power: string(p), Effect: effect.String()}, nil
+}
+
+// Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
+func (b *backend) Release(ctx context.Context, by api.Caller, site, machine string) error {
+	v, ok := b.inst.control.View(machine)
+	if site != b.w.site.id || !ok {
+		return api.ErrNotFound
+	}
+	if v.Binding == nil || v.Binding.Released {
+		return api.Refuse(machine + " belongs to no instance")
+	}
+	bd := *v.Binding
+	bd.Released = true
+	r, _ := b.w.journal.Latest(reconcile.KindBinding, bd.Instance)
+	err := b.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindBinding, Key: bd.Instance, Epoch: r.Epoch, Body: bd},
+		reconcile.Event(machine, "", r.Epoch, "machine.releasing", "release asked by "+by.User, nil))
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
+// JoinToken implements api.Backend.
+func (b *backend) JoinToken(context.Context, api.Caller, string, api.JoinTokenRequest) (*api.JoinTokenResult, error) {
+	return nil, api.ErrElsewhere
+}
+
+// UserToken implements api.Backend.
+func (b *backend) UserToken(context.Context, api.Caller, string, api.UserTokenRequest) (*api.UserTokenResult, error) {
+	return nil, api.ErrElsewhere
+}
+
+// Upload implements api.Backend.
+func (b *backend) Upload(context.Context, api.Caller, string, string, io.Reader) (*intent.Object, error) {
+	return nil, api.ErrElsewhere
+}
+
+// IntentFeed implements api.Backend.
+func (b *backend) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {
+	if site != b.w.site.id {
+		return api.ErrNotFound
+	}
+	return b.w.site.Feed(from, fn)
+}
+
+// report is what goes up to the coordinator.
+func (b *backend) report(boot string) intent.Report {
+	rev := b.revision()
+	e := b.w.now()
+	machines, arrays := b.statuses(e.overlay.Catalog)
+	r := intent.Report{
+		Site: b.w.site.id, Agent: b.info.ID, Boot: boot, Rev: rev, Time: time.Now().UTC(), Head: e.state.Head, Rejected: e.state.Rejected,
+		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(),
+	}
+	for k, m := range machines {
+		r.Machines[k.Name] = m
+	}
+	for k, a := range arrays {
+		r.Arrays = append(r.Arrays, intent.ArrayReport{Project: k.Scope, Name: k.Name, Status: a})
+	}
+	return r
+}
+
+// feedOnly is the part of the backend that peers pull intent through.
+type feedOnly struct{ s *site }
+
+// IntentFeed gives the chain, staged entries too.
+func (f feedOnly) IntentFeed(_ context.Context, _ string, from uint64, fn func(*intent.Envelope) error) error {
+	return f.s.Feed(from, fn)
+}
+
+// Snapshot returns the revision only.
+func (f feedOnly) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
+	return nil, f.s.State().Rev, nil
+}
+
+// Changed waits for a newer intent.
+func (f feedOnly) Changed(ctx context.Context, since uint64) (uint64, error) {
+	for {
+		st := f.s.State()
+		if st.Rev > since {
+			return st.Rev, nil
+		}
+		select {
+		case <-st.Wake:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+var _ api.Backend = (*backend)(nil)

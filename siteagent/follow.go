@@ -1,0 +1,428 @@
+package siteagent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/gossip"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/trust"
+)
+
+// heads are what this agent has active.
+func (a *Agent) heads() uplink.Heads {
+	st := a.site.State()
+	return uplink.Heads{Trust: a.site.trustHead(), Intent: st.Head}
+}
+
+// targets lists the coordinators of the trust document, after the address that the agent joined at.
+func (a *Agent) targets() []uplink.Target {
+	var out []uplink.Target
+	for _, c := range a.site.coordinators() {
+		out = append(out, uplink.Target{ID: c.ID, Addr: c.Addr, Priority: 1})
+	}
+	if len(a.id.Coordinator) > 0 {
+		out = append(out, uplink.Target{Addr: a.id.Coordinator, Priority: 0})
+	}
+	return out
+}
+
+// onUp offers the overrides as soon as a session stands.
+func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
+	a.cfg.Logger.Info("coordinator is reachable")
+	a.propose(ctx)
+}
+
+// onHeads pulls what the coordinator has beyond us.
+func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
+	rt := a.uplink.RoundTripper()
+	if h.Trust.Compare(a.site.trustHead()) > 0 {
+		if err := a.pullTrust(ctx, rt); err != nil {
+			a.cfg.Logger.Warn("trust not pulled", "err", err)
+		}
+	}
+	if err := a.pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
+		a.cfg.Logger.Warn("intent not pulled", "err", err)
+	}
+	a.uplink.Applied(a.heads())
+	a.propose(ctx)
+}
+
+func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
+	res, err := get(ctx, rt, "http://coordinator/u/1/trust")
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	var envs []*intent.Envelope
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxPushed))
+	if err != nil {
+		return fmt.Errorf("cannot read trust: %w", err)
+	}
+	if err := intent.DecodeStrict(b, &envs); err != nil {
+		return err
+	}
+	return a.site.AddTrust(envs)
+}
+
+func get(ctx context.Context, rt http.RoundTripper, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := rt.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("cannot get %s: %s", req.URL.Path, res.Status), res.Body.Close())
+	}
+	return res, nil
+}
+
+// pullBatch is how many envelopes are verified and staged at once; each is below 1 MB, a transaction holds 2.4.
+const (
+	pullBatch      = 64
+	pullBatchBytes = 1 << 20
+)
+
+// pull takes envelopes from base until the staged head reaches want or the source has no more.
+func (a *Agent) pull(ctx context.Context, rt http.RoundTripper, base string, want intent.Head) error {
+	for {
+		st := a.site.State()
+		if want.Compare(st.Staged) <= 0 {
+			return nil
+		}
+		n, err := a.pullOnce(ctx, rt, fmt.Sprintf("%s?from=%d", base, st.Staged.Seq+1))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("source has nothing beyond %d.%d", st.Staged.Epoch, st.Staged.Seq)
+		}
+		a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
+	}
+}
+
+func (a *Agent) pullOnce(ctx context.Context, rt http.RoundTripper, url string) (int, error) {
+	res, err := get(ctx, rt, url)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	sc := bufio.NewScanner(res.Body)
+	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
+	total, size := 0, 0
+	var envs []*intent.Envelope
+	flush := func() error {
+		n, err := a.site.Receive(ctx, envs)
+		total += n
+		envs, size = nil, 0
+		a.auditRefusal(err)
+		return err
+	}
+	for sc.Scan() {
+		env, err := document.Decode(sc.Bytes())
+		if err != nil {
+			return total, err
+		}
+		envs, size = append(envs, env), size+len(sc.Bytes())
+		if len(envs) >= pullBatch || size >= pullBatchBytes {
+			if err := flush(); err != nil {
+				return total, err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return total, err
+	}
+	return total, sc.Err()
+}
+
+// auditRefusal keeps what was refused as an event: replayed, forked, truncated or other-site intent.
+func (a *Agent) auditRefusal(err error) {
+	if err == nil {
+		return
+	}
+	if jerr := a.journalEvent("intent.refused", err.Error()); jerr != nil {
+		a.cfg.Logger.Warn("event not journaled", "err", jerr)
+	}
+}
+
+// peerPull is how often peers are asked without a hint: gossip's heads are the normal way.
+const peerPull = 15 * time.Second
+
+// follow pulls intent from peers that hold more: the agent without a session lives from it.
+func (a *Agent) follow(ctx context.Context) error {
+	a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
+	t := time.NewTicker(peerPull)
+	defer t.Stop()
+	for {
+		st := a.site.State()
+		a.gossip.SetHead(intent.StreamIntent, st.Head)
+		a.end.CloseIf(func(id trust.Identity) bool { return !a.site.view.View().Admits(id) })
+		for _, m := range a.gossip.Members() {
+			hint := intent.Head{Epoch: m.Tags.Intent.Epoch, Seq: m.Tags.Intent.Seq}
+			if m.ID == a.id.Agent || !m.Alive || hint.Compare(st.Staged) <= 0 {
+				continue
+			}
+			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
+			if err := a.pull(ctx, rt, "http://"+m.ID+"/m/1/intent", hint); err != nil && ctx.Err() == nil {
+				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-a.gossip.Events():
+			a.noteMember(e)
+		case <-st.Wake:
+		case <-t.C:
+		}
+	}
+}
+
+func (a *Agent) noteMember(e gossip.Event) {
+	if e.Kind != gossip.EventAlive && e.Kind != gossip.EventDead {
+		return
+	}
+	if err := a.journalEvent("agent."+string(e.Kind), fmt.Sprintf("%s is %s, seen by %s", e.Member.ID, e.Kind, a.id.Agent)); err != nil {
+		a.cfg.Logger.Warn("event not journaled", "err", err)
+	}
+}
+
+// propose offers every unsettled override; the answer comes by the chain, as an ack.
+func (a *Agent) propose(ctx context.Context) {
+	for _, rec := range a.over.pending() {
+		b, err := json.Marshal(rec.Envelope)
+		if err != nil {
+			a.cfg.Logger.Error("override not encoded", "override", rec.Doc.ID, "err", err)
+			return
+		}
+		status, answer, err := a.post(ctx, "/u/1/overrides", b)
+		if err != nil {
+			a.cfg.Logger.Warn("override not proposed", "override", rec.Doc.ID, "err", err)
+			return
+		}
+		kind := "override.proposed"
+		if status != http.StatusOK {
+			kind = "override.refused"
+		}
+		if err := a.journalEvent(kind, rec.Doc.ID+": "+answer); err != nil {
+			a.cfg.Logger.Warn("event not journaled", "err", err)
+		}
+	}
+}
+
+func (a *Agent) post(ctx context.Context, path string, body []byte) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://coordinator"+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", err
+	}
+	res, err := a.uplink.RoundTripper().RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 4096))
+	return res.StatusCode, string(bytes.TrimSpace(b)), err
+}
+
+const (
+	reportEvery = time.Second      // at most that often when things move
+	reportAlive = 30 * time.Second // and at least that often
+)
+
+// reports tells the coordinator how the site is doing, when it changed.
+func (a *Agent) reports(ctx context.Context) error {
+	sent := uint64(0)
+	last := time.Time{}
+	for {
+		if !sleep(ctx, reportEvery) {
+			return nil
+		}
+		rev := a.backend.revision()
+		if !a.uplink.Status().Up || (rev == sent && time.Since(last) < reportAlive) {
+			continue
+		}
+		b, err := json.Marshal(a.backend.report(a.boot))
+		if err != nil {
+			return fmt.Errorf("cannot encode report: %w", err)
+		}
+		if _, _, err := a.post(ctx, "/u/1/report", b); err != nil {
+			a.cfg.Logger.Debug("report not sent", "err", err)
+			continue
+		}
+		sent, last = rev, time.Now()
+	}
+}
+
+// reverse serves the coordinator's questions over the session: reads only, as an auditor.
+func (a *Agent) reverse() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/sites/{site}/status", func(w http.ResponseWriter, r *http.Request) {
+		s, err := a.backend.SiteStatus(r.Context(), r.PathValue("site"))
+		answerReverse(w, s, err)
+	})
+	mux.HandleFunc("GET /v1/sites/{site}/machines/{machine}/explain", func(w http.ResponseWriter, r *http.Request) {
+		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
+		answerReverse(w, e, err)
+	})
+	mux.HandleFunc("GET /v1/sites/{site}/events", func(w http.ResponseWriter, r *http.Request) {
+		q := api.EventQuery{Site: r.PathValue("site"), Machine: r.URL.Query().Get("machine"), Follow: r.URL.Query().Get("follow") == "true"}
+		if s := r.URL.Query().Get("since"); s != "" {
+			t, err := time.Parse(time.RFC3339Nano, s)
+			if err != nil {
+				http.Error(w, "since is no time", http.StatusBadRequest)
+				return
+			}
+			q.Since = t
+		}
+		enc, rc := json.NewEncoder(w), http.NewResponseController(w)
+		err := a.backend.Events(r.Context(), q, func(e intent.Event) error {
+			if err := enc.Encode(e); err != nil {
+				return err
+			}
+			return rc.Flush()
+		})
+		if err != nil && r.Context().Err() == nil {
+			a.cfg.Logger.Debug("event stream ended", "err", err)
+		}
+	})
+	return mux
+}
+
+func answerReverse(w http.ResponseWriter, v any, err error) {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		answerJSON(w, e.Status, map[string]any{"status": e.Status, "detail": e.Detail})
+		return
+	}
+	if err != nil {
+		answerJSON(w, http.StatusInternalServerError, map[string]any{"status": http.StatusInternalServerError, "detail": err.Error()})
+		return
+	}
+	answerJSON(w, http.StatusOK, v)
+}
+
+// keepMarks saves the time floor now and then.
+func (a *Agent) keepMarks(ctx context.Context) error {
+	for sleep(ctx, marksEvery) {
+		if err := a.site.SaveMarks(); err != nil {
+			a.cfg.Logger.Error("marks not saved", "err", err)
+		}
+	}
+	return nil
+}
+
+// serveMetrics answers /metrics on the management network, in plain HTTP for Prometheus.
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	if a.cfg.Metrics == "" {
+		<-ctx.Done()
+		return nil
+	}
+	ln, err := net.Listen("tcp", a.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("cannot serve metrics: %w", err)
+	}
+	set := metrics.NewSet()
+	a.gauges(set)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		set.WritePrometheus(w)
+		metrics.WriteProcessMetrics(w)
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	return ignoreClosed(srv.Serve(ln))
+}
+
+func (a *Agent) gauges(set *metrics.Set) {
+	set.NewGauge("skerry_uplink_up", func() float64 { return boolGauge(a.uplink.Status().Up) })
+	set.NewGauge("skerry_recovering", func() float64 { return boolGauge(a.db.Recovering()) })
+	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
+	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
+	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })
+	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
+	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(len(a.server.events)) })
+	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.server.lostEvents()) })
+	for _, st := range []intent.MachineState{
+		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
+		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
+	} {
+		set.NewGauge(fmt.Sprintf("skerry_machines{state=%q}", st), func() float64 {
+			n := 0
+			for _, v := range a.world.views() {
+				if v.Status.State == st || (v.Status.State == "" && st == intent.StateExpected) {
+					n++
+				}
+			}
+			return float64(n)
+		})
+	}
+}
+
+func boolGauge(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// addressesOf implements transport.Resolver from the roster.
+func (s *site) addressesOf(p transport.Peer) []string {
+	if p.Site != s.id {
+		return nil
+	}
+	for _, a := range s.State().Roster.Agents {
+		if a.ID == p.ID {
+			return a.Addr
+		}
+	}
+	return nil
+}
+
+func (s *site) trustHead() intent.Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust.Head
+}
+
+func (s *site) coordinators() []intent.Coordinator {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trust.Body == nil {
+		return nil
+	}
+	return s.trust.Body.Coordinators
+}
+
+// seedRoster lets an agent that just joined speak before its first roster entry has arrived.
+func (s *site) seedRoster(own intent.RosterAgent) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.roster.Agents) > 0 {
+		return nil
+	}
+	s.roster = &intent.RosterBody{Agents: []intent.RosterAgent{own}}
+	return s.refreshView()
+}
+
+// remoteHost keeps the address of a boot client without its port.
+func remoteHost(a netip.Addr) string { return a.Unmap().String() }

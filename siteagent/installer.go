@@ -1,0 +1,562 @@
+package siteagent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/install"
+	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/boot/metadata"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// installers answers the install protocol (boot.md section 6). Sessions are good at every agent: what one knows is in the
+// journal, and session ids verify by the site's boot key.
+type installers struct {
+	w       *world
+	self    string
+	domain  string
+	sign    ed25519.PrivateKey
+	signers func() (signer, error)
+	control *reconcile.Controller
+	// forward asks the agent that owns the machine for the permission.
+	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
+	owner   func(id string) string
+	log     *slog.Logger
+
+	mu     sync.Mutex           // guards what follows
+	noted  map[string]time.Time // machine -> last progress record
+	phases map[string]string
+}
+
+const (
+	noteEvery = 5 * time.Second  // progress into the journal: each costs an fsync on every agent
+	waitEvery = 30 * time.Second // the same for an installer that only waits
+	httpPort  = 7480
+	tlsPort   = 7444
+)
+
+// agentsFor lists the doors of all agents in the machine's order.
+func (i *installers) agentsFor(machine string) []install.Agent {
+	roster := i.w.site.State().Roster
+	byID := map[string]intent.RosterAgent{}
+	for _, a := range roster.Agents {
+		byID[a.ID] = a
+	}
+	var out []install.Agent
+	for _, id := range claim.Rendezvous(machine, slices.Collect(maps.Keys(byID))) {
+		a := byID[id]
+		if len(a.TLS) == 0 {
+			continue
+		}
+		for _, ip := range a.Boot {
+			out = append(out, install.Agent{Addr: fmt.Sprintf("%s:%d", ip, tlsPort), Pin: intent.DigestOf(a.TLS[0]).Hex()})
+		}
+	}
+	return out
+}
+
+// Hello implements install.Site.
+func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Session, error) {
+	sg, err := i.signers()
+	if err != nil {
+		return install.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	now := time.Now()
+	for machine, r := range i.w.journal.View(reconcile.KindWindow) {
+		var win reconcile.Window
+		if json.Unmarshal(r.Body, &win) != nil || !same(sg.boot(win), h.Token) {
+			continue
+		}
+		if old, ok := claim.Load[reconcile.Session](i.w.journal, reconcile.KindSession, machine); ok && old.Nonce == win.Nonce {
+			return install.Session{}, i.reused(ctx, machine, win, h)
+		}
+		if now.After(win.Until) {
+			return install.Session{}, install.ErrToken
+		}
+		return i.open(ctx, sg, machine, win, h, now)
+	}
+	i.log.Warn("hello with an unknown token", "serial", h.Serial)
+	return install.Session{}, install.ErrToken
+}
+
+// reused cancels both holders of a token: one of them is not the machine.
+func (i *installers) reused(ctx context.Context, machine string, win reconcile.Window, h install.Hello) error {
+	err := i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindEvidence, Key: machine, Body: reconcile.Evidence{Nonce: win.Nonce, What: "a burnt boot token came again, from serial " + h.Serial, Time: time.Now().UTC()}},
+		reconcile.Event(machine, win.Task, intent.Epoch{}, "machine.evidence.contradicts", "second hello with one boot token", map[string]string{"serial": h.Serial}))
+	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+		return fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	return install.ErrTokenReused
+}
+
+func (i *installers) open(ctx context.Context, sg signer, machine string, win reconcile.Window, h install.Hello, now time.Time) (install.Session, error) {
+	s := reconcile.Session{
+		ID: sg.session(machine, win.Nonce), Machine: machine, Nonce: win.Nonce, Agent: i.self, Serial: h.Serial, UUID: h.UUID, Since: now.UTC(),
+	}
+	err := i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindSession, Key: machine, Body: s},
+		reconcile.Event(machine, win.Task, intent.Epoch{}, "machine.boot.hello", "the installer is up", map[string]string{"serial": h.Serial, "uuid": h.UUID, "firmware": h.Firmware}))
+	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+		return install.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	i.w.hear(machine)
+	return install.Session{ID: s.ID, Machine: machine, Agents: i.agentsFor(machine), Epoch: win.Epoch, SignKeys: i.signKeys(), Site: i.w.site.id}, nil
+}
+
+func (i *installers) signKeys() [][]byte {
+	var out [][]byte
+	for _, a := range i.w.site.State().Roster.Agents {
+		out = append(out, a.Sign...)
+	}
+	return out
+}
+
+// session returns the machine of a session id, if it is the machine's present one and was not cancelled.
+func (i *installers) session(id string) (reconcile.Session, error) {
+	sg, err := i.signers()
+	if err != nil {
+		return reconcile.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	var s reconcile.Session
+	nonceOf := func(machine string) string {
+		s, _ = claim.Load[reconcile.Session](i.w.journal, reconcile.KindSession, machine)
+		return s.Nonce
+	}
+	machine, ok := sg.sessionMachine(id, nonceOf)
+	if !ok || s.ID != id || machine != s.Machine {
+		return s, install.ErrSession
+	}
+	if r, ok := claim.Load[reconcile.Evidence](i.w.journal, reconcile.KindEvidence, machine); ok && r.Nonce == s.Nonce {
+		return s, install.ErrSession
+	}
+	i.w.hear(machine)
+	return s, nil
+}
+
+// Inventory implements install.Site.
+func (i *installers) Inventory(ctx context.Context, session string, r inventory.Report) error {
+	s, err := i.session(session)
+	if err != nil {
+		return err
+	}
+	f := factsOf(&r, time.Now())
+	err = i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindInventory, Key: s.Machine, Body: f},
+		claim.Draft{Kind: "report", Key: s.Machine, Body: r},
+		reconcile.Event(s.Machine, "", intent.Epoch{}, "machine.inventory", fmt.Sprintf("%d cpu, %d MiB, %d disks, %s", f.CPUs, f.MemoryMiB, len(f.Disks), f.Firmware), nil))
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
+// factsOf keeps what planning needs of a report.
+func factsOf(r *inventory.Report, now time.Time) reconcile.Facts {
+	f := reconcile.Facts{
+		Serial: r.Serial, UUID: r.UUID, Vendor: r.Vendor, Product: r.Product, Firmware: r.Boot.Firmware,
+		MemoryMiB: int(r.Memory >> 20), Time: now.UTC(),
+	}
+	for _, c := range r.CPUs {
+		f.CPUs += max(c.Threads, c.Cores, 1)
+	}
+	for _, n := range r.NICs {
+		f.MACs = append(f.MACs, n.MAC)
+	}
+	for _, d := range r.Disks {
+		if d.Removable || d.ReadOnly || d.Transport == "usb" || d.Transport == "iscsi" {
+			continue
+		}
+		f.Disks = append(f.Disks, reconcile.DiskFacts{DiskID: d.ID(), Media: d.Media, Model: d.Model})
+		f.Signed = f.Signed || len(d.Signatures) > 0
+	}
+	return f
+}
+
+// Work implements install.Site.
+func (i *installers) Work(ctx context.Context, session string, wait time.Duration) (install.Work, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		_, wake := i.w.journal.Rev()
+		s, err := i.session(session)
+		if err != nil {
+			return install.Work{}, err
+		}
+		v, ok := i.control.View(s.Machine)
+		if !ok {
+			return install.Work{Kind: install.WorkHalt, Reason: "the machine is no longer declared"}, nil
+		}
+		spare := reconcile.Spares(i.w.views(), i.w.now().overlay.Catalog, reconcile.Bindings(i.w.journal))[s.Machine]
+		order, reason := reconcile.DecideWork(v, spare)
+		if order != reconcile.OrderWait {
+			return i.order(ctx, v, s, order, reason)
+		}
+		i.note(s, reconcile.ProgressWait, reconcile.Progress{Session: s.ID, Phase: reconcile.ProgressWait}, waitEvery)
+		select {
+		case <-ctx.Done():
+			return install.Work{Kind: install.WorkWait, Reason: reason}, nil
+		case <-wake:
+		case <-i.w.site.State().Wake:
+		}
+	}
+}
+
+func (i *installers) order(ctx context.Context, v reconcile.MachineView, s reconcile.Session, order reconcile.Order, reason string) (install.Work, error) {
+	w := install.Work{Kind: install.WorkKind(order), Reason: reason, Generation: v.Status.Generation}
+	if e, err := intent.ParseEpoch(v.Status.Epoch); err == nil {
+		w.Epoch = e
+	}
+	switch order {
+	case reconcile.OrderInstall:
+		iw, err := i.installWork(v)
+		if err != nil {
+			return install.Work{Kind: install.WorkWait, Reason: err.Error()}, nil
+		}
+		w.Task, w.Install = v.TaskID(), iw
+	case reconcile.OrderReboot, reconcile.OrderOff:
+		phase := map[reconcile.Order]string{reconcile.OrderReboot: reconcile.ProgressBoot, reconcile.OrderOff: reconcile.ProgressOff}[order]
+		err := i.w.journal.Append(context.WithoutCancel(ctx), claim.Local,
+			claim.Draft{Kind: reconcile.KindProgress, Key: s.Machine, Body: reconcile.Progress{Session: s.ID, Phase: phase}},
+			reconcile.Event(s.Machine, v.TaskID(), intent.Epoch{}, "machine.boot."+phase, reason, nil))
+		if err != nil {
+			return install.Work{}, err
+		}
+	}
+	return w, nil
+}
+
+// installWork says what to write where. The disk comes from the accepted inventory.
+func (i *installers) installWork(v reconcile.MachineView) (*install.InstallWork, error) {
+	e := i.w.now()
+	img, _, ok := intent.Lookup[*intent.ImageSpec](e.overlay.Catalog, intent.KindImage, "", v.Binding.Image)
+	if !ok {
+		return nil, fmt.Errorf("image %s is not known here", v.Binding.Image)
+	}
+	asset, _, ok := intent.Lookup[*intent.AssetSpec](e.overlay.Catalog, intent.KindAsset, "", img.Asset)
+	if !ok {
+		return nil, fmt.Errorf("asset %s is not known here", img.Asset)
+	}
+	disk, ok := reconcile.ChooseDisk(v.Accepted.Disks, max(img.MinDiskSize, asset.Size+seedRoom))
+	if !ok {
+		return nil, fmt.Errorf("no disk fits the image, or two disks have one identity")
+	}
+	in, err := i.instance(v)
+	if err != nil {
+		return nil, err
+	}
+	work := &install.InstallWork{
+		Image: asset.Digest, Manifest: asset.Manifest, SizeBytes: asset.Size, Disk: disk.DiskID,
+		Seed: metadata.Render(in).Files(), Verify: install.VerifyFull, Firmware: v.Accepted.Firmware,
+	}
+	if img.Verify == "sample" {
+		work.Verify = install.VerifySample
+	}
+	for _, a := range i.agentsFor(v.Name) {
+		host, _, _ := strings.Cut(a.Addr, ":")
+		base := fmt.Sprintf("http://%s:%d/assets/%s/", host, httpPort, asset.Digest.Hex())
+		work.Sources = append(work.Sources, base+"image")
+		work.Manifests = append(work.Manifests, base+"manifest")
+	}
+	return work, nil
+}
+
+// seedRoom is what an installed disk needs beside the image: the cidata partition at its end.
+const seedRoom = 32 << 20
+
+// instance is what an installed machine is told about itself.
+func (i *installers) instance(v reconcile.MachineView) (metadata.Instance, error) {
+	sg, err := i.signers()
+	if err != nil {
+		return metadata.Instance{}, err
+	}
+	e := i.w.now()
+	b := v.Binding
+	in := metadata.Instance{
+		ID: fmt.Sprintf("%s-%d", b.Instance, b.Generation), Hostname: fmt.Sprintf("%s-%d", b.Array, b.Index), Domain: i.w.site.id + "." + i.domain,
+	}
+	if img, _, ok := intent.Lookup[*intent.ImageSpec](e.overlay.Catalog, intent.KindImage, "", b.Image); ok {
+		in.User = img.DefaultUser
+	}
+	if ia, _, ok := intent.Lookup[*intent.InstanceArraySpec](e.overlay.Catalog, intent.KindInstanceArray, b.Project, b.Array); ok {
+		in.UserData = ia.UserData
+		for _, k := range ia.SSHKeys {
+			if key, _, ok := intent.Lookup[*intent.SSHKeySpec](e.overlay.Catalog, intent.KindSSHKey, b.Project, k); ok {
+				in.SSHKeys = append(in.SSHKeys, key.PublicKey)
+			}
+		}
+	}
+	mac, _ := intent.ParseMAC(v.Spec.BootNIC().MAC)
+	addr, ok := addresses(e.overlay.Catalog, e.state.Roster, i.w.site.id)[mac]
+	if !ok {
+		return in, fmt.Errorf("no subnet pool gives %s an address", v.Name)
+	}
+	nic := metadata.NIC{MAC: mac, Addrs: []netip.Prefix{addr.Prefix()}}
+	if gw, err := netip.ParseAddr(addr.Pool.Gateway); err == nil {
+		nic.Gateway = gw
+	}
+	for _, d := range addr.Pool.DNS {
+		if a, err := netip.ParseAddr(d); err == nil {
+			nic.DNS = append(nic.DNS, a)
+		}
+	}
+	in.NICs = []metadata.NIC{nic}
+	if agents := i.agentsFor(v.Name); len(agents) > 0 {
+		host, _, _ := strings.Cut(agents[0].Addr, ":")
+		in.PhoneHome = fmt.Sprintf("http://%s:%d/nocloud/%s/phone-home", host, httpPort, sg.metadata(*b))
+	}
+	return in, nil
+}
+
+// Permit implements install.Site: the holder of the claim signs; another agent asks it.
+func (i *installers) Permit(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	s, err := i.session(session)
+	if err != nil {
+		return install.PermissionEnvelope{}, err
+	}
+	if owner := i.owner("machine/" + s.Machine); owner != i.self {
+		if owner == "" {
+			return install.PermissionEnvelope{}, install.ErrBusy
+		}
+		return i.forward(ctx, owner, session, r)
+	}
+	return i.permit(ctx, s, r)
+}
+
+func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	var none install.PermissionEnvelope
+	v, ok := i.control.View(s.Machine)
+	if !ok || v.Binding == nil || v.Binding.Released || v.Accepted == nil || v.Status.State != intent.StateInstalling ||
+		v.Status.Phase != reconcile.PhaseWrite || r.Act != intent.ActInstall || r.Task != v.TaskID() || r.Generation != v.Binding.Generation {
+		return none, i.refuse(ctx, s.Machine, r, "the machine is not to be written now, or the work is of another attempt")
+	}
+	if why := differs(v.Accepted, r); why != "" {
+		err := i.w.journal.Append(ctx, claim.Replicated, claim.Draft{
+			Kind: reconcile.KindEvidence, Key: s.Machine, Body: reconcile.Evidence{Nonce: s.Nonce, What: "the hardware is another: " + why, Time: time.Now().UTC()},
+		})
+		if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+			return none, fmt.Errorf("%w: %w", install.ErrBusy, err)
+		}
+		return none, i.refuse(ctx, s.Machine, r, why)
+	}
+	cl, err := i.control.Permitted(ctx, v)
+	if err != nil {
+		i.log.Warn("permission waits for the claim", "machine", s.Machine, "err", err)
+		return none, install.ErrBusy
+	}
+	return i.grant(ctx, v, s, r, cl)
+}
+
+// differs compares the hardware as found with the accepted inventory; the permission is made of the latter alone.
+func differs(a *reconcile.Facts, r install.PermissionRequest) string {
+	if a.Serial != r.Serial || a.UUID != r.UUID {
+		return fmt.Sprintf("serial %q, UUID %q instead of %q, %q", r.Serial, r.UUID, a.Serial, a.UUID)
+	}
+	for _, d := range a.Disks {
+		found := slices.ContainsFunc(r.Disks, func(x inventory.Disk) bool { return x.ID() == d.DiskID })
+		if !found {
+			return fmt.Sprintf("disk %s %s of the accepted inventory is not there", d.WWN, d.Serial)
+		}
+	}
+	return ""
+}
+
+func (i *installers) refuse(ctx context.Context, machine string, r install.PermissionRequest, why string) error {
+	err := i.w.journal.Append(ctx, claim.Local, reconcile.Event(machine, r.Task, r.Epoch, "permit.refused", why, nil))
+	return errors.Join(fmt.Errorf("%w: %s", install.ErrStale, why), err)
+}
+
+// grant signs one permission per task: a repeated request of the same session gets the same one.
+func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, cl intent.Claim) (install.PermissionEnvelope, error) {
+	id := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
+	old, had := claim.Load[intent.Envelope](i.w.journal, reconcile.KindPermission, v.Name)
+	var prev intent.Permission
+	if had && json.Unmarshal(old.Payload, &prev) == nil {
+		if prev.ID == id {
+			return install.PermissionEnvelope{Envelope: old}, nil
+		}
+		if strings.HasPrefix(prev.ID, r.Task+"@") {
+			return install.PermissionEnvelope{}, i.refuse(ctx, v.Name, r, "the permission of this attempt was given to another session")
+		}
+	}
+	p := intent.Permission{
+		Site: i.w.site.id, Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
+		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: "quota",
+	}
+	if had {
+		p.Prev = old.Digest().String()
+	}
+	work, err := i.installWork(v)
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	p.Disks = []intent.DiskID{work.Disk} // the only disk that may be written
+	payload, err := json.Marshal(p)
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("cannot encode permission: %w", err)
+	}
+	env, err := document.Sign(intent.PayloadPermission, payload, i.sign)
+	if err != nil {
+		return install.PermissionEnvelope{}, err
+	}
+	rec := reconcile.TaskRecord{Task: r.Task, Device: "machine/" + v.Name, Step: "write", Class: "destructive", State: "started", Epoch: cl.Epoch}
+	err = i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindTask, Key: r.Task, Epoch: cl.Epoch, Body: rec},
+		claim.Draft{Kind: reconcile.KindPermission, Key: v.Name, Epoch: cl.Epoch, Body: env},
+		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial), map[string]string{
+			"permission": id, "serial": p.Serial, "generation": fmt.Sprint(p.Generation), "cause": p.Cause, "digest": env.Digest().Short(),
+		}))
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err) // nothing may be written that no live peer knows of
+	}
+	return install.PermissionEnvelope{Envelope: *env}, nil
+}
+
+// note journals progress, at most every so often and at each new phase.
+func (i *installers) note(s reconcile.Session, phase string, p reconcile.Progress, every time.Duration) {
+	i.mu.Lock()
+	last, before := i.noted[s.Machine], i.phases[s.Machine]
+	key := s.ID + phase
+	if before == key && time.Since(last) < every {
+		i.mu.Unlock()
+		return
+	}
+	i.noted[s.Machine], i.phases[s.Machine] = time.Now(), key
+	i.mu.Unlock()
+	if err := i.w.journal.Append(context.Background(), claim.Local, claim.Draft{Kind: reconcile.KindProgress, Key: s.Machine, Body: p}); err != nil {
+		i.log.Warn("progress not journaled", "machine", s.Machine, "err", err)
+	}
+}
+
+// Progress implements install.Site.
+func (i *installers) Progress(ctx context.Context, session string, p install.Progress) (install.Control, error) {
+	s, err := i.session(session)
+	if err != nil {
+		return install.Control{}, err
+	}
+	rec := reconcile.Progress{Session: s.ID, Phase: p.Phase, Bytes: p.Bytes, Total: p.Total, Text: p.Bottleneck, Sources: map[string]int64{}}
+	for src, n := range p.Sources {
+		rec.Sources[src] = int64(n)
+	}
+	i.note(s, p.Phase, rec, noteEvery)
+	v, ok := i.control.View(s.Machine)
+	c := install.Control{Agents: i.agentsFor(s.Machine)}
+	if e, err := intent.ParseEpoch(v.Status.Epoch); err == nil {
+		c.Epoch = e
+	}
+	if !ok || v.Status.State == intent.StateQuarantined || (v.Binding != nil && v.Binding.Released) {
+		c.Abort, c.Reason = true, "the machine was taken back"
+	}
+	return c, nil
+}
+
+// maxLogLine bounds one line that goes into the journal.
+const maxLogLine = 400
+
+// Log implements install.Site: warnings and errors become events, the rest goes to the agent's log.
+func (i *installers) Log(ctx context.Context, session string, lines []install.LogLine) error {
+	s, err := i.session(session)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		text := l.Text[:min(len(l.Text), maxLogLine)]
+		i.log.Info("installer", "machine", s.Machine, "level", l.Level, "text", text)
+		if l.Level != "warn" && l.Level != "error" {
+			continue
+		}
+		if err := i.w.journal.Append(ctx, claim.Local, reconcile.Event(s.Machine, "", intent.Epoch{}, "installer."+l.Level, text, nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Done implements install.Site.
+func (i *installers) Done(ctx context.Context, session string, d install.Done) error {
+	s, err := i.session(session)
+	if err != nil {
+		return err
+	}
+	if old, ok := claim.Load[reconcile.Done](i.w.journal, reconcile.KindDone, s.Machine); ok && old.Task == d.Task && old.Session == s.ID {
+		return nil // told twice
+	}
+	rec := reconcile.Done{Session: s.ID, Task: d.Task, Generation: d.Generation, OK: d.OK, Reason: strings.TrimSpace(d.Code + ": " + d.Error), Facts: doneFacts(d)}
+	kind, msg := "image.written", fmt.Sprintf("%d MiB written and read back", d.Bytes>>20)
+	if !d.OK {
+		kind, msg = "image.failed", rec.Reason
+	}
+	task := reconcile.TaskRecord{Task: d.Task, Device: "machine/" + s.Machine, Step: "write", Class: "destructive", State: "done", Result: msg}
+	if !d.OK {
+		task.State = "failed"
+	}
+	if r, ok := i.w.journal.Latest(reconcile.KindTask, d.Task); ok {
+		task.Epoch = r.Epoch
+	}
+	err = i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindDone, Key: s.Machine, Body: rec},
+		claim.Draft{Kind: reconcile.KindTask, Key: d.Task, Epoch: task.Epoch, Body: task},
+		reconcile.Event(s.Machine, d.Task, intent.Epoch{}, kind, msg, rec.Facts))
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
+func doneFacts(d install.Done) map[string]string {
+	f := map[string]string{
+		"bytes": fmt.Sprint(d.Bytes), "blocks": fmt.Sprint(d.Blocks), "permission": d.Permission, "disk": d.Disk.WWN + d.Disk.Serial,
+		"blames": fmt.Sprint(len(d.Blames)),
+	}
+	for k, v := range d.Seconds {
+		f["seconds."+k] = v
+	}
+	for src, n := range d.Sources {
+		f["source."+src] = fmt.Sprint(n)
+	}
+	return f
+}
+
+// permitHandler answers POST /m/1/permission of a peer whose installer this agent's machine is.
+func (i *installers) permitHandler(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Session string                    `json:"session"`
+		Request install.PermissionRequest `json:"request"`
+	}
+	if !readJSON(w, r, &in) {
+		return
+	}
+	s, err := i.session(in.Session)
+	if err == nil {
+		var env install.PermissionEnvelope
+		if env, err = i.permit(r.Context(), s, in.Request); err == nil {
+			answerJSON(w, http.StatusOK, env)
+			return
+		}
+	}
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, install.ErrStale):
+		status = http.StatusConflict
+	case errors.Is(err, install.ErrSession):
+		status = http.StatusUnauthorized
+	}
+	answerJSON(w, status, map[string]string{"error": err.Error()})
+}
+
+var _ install.Site = (*installers)(nil)

@@ -1,0 +1,298 @@
+package siteagent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/install"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/gossip"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/swarm"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+)
+
+const (
+	maxRPC     = 1 << 20 // body of one request between agents (mesh.md section 1)
+	maxPushed  = 16 << 20
+	permitWait = 10 * time.Second // a permission costs two confirmations and a BMC read
+)
+
+// mesh is what the agents of a site say to each other: HTTP over the mesh session, which says who asks.
+type mesh struct {
+	siteID  string
+	self    string
+	end     *transport.Endpoint
+	gossip  *gossip.Pool
+	site    *site
+	journal *claim.Journal
+	claims  *claim.Claims
+	inst    *installers
+	blobs   swarm.Store
+	started time.Time // a peer that was never heard of counts as silent since then
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
+	return readJSONLimit(w, r, v, maxRPC)
+}
+
+func readJSONLimit(w http.ResponseWriter, r *http.Request, v any, limit int64) bool {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if err == nil {
+		err = intent.DecodeStrict(b, v)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return false
+	}
+	return true
+}
+
+func answerJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // a broken session is noticed by its owner
+}
+
+// handler is the mux /m/1/ that only mesh peers of this site reach.
+func (m *mesh) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /m/1/journal", m.takeJournal)
+	mux.HandleFunc("GET /m/1/journal", m.giveJournal)
+	mux.HandleFunc("POST /m/1/claims/promise", m.promise)
+	mux.HandleFunc("POST /m/1/claims/confirm", m.confirm)
+	mux.HandleFunc("POST /m/1/claims/release", m.release)
+	mux.HandleFunc("POST /m/1/permission", m.inst.permitHandler)
+	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
+	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.inst.log))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if transport.PeerFrom(r.Context()).Site != m.siteID {
+			http.Error(w, "another site", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (m *mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Records []claim.Record `json:"records"`
+	}
+	if !readJSONLimit(w, r, &in, maxPushed) {
+		return
+	}
+	last, err := m.journal.Receive(transport.PeerFrom(r.Context()).ID, in.Records)
+	if err != nil && !errors.Is(err, claim.ErrChain) {
+		http.Error(w, err.Error(), http.StatusInsufficientStorage)
+		return
+	}
+	answerJSON(w, http.StatusOK, map[string]uint64{"last": last})
+}
+
+func (m *mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
+	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
+	agent := r.URL.Query().Get("agent")
+	if err != nil || !intent.IsLabel(agent) {
+		http.Error(w, "agent and from do not fit", http.StatusBadRequest)
+		return
+	}
+	records, err := m.journal.Range(agent, from, claim.MaxPull)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	answerJSON(w, http.StatusOK, map[string]any{"records": records})
+}
+
+type promiseBody struct {
+	Generation uint64        `json:"generation"`
+	Promise    claim.Promise `json:"promise"`
+}
+
+func (m *mesh) promise(w http.ResponseWriter, r *http.Request) {
+	var in promiseBody
+	if !readJSON(w, r, &in) {
+		return
+	}
+	if in.Promise.Owner != transport.PeerFrom(r.Context()).ID {
+		http.Error(w, "a claim for somebody else", http.StatusForbidden)
+		return
+	}
+	answerClaim(w, m.claims.OnPromise(in.Generation, in.Promise))
+}
+
+func (m *mesh) confirm(w http.ResponseWriter, r *http.Request) {
+	var in promiseBody
+	if readJSON(w, r, &in) {
+		answerClaim(w, m.claims.OnConfirm(in.Promise))
+	}
+}
+
+func (m *mesh) release(w http.ResponseWriter, r *http.Request) {
+	var in promiseBody
+	if !readJSON(w, r, &in) {
+		return
+	}
+	if in.Promise.Owner != transport.PeerFrom(r.Context()).ID {
+		http.Error(w, "a claim of somebody else", http.StatusForbidden)
+		return
+	}
+	answerClaim(w, m.claims.OnRelease(in.Promise))
+}
+
+func answerClaim(w http.ResponseWriter, err error) {
+	if r, ok := errors.AsType[*claim.Refusal](err); ok {
+		answerJSON(w, http.StatusConflict, r)
+		return
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	answerJSON(w, http.StatusOK, struct{}{})
+}
+
+func (m *mesh) giveIntent(w http.ResponseWriter, r *http.Request) {
+	if err := api.ServeIntent(feedOnly{m.site}, w, r, m.siteID); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+// call asks a peer.
+func (m *mesh) call(ctx context.Context, peer, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("cannot encode request to %s: %w", peer, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+peer+path, body)
+	if err != nil {
+		return err
+	}
+	res, err := m.end.RoundTripper(transport.Peer{Site: m.siteID, ID: peer}).RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("cannot ask %s: %w", peer, err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxPushed))
+	if err != nil {
+		return fmt.Errorf("cannot read answer of %s: %w", peer, err)
+	}
+	if res.StatusCode == http.StatusConflict {
+		ref := &claim.Refusal{}
+		if json.Unmarshal(b, ref) == nil && ref.Why != "" {
+			return ref
+		}
+	}
+	if res.StatusCode != http.StatusOK {
+		return &rpcError{peer, res.StatusCode, string(bytes.TrimSpace(b[:min(len(b), 200)]))}
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+// rpcError is a peer's refusal.
+type rpcError struct {
+	peer   string
+	status int
+	text   string
+}
+
+// Error returns who refused, and why.
+func (e *rpcError) Error() string { return fmt.Sprintf("%s answered %d: %s", e.peer, e.status, e.text) }
+
+// Live implements claim.Peers.
+func (m *mesh) Live() []string {
+	var out []string
+	for _, p := range m.gossip.Members() {
+		if p.Alive && p.ID != m.self {
+			out = append(out, p.ID)
+		}
+	}
+	return out
+}
+
+// Push implements claim.Peers.
+func (m *mesh) Push(ctx context.Context, peer string, records []claim.Record) (uint64, error) {
+	var out struct {
+		Last uint64 `json:"last"`
+	}
+	if records == nil {
+		records = []claim.Record{}
+	}
+	err := m.call(ctx, peer, http.MethodPost, "/m/1/journal", map[string]any{"records": records}, &out)
+	return out.Last, err
+}
+
+// Pull implements claim.Peers.
+func (m *mesh) Pull(ctx context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
+	var out struct {
+		Records []claim.Record `json:"records"`
+	}
+	err := m.call(ctx, peer, http.MethodGet, fmt.Sprintf("/m/1/journal?agent=%s&from=%d", agent, from), nil, &out)
+	return out.Records, err
+}
+
+// Promise implements claim.Remote.
+func (m *mesh) Promise(ctx context.Context, peer string, generation uint64, p claim.Promise) error {
+	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/promise", promiseBody{generation, p}, nil)
+}
+
+// Confirm implements claim.Remote.
+func (m *mesh) Confirm(ctx context.Context, peer string, p claim.Promise) error {
+	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/confirm", promiseBody{Promise: p}, nil)
+}
+
+// Release implements claim.Remote.
+func (m *mesh) Release(ctx context.Context, peer string, p claim.Promise) error {
+	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/release", promiseBody{Promise: p}, nil)
+}
+
+// forward asks the owner of a machine for a permission.
+func (m *mesh) forward(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	ctx, cancel := context.WithTimeout(ctx, permitWait)
+	defer cancel()
+	var out install.PermissionEnvelope
+	err := m.call(ctx, owner, http.MethodPost, "/m/1/permission", map[string]any{"session": session, "request": r}, &out)
+	if e, ok := errors.AsType[*rpcError](err); ok && e.status == http.StatusConflict {
+		return out, fmt.Errorf("%w: %s", install.ErrStale, e.text)
+	}
+	if err != nil {
+		return out, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	return out, nil
+}
+
+// Members implements claim.Sight: the roster with gossip's view.
+func (m *mesh) Members() (uint64, []claim.Member) {
+	seen := map[string]gossip.Member{}
+	for _, p := range m.gossip.Members() {
+		seen[p.ID] = p
+	}
+	roster := m.site.State().Roster
+	var out []claim.Member
+	for _, a := range roster.Agents {
+		if a.State != "agent" {
+			continue
+		}
+		g := seen[a.ID]
+		if g.Since.IsZero() {
+			g.Since = m.started
+		}
+		out = append(out, claim.Member{ID: a.ID, Rank: a.Rank, Alive: g.Alive || a.ID == m.self, Since: g.Since})
+	}
+	return roster.Generation, out
+}

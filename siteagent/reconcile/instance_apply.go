@@ -1,0 +1,117 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+)
+
+// instances starts the binding decisions that this agent owns.
+func (c *Controller) instances(ctx context.Context, want Want) {
+	v := c.instanceView(want)
+	for _, t := range PlanInstances(v) {
+		id := "binding/" + t.Binding.Instance
+		if c.owns(id) {
+			c.start(ctx, id, func(ctx context.Context) error { return c.bind(ctx, id, t) })
+		}
+	}
+}
+
+func (c *Controller) instanceView(want Want) InstanceView {
+	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause}
+	_, members := c.cfg.Members()
+	alive := 0
+	for _, m := range members {
+		if m.Alive {
+			alive++
+		}
+	}
+	v.Majority = alive*2 > len(members)
+	for _, m := range BuildViews(c.cfg.Journal, want.Catalog, c.cfg.Around()) {
+		free := m.Binding == nil || m.Binding.Released
+		if m.Status.State == intent.StateAvailable && free && m.Accepted != nil && !m.Spec.Maintenance {
+			v.Candidates = append(v.Candidates, Candidate{Name: m.Name, Type: m.Status.MachineType})
+		}
+	}
+	return v
+}
+
+// bind decides one binding under its own claim and the machine's, so that two instances never get one machine: who holds
+// the machine's claim looks at the journal once more before it writes.
+func (c *Controller) bind(ctx context.Context, id string, t BindTask) error {
+	_, members := c.cfg.Members()
+	b := t.Binding
+	v, ok := c.viewOf(b.Machine)
+	if !ok {
+		return fmt.Errorf("cannot bind %s: machine %s is not declared", b.Instance, b.Machine)
+	}
+	fence := claim.Fence(nil)
+	if v.Spec.BMC != nil {
+		_, f, err := c.device(ctx, v)
+		if err != nil {
+			return err
+		}
+		fence = f
+	}
+	machine, err := c.cfg.Claims.Acquire(ctx, machineID(b.Machine), fence)
+	if err != nil {
+		return err
+	}
+	epoch := machine.Epoch
+	if !c.owns(machineID(b.Machine)) {
+		defer c.let(ctx, b.Machine) // its owner goes on with it
+	}
+	decision, err := c.cfg.Claims.Acquire(ctx, id, nil)
+	switch {
+	case err == nil:
+		defer c.cfg.Claims.Release(ctx, id)
+		if decision.Epoch.Compare(epoch) > 0 {
+			epoch = decision.Epoch
+		}
+	case errors.Is(err, claim.ErrNoMajority) && len(members) == 2:
+		// The peer is dead: the plan took only the first machine of the instance's order, and the machine's hard fence stands.
+	default:
+		c.let(ctx, b.Machine)
+		return err
+	}
+	if why := c.taken(t); why != "" {
+		c.let(ctx, b.Machine)
+		return fmt.Errorf("cannot bind %s to %s: %s", b.Instance, b.Machine, why)
+	}
+	kind, msg := "instance.bound", fmt.Sprintf("%s/%s/%d gets %s (%s)", b.Project, b.Array, b.Index, b.Machine, b.Cause)
+	if t.Release {
+		kind, msg = "instance.released", fmt.Sprintf("%s/%s/%d gives %s back", b.Project, b.Array, b.Index, b.Machine)
+	}
+	return c.cfg.Journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: epoch, Body: b},
+		Event(b.Machine, id, epoch, kind, msg, map[string]string{"cause": b.Cause, "generation": fmt.Sprint(b.Generation)}))
+}
+
+// taken says why the decision no longer fits, as of now and under the machine's claim.
+func (c *Controller) taken(t BindTask) string {
+	for uid, b := range Bindings(c.cfg.Journal) {
+		switch {
+		case b.Released:
+		case uid == t.Binding.Instance && !t.Release:
+			return "the instance has " + b.Machine
+		case uid != t.Binding.Instance && b.Machine == t.Binding.Machine && !t.Release:
+			return "the machine went to instance " + uid
+		}
+	}
+	return ""
+}
+
+func (c *Controller) viewOf(machine string) (MachineView, bool) {
+	for _, v := range BuildViews(c.cfg.Journal, c.cfg.Want().Catalog, c.cfg.Around()) {
+		if v.Name == machine {
+			return v, true
+		}
+	}
+	return MachineView{}, false
+}
+
+// View returns the view of one machine as of now.
+func (c *Controller) View(machine string) (MachineView, bool) { return c.viewOf(machine) }

@@ -1,0 +1,361 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+)
+
+// Want is the effective intent of the site.
+type Want struct {
+	Catalog *intent.Catalog
+	Deleted map[string]bool              // uids of removed arrays
+	Cause   func(arrayUID string) string // "intent 1.42", "override ID"
+	Wake    <-chan struct{}              // closed when it changes
+}
+
+// Config is what a Controller works with.
+type Config struct {
+	Self    string
+	Journal *claim.Journal
+	Claims  *claim.Claims
+	Want    func() Want
+	Members func() (generation uint64, members []claim.Member)
+	Around  func() Surroundings
+	// Dial opens a session with a machine's BMC; the Controller closes it.
+	Dial func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error)
+	// Recovering tells that this agent's state is older than its peers': it claims nothing.
+	Recovering func() bool
+	Log        *slog.Logger
+}
+
+const (
+	// tick is how often plans are made without a change: timeouts are minutes, ownership moves after 30 s.
+	tick = time.Second
+	// stepLimit bounds one step with all its retries at the BMC; slow ones take a minute for a power change.
+	stepLimit = 3 * time.Minute
+	// rest is how long a machine rests after a step that failed, so that a dead BMC is not hammered.
+	rest = 10 * time.Second
+)
+
+// Controller carries plans out. One per agent.
+type Controller struct {
+	cfg Config
+
+	mu   sync.Mutex           // guards what follows
+	busy map[string]time.Time // id -> not before; in the future while a step runs or rests
+	bmcs map[string]bmc.Controller
+	wg   sync.WaitGroup
+}
+
+// New returns a controller that does nothing yet.
+func New(cfg Config) *Controller {
+	return &Controller{cfg: cfg, busy: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}}
+}
+
+// Run plans and applies until ctx ends, then waits for the steps that run and closes BMC sessions.
+func (c *Controller) Run(ctx context.Context) error {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		_, wake := c.cfg.Journal.Rev()
+		want := c.cfg.Want()
+		if !c.cfg.Recovering() {
+			c.machines(ctx, want)
+			c.instances(ctx, want)
+		}
+		select {
+		case <-ctx.Done():
+			c.wg.Wait()
+			c.closeAll()
+			return nil
+		case <-t.C:
+		case <-wake:
+		case <-want.Wake:
+		}
+	}
+}
+
+func (c *Controller) owns(id string) bool {
+	_, members := c.cfg.Members()
+	return claim.Owner(id, members, time.Now()) == c.cfg.Self
+}
+
+// start runs fn for id unless one runs or rests. The goroutine belongs to Run.
+func (c *Controller) start(ctx context.Context, id string, fn func(context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Now().Before(c.busy[id]) {
+		return
+	}
+	c.busy[id] = time.Now().Add(stepLimit + time.Minute)
+	c.wg.Go(func() {
+		sctx, cancel := context.WithTimeout(ctx, stepLimit)
+		defer cancel()
+		err := fn(sctx)
+		until := time.Time{}
+		if err != nil && ctx.Err() == nil {
+			until = time.Now().Add(rest)
+			c.cfg.Log.Warn("step failed; it is tried again", "id", id, "err", err)
+		}
+		c.mu.Lock()
+		c.busy[id] = until
+		c.mu.Unlock()
+	})
+}
+
+func machineID(name string) string { return "machine/" + name }
+
+// machines starts the next step of every machine that this agent owns. Netboots take the free boot slots one by one, so
+// that two machines never share the last one.
+func (c *Controller) machines(ctx context.Context, want Want) {
+	around := c.cfg.Around()
+	views := BuildViews(c.cfg.Journal, want.Catalog, around)
+	slots := around.BootSlots
+	for _, v := range views {
+		if v.loading() {
+			slots--
+		}
+	}
+	for _, v := range views {
+		v.SlotFree = slots > 0
+		step := PlanMachine(v)
+		if !step.Changed {
+			continue
+		}
+		if step.Action == ActionNetboot {
+			slots-- // also when a peer owns the machine: it will take the slot
+		}
+		if c.owns(machineID(v.Name)) {
+			c.start(ctx, machineID(v.Name), func(ctx context.Context) error { return c.applyMachine(ctx, v, step) })
+		}
+	}
+}
+
+// applyMachine carries one step out: claim, journal, device, read back, status. Every part may be repeated after a crash.
+func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step) error {
+	ctl, fence, err := c.device(ctx, v)
+	if err != nil && step.Action != ActionNone {
+		return err
+	}
+	cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
+	if err != nil {
+		return err
+	}
+	status := step.Status
+	status.Owner, status.Epoch = cl.Owner, cl.Epoch.String()
+	task := fmt.Sprintf("%s/%s/%d", step.Action, v.Name, status.Generation)
+	if step.Action != ActionNone {
+		if err := c.act(ctx, v, step, cl, ctl, task); err != nil {
+			return err
+		}
+	}
+	drafts := []claim.Draft{{Kind: KindMachine, Key: v.Name, Epoch: cl.Epoch, Body: status}}
+	if step.Accept != nil {
+		drafts = append(drafts, claim.Draft{Kind: KindAccepted, Key: v.Name, Epoch: cl.Epoch, Body: step.Accept})
+	}
+	if step.Event != "" {
+		drafts = append(drafts, Event(v.Name, task, cl.Epoch, step.Event, step.Message, nil))
+	}
+	if err := c.cfg.Journal.Append(ctx, claim.Replicated, drafts...); err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+		return err
+	}
+	if resting(status) {
+		c.let(ctx, v.Name)
+	}
+	return nil
+}
+
+// resting states hold no claim: the natural owner may take the machine back.
+func resting(s intent.MachineStatus) bool {
+	switch s.State {
+	case intent.StateInstalling, intent.StateAllocated:
+		return false
+	case intent.StateExpected, intent.StateDiscovered:
+		return s.Phase == ""
+	}
+	return true
+}
+
+// Event makes the journal draft of an event.
+func Event(machine, task string, e intent.Epoch, kind, message string, fields map[string]string) claim.Draft {
+	ev := intent.Event{Type: kind, Machine: machine, Task: task, Message: message, Fields: fields}
+	if e != (intent.Epoch{}) {
+		ev.Epoch = e.String()
+	}
+	return claim.Draft{Kind: claim.KindEvent, Epoch: e, Body: ev}
+}
+
+// act writes to the device. The step is journaled as started on every live peer first; a step that is repeated after a crash
+// reads the device back before it writes, because drivers write nothing that is so already.
+func (c *Controller) act(ctx context.Context, v MachineView, step Step, cl intent.Claim, ctl bmc.Controller, task string) error {
+	rec := TaskRecord{Task: task, Device: machineID(v.Name), Step: step.Action.String(), Class: "checked", State: "started", Epoch: cl.Epoch}
+	started := []claim.Draft{{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec}}
+	if step.Action == ActionNetboot {
+		w, err := newWindow(v, step, cl, task)
+		if err != nil {
+			return err
+		}
+		started = append(started, claim.Draft{Kind: KindWindow, Key: v.Name, Epoch: cl.Epoch, Body: w})
+	}
+	if err := c.cfg.Journal.Append(ctx, claim.Replicated, started...); err != nil {
+		return err
+	}
+	if err := c.cfg.Claims.Confirm(ctx, cl, ctl); err != nil {
+		return err
+	}
+	if err := ctl.RaiseFence(ctx, cl.Epoch); err != nil { // the claim may have been granted while the BMC was out of reach
+		return err
+	}
+	effect, err := c.drive(ctx, step.Action, cl, ctl)
+	rec.State, rec.Result = "done", effect.String()
+	if err != nil {
+		rec.State, rec.Result = "failed", err.Error()
+	}
+	end := []claim.Draft{{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec},
+		Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()})}
+	if aerr := c.cfg.Journal.Append(ctx, claim.Local, end...); aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	return err
+}
+
+func newWindow(v MachineView, step Step, cl intent.Claim, task string) (*Window, error) {
+	mac, ok := intent.ParseMAC(v.Spec.BootNIC().MAC)
+	if !ok {
+		return nil, fmt.Errorf("cannot boot %s from the network: no valid MAC address", v.Name)
+	}
+	nonce := make([]byte, 16)
+	rand.Read(nonce) // never fails: crypto/rand, Go 1.24
+	return &Window{
+		Machine: v.Name, MAC: mac, Nonce: fmt.Sprintf("%x", nonce), Generation: step.Status.Generation, Epoch: cl.Epoch,
+		Task: task, Opened: v.Now, Until: v.Now.Add(windowOpen),
+	}, nil
+}
+
+// drive is the device part of an action.
+func (c *Controller) drive(ctx context.Context, a Action, cl intent.Claim, ctl bmc.Controller) (intent.Effect, error) {
+	if a == ActionOff {
+		return ctl.SetPower(ctx, cl, bmc.PowerOff)
+	}
+	if _, err := ctl.SetPower(ctx, cl, bmc.PowerOff); err != nil {
+		return intent.EffectNone, err
+	}
+	if _, err := ctl.SetBoot(ctx, cl, bmc.BootSpec{Device: bmc.BootNetwork, Once: true}); err != nil {
+		return intent.EffectNone, err
+	}
+	return ctl.SetPower(ctx, cl, bmc.PowerOn)
+}
+
+// device returns the open session with a machine's BMC, and its fence. A machine without a BMC has neither.
+func (c *Controller) device(ctx context.Context, v MachineView) (bmc.Controller, claim.Fence, error) {
+	if v.Spec.BMC == nil {
+		return nil, nil, fmt.Errorf("cannot reach %s: it has no BMC; power it by hand", v.Name)
+	}
+	c.mu.Lock()
+	ctl := c.bmcs[v.Name]
+	c.mu.Unlock()
+	if ctl != nil {
+		return ctl, ctl, nil
+	}
+	ctl, err := c.cfg.Dial(ctx, v.Name, v.Spec.BMC)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot reach BMC of %s: %w", v.Name, err)
+	}
+	c.mu.Lock()
+	c.bmcs[v.Name] = ctl
+	c.mu.Unlock()
+	return ctl, ctl, nil
+}
+
+// let gives the claim back and ends the BMC's session: a controller has few.
+func (c *Controller) let(ctx context.Context, name string) {
+	c.cfg.Claims.Release(ctx, machineID(name))
+	c.mu.Lock()
+	ctl := c.bmcs[name]
+	delete(c.bmcs, name)
+	c.mu.Unlock()
+	if ctl != nil {
+		if err := ctl.Close(ctx); err != nil {
+			c.cfg.Log.Debug("BMC session not closed", "machine", name, "err", err)
+		}
+	}
+}
+
+func (c *Controller) closeAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), rest)
+	defer cancel()
+	c.mu.Lock()
+	var names []string
+	for n := range c.bmcs {
+		names = append(names, n)
+	}
+	c.mu.Unlock()
+	for _, n := range names {
+		c.let(ctx, n)
+	}
+}
+
+// Permitted claims the machine (or keeps its claim) and confirms it, for a destructive step that an installer asks for.
+func (c *Controller) Permitted(ctx context.Context, v MachineView) (intent.Claim, error) {
+	if !c.owns(machineID(v.Name)) {
+		return intent.Claim{}, claim.ErrNotHeld
+	}
+	_, fence, err := c.device(ctx, v)
+	if err != nil && v.Spec.BMC != nil {
+		return intent.Claim{}, err
+	}
+	cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
+	if err != nil {
+		return intent.Claim{}, err
+	}
+	return cl, c.cfg.Claims.Confirm(ctx, cl, fence)
+}
+
+// Power changes a machine's power for an operator, under the claim.
+func (c *Controller) Power(ctx context.Context, v MachineView, action string) (bmc.PowerState, intent.Effect, error) {
+	ctl, fence, err := c.device(ctx, v)
+	if err != nil {
+		return "", intent.EffectNone, err
+	}
+	effect := intent.EffectNone
+	if action != "status" {
+		cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
+		if err != nil {
+			return "", effect, err
+		}
+		if effect, err = c.power(ctx, ctl, cl, action); err != nil {
+			return "", effect, err
+		}
+	}
+	p, err := ctl.Power(ctx)
+	if resting(v.Status) {
+		c.let(ctx, v.Name)
+	}
+	return p, effect, err
+}
+
+func (c *Controller) power(ctx context.Context, ctl bmc.Controller, cl intent.Claim, action string) (intent.Effect, error) {
+	switch action {
+	case "on":
+		return ctl.SetPower(ctx, cl, bmc.PowerOn)
+	case "off":
+		return ctl.SetPower(ctx, cl, bmc.PowerOff)
+	case "soft-off":
+		return ctl.SetPower(ctx, cl, bmc.PowerSoftOff)
+	case "cycle":
+		if _, err := ctl.SetPower(ctx, cl, bmc.PowerOff); err != nil {
+			return intent.EffectNone, err
+		}
+		return ctl.SetPower(ctx, cl, bmc.PowerOn)
+	}
+	return intent.EffectNone, fmt.Errorf("cannot do %q to a machine's power", action)
+}

@@ -1,0 +1,119 @@
+package reconcile
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+)
+
+// Phases that an installer's progress record may carry beside the installer's own.
+const (
+	ProgressWait = "wait"   // it polls for work
+	ProgressOff  = "off"    // it was told to power off
+	ProgressBoot = "reboot" // it was told to reboot
+)
+
+// Surroundings are what views need beside journal and intent.
+type Surroundings struct {
+	Now time.Time
+	// Heard returns when this agent itself last heard of a machine's installer; zero: never.
+	Heard func(machine string) time.Time
+	// Assets says why boot assets or the binding's image are not complete at the site; "" = they are. b is nil for inspection.
+	Assets func(b *Binding) string
+	// BootSlots is how many machines may load an installer at once.
+	BootSlots int
+}
+
+// BuildViews folds the journal and the effective intent into one view per declared machine, in order of names.
+func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineView {
+	types := map[string]*intent.MachineTypeSpec{}
+	for _, o := range c.List(intent.KindMachineType) {
+		types[o.Metadata.Name] = o.Spec.(*intent.MachineTypeSpec)
+	}
+	byMachine := map[string]*Binding{}
+	for _, b := range Bindings(j) {
+		if old := byMachine[b.Machine]; old == nil || (old.Released && !b.Released) || (old.Released == b.Released && b.Generation > old.Generation) {
+			byMachine[b.Machine] = &b
+		}
+	}
+	var out []MachineView
+	busy := 0
+	for _, o := range c.List(intent.KindMachine) {
+		v := view(j, o.Metadata.Name, s)
+		v.Spec, v.Types, v.Binding = o.Spec.(*intent.MachineSpec), types, byMachine[o.Metadata.Name]
+		if v.loading() {
+			busy++
+		}
+		v.Assets = s.Assets(v.Binding)
+		out = append(out, v)
+	}
+	for i := range out {
+		out[i].SlotFree = busy < s.BootSlots
+	}
+	return out
+}
+
+// loading tells whether the machine occupies a boot slot: from its power-on to the end of its installation's first boot.
+func (v MachineView) loading() bool {
+	switch v.Status.State {
+	case intent.StateInstalling:
+		return true
+	case intent.StateExpected, intent.StateDiscovered:
+		return v.Status.Phase != ""
+	}
+	return false
+}
+
+func load[T any](j *claim.Journal, kind, key string) *T {
+	v, ok := claim.Load[T](j, kind, key)
+	if !ok {
+		return nil
+	}
+	return &v
+}
+
+func view(j *claim.Journal, name string, s Surroundings) MachineView {
+	v := MachineView{
+		Name: name, Now: s.Now,
+		Accepted: load[Facts](j, KindAccepted, name), Inventory: load[Facts](j, KindInventory, name),
+		Window: load[Window](j, KindWindow, name), Session: load[Session](j, KindSession, name),
+		Evidence: load[Evidence](j, KindEvidence, name), Done: load[Done](j, KindDone, name), PhoneHome: load[PhoneHome](j, KindPhoneHome, name),
+	}
+	if st := load[intent.MachineStatus](j, KindMachine, name); st != nil {
+		v.Status = *st
+	}
+	if v.Session == nil {
+		return v
+	}
+	v.LastWord = v.Session.Since
+	if v.Inventory != nil && v.Inventory.Time.After(v.LastWord) {
+		v.LastWord = v.Inventory.Time
+	}
+	if h := s.Heard(name); h.After(v.LastWord) {
+		v.LastWord = h
+	}
+	if r, ok := j.Latest(KindProgress, name); ok {
+		var p Progress
+		if json.Unmarshal(r.Body, &p) == nil && p.Session == v.Session.ID {
+			if r.Time.After(v.LastWord) {
+				v.LastWord = r.Time
+			}
+			v.Closed = p.Phase == ProgressOff || p.Phase == ProgressBoot
+		}
+	}
+	return v
+}
+
+// Bindings returns the standing and released bindings by instance uid.
+func Bindings(j *claim.Journal) map[string]Binding {
+	out := map[string]Binding{}
+	for uid, r := range j.View(KindBinding) {
+		var b Binding
+		if json.Unmarshal(r.Body, &b) == nil { // written by us; a damaged record is refused by the store before
+			out[uid] = b
+		}
+	}
+	return out
+}

@@ -1,0 +1,426 @@
+package siteagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/dhcp"
+	"github.com/skerry-metal/skerry/boot/httpboot"
+	"github.com/skerry-metal/skerry/boot/ipxe"
+	"github.com/skerry-metal/skerry/boot/metadata"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/storage/blob"
+)
+
+// KindLease is the journal's kind of dynamic leases; the key is the MAC address.
+const kindLease = "lease"
+
+// server answers the boot network: DHCP, scripts, loaders, assets, metadata. Answers are functions of intent, bindings and
+// windows; none needs the ownership of anything.
+type server struct {
+	w      *world
+	self   string
+	inst   *installers
+	blobs  *blob.Store
+	log    *slog.Logger
+	view   atomic.Pointer[dhcp.View]
+	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
+
+	mu    sync.Mutex        // guards what follows
+	arch  map[string]string // MAC -> arch of its last firmware packet
+	seen  map[string]string // MAC|stage -> window nonce that was journaled
+	added uint64
+	lost  uint64
+}
+
+// maxSeen bounds what is remembered per MAC: a site has some thousand machines; strangers beyond that are forgotten.
+const maxSeen = 16384
+
+// View implements dhcp.Site.
+func (s *server) View() *dhcp.View { return s.view.Load() }
+
+// refresh makes the DHCP view anew; the last good one stays when it cannot.
+func (s *server) refresh() {
+	f, err := s.facts()
+	if err == nil {
+		var v *dhcp.View
+		if v, err = dhcp.NewView(f); err == nil {
+			s.view.Store(v)
+			return
+		}
+	}
+	s.log.Error("cannot renew DHCP view; the last one stays", "err", err)
+}
+
+func (s *server) facts() (dhcp.Facts, error) {
+	e := s.w.now()
+	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort}
+	for _, a := range e.state.Roster.Agents {
+		ag := dhcp.Agent{ID: a.ID}
+		for _, b := range a.Boot {
+			if ip, err := netip.ParseAddr(b); err == nil {
+				ag.Boot = append(ag.Boot, ip)
+			}
+		}
+		f.Agents = append(f.Agents, ag)
+	}
+	for _, o := range e.overlay.Catalog.List(intent.KindSubnetPool) {
+		sub, err := subnetOf(o)
+		if err != nil {
+			return f, err
+		}
+		f.Subnets = append(f.Subnets, sub)
+	}
+	uuids := map[string]string{}
+	for _, v := range s.w.views() {
+		if v.Accepted != nil {
+			uuids[v.Name] = v.Accepted.UUID
+		}
+	}
+	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {
+		m, err := dhcp.ParseMAC(mac)
+		if err != nil {
+			return f, err
+		}
+		f.Hosts = append(f.Hosts, dhcp.Host{MAC: m, Name: n.Machine, Addr: n.Addr, Boot: true, UUID: uuids[n.Machine]})
+	}
+	for mac, r := range s.w.journal.View(kindLease) {
+		var l lease
+		m, err := dhcp.ParseMAC(mac)
+		if err != nil || json.Unmarshal(r.Body, &l) != nil {
+			continue
+		}
+		f.Leases = append(f.Leases, dhcp.Lease{MAC: m, Addr: l.Addr, Until: l.Until, Agent: l.Agent, Name: l.Name})
+	}
+	return f, nil
+}
+
+// lease is a dynamic lease in the journal.
+type lease struct {
+	Addr  netip.Addr `json:"addr"`
+	Until time.Time  `json:"until"`
+	Agent string     `json:"agent"`
+	Name  string     `json:"name,omitempty"`
+}
+
+func subnetOf(o *intent.Object) (dhcp.Subnet, error) {
+	p := o.Spec.(*intent.SubnetPoolSpec)
+	prefix, err := netip.ParsePrefix(p.Prefix)
+	if err != nil {
+		return dhcp.Subnet{}, fmt.Errorf("cannot serve %s: %w", o.Key(), err)
+	}
+	sub := dhcp.Subnet{Name: o.Metadata.Name, Prefix: prefix, Domain: p.Domain, Mode: dhcp.ModeAuthoritative, Discovery: p.Dynamic != nil}
+	if p.DHCP == "off" {
+		sub.Mode = dhcp.ModeOff
+	}
+	if p.Gateway != "" {
+		sub.Router = parseAddr(p.Gateway)
+	}
+	sub.DNS, sub.NTP, sub.Relays = parseAddrs(p.DNS), parseAddrs(p.NTP), parseAddrs(p.Relays)
+	if p.Dynamic != nil {
+		sub.DynFirst, sub.DynLast = parseAddr(p.Dynamic.From), parseAddr(p.Dynamic.To)
+	}
+	return sub, nil
+}
+
+func parseAddr(s string) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{} // validated before; the zero address is "none"
+	}
+	return a
+}
+
+func parseAddrs(ss []string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range ss {
+		if a := parseAddr(s); a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Commit implements dhcp.Site: a lease is on disk before its ACK is sent.
+func (s *server) Commit(ctx context.Context, l dhcp.Lease) error {
+	for mac, r := range s.w.journal.View(kindLease) {
+		var have lease
+		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && have.Until.After(time.Now()) {
+			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, mac)
+		}
+	}
+	return s.w.journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, l.Until, l.Agent, l.Name}})
+}
+
+// Seen implements dhcp.Site: the first packet of each stage of an awaited boot becomes an event.
+func (s *server) Seen(e dhcp.Event) {
+	mac := e.MAC.String()
+	if e.Stage == "firmware" && e.Arch != "" {
+		s.mu.Lock()
+		if len(s.arch) < maxSeen {
+			s.arch[mac] = e.Arch
+		}
+		s.mu.Unlock()
+	}
+	if e.Reason != dhcp.ReasonOffer && e.Reason != dhcp.ReasonAck {
+		return
+	}
+	s.once(mac, "dhcp/"+e.Stage+"/"+e.Type, "machine.boot.dhcp", fmt.Sprintf("%s %s of %s (%s): %s", e.Type, e.Reason, e.Stage, e.Arch, e.Addr), map[string]string{
+		"address": e.Addr.String(), "arch": e.Arch, "stage": e.Stage, "file": e.File, "uuid": e.UUID, "subnet": e.Subnet, "type": e.Type,
+	})
+}
+
+// once journals an event the first time it is seen in the machine's present boot window.
+func (s *server) once(mac, what, kind, message string, fields map[string]string) {
+	machine, win, ok := s.windowOf(mac)
+	if !ok {
+		return
+	}
+	key := mac + "|" + what
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen[key] == win.Nonce {
+		return
+	}
+	if len(s.seen) >= maxSeen {
+		clear(s.seen)
+	}
+	s.seen[key] = win.Nonce
+	select {
+	case s.events <- reconcile.Event(machine, win.Task, win.Epoch, kind, message, fields):
+	default:
+		s.lost++
+	}
+}
+
+// windowOf returns the machine of a MAC and its last boot window.
+func (s *server) windowOf(mac string) (string, reconcile.Window, bool) {
+	for machine, r := range s.w.journal.View(reconcile.KindWindow) {
+		var w reconcile.Window
+		if json.Unmarshal(r.Body, &w) == nil && w.MAC == mac {
+			return machine, w, true
+		}
+	}
+	return "", reconcile.Window{}, false
+}
+
+// Run journals what was seen and renews the DHCP view when something moved, until ctx ends.
+func (s *server) Run(ctx context.Context) error {
+	for {
+		_, wake := s.w.journal.Rev()
+		st := s.w.site.State()
+		s.refresh()
+		if !s.wait(ctx, wake, st.Wake) {
+			return nil
+		}
+	}
+}
+
+// wait journals events until something moves; false when ctx ended.
+func (s *server) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-wake:
+			return true
+		case <-moved:
+			return true
+		case d := <-s.events:
+			if err := s.w.journal.Append(ctx, claim.Local, d); err != nil {
+				s.log.Warn("event not journaled", "err", err)
+			}
+		}
+	}
+}
+
+// Script implements httpboot.Scripter. A token goes out only while a journaled power-on of that machine awaits its boot, and
+// only to the address that is leased to its MAC.
+func (s *server) Script(_ context.Context, r httpboot.ScriptRequest) (text, decision string, err error) {
+	mac := strings.ReplaceAll(r.MAC, "-", ":")
+	s.mu.Lock()
+	arch := s.arch[mac]
+	s.mu.Unlock()
+	in := ipxe.Input{Act: ipxe.ActLocal, MAC: r.MAC, UEFI: arch != "" && arch != "bios"}
+	e := s.w.now()
+	n, known := addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id)[mac]
+	rule := "stranger"
+	if known {
+		in.Machine = n.Machine
+		if rule, err = s.decide(&in, mac, n, r.Remote); err != nil {
+			return "", "", err
+		}
+	}
+	if text, err = ipxe.Script(in); err != nil {
+		return "", "", err
+	}
+	decision = intent.DigestOf(fmt.Appendf(nil, "%s|%s|%d.%d|%s", mac, r.Remote, e.state.Head.Epoch, e.state.Head.Seq, rule)).Short()
+	s.once(mac, "script", "machine.boot.script", fmt.Sprintf("script %s: %s", in.Act, rule), map[string]string{"decision": decision, "act": string(in.Act), "from": r.Remote.String()})
+	return text, decision, nil
+}
+
+// decide fills in what a known machine boots, and names the rule.
+func (s *server) decide(in *ipxe.Input, mac string, n nicAddress, from netip.Addr) (rule string, err error) {
+	v, ok := s.inst.control.View(n.Machine)
+	win := v.Window
+	switch {
+	case !ok || win == nil || win.MAC != mac || time.Now().After(win.Until) || (v.Session != nil && v.Session.Nonce == win.Nonce):
+		in.Reason = string(v.Status.State)
+		return "no boot is awaited: " + string(v.Status.State), nil
+	case from.Unmap() != n.Addr:
+		return fmt.Sprintf("asked from %s, leased is %s", from, n.Addr), nil
+	}
+	kernel, ramdisk, console := s.bootAssets(v)
+	if kernel.IsZero() || v.Assets != "" {
+		in.Act, in.Reason = ipxe.ActWait, v.Assets
+		return "assets are not here yet", nil
+	}
+	sg, err := s.inst.signers()
+	if err != nil {
+		return "", err
+	}
+	in.Act, in.Kernel, in.Ramdisk, in.Console, in.Token = ipxe.ActInstaller, kernel, ramdisk, console, sg.boot(*win)
+	in.Addr, in.Gateway = n.Prefix(), parseAddr(n.Pool.Gateway)
+	if dns := parseAddrs(n.Pool.DNS); len(dns) > 0 {
+		in.DNS = dns[0]
+	}
+	var pins []string
+	for _, a := range s.inst.agentsFor(n.Machine) {
+		host, _, _ := strings.Cut(a.Addr, ":")
+		in.Agents, in.HTTP, pins = append(in.Agents, a.Addr), append(in.HTTP, fmt.Sprintf("%s:%d", host, httpPort)), append(pins, a.Pin)
+	}
+	in.Pin = strings.Join(pins, ",")
+	return "a journaled power-on awaits this boot", nil
+}
+
+// bootAssets returns the installer's kernel and ramdisk, and the console of the machine's type.
+func (s *server) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Digest, console string) {
+	c := s.w.now().overlay.Catalog
+	if site := s.w.siteSpec(); site != nil && site.Installer != nil {
+		kernel, ramdisk = digestOf(c, site.Installer.Kernel), digestOf(c, site.Installer.Ramdisk)
+	}
+	if t := v.Types[v.Status.MachineType]; t != nil {
+		console = t.Console
+	}
+	return kernel, ramdisk, console
+}
+
+func digestOf(c *intent.Catalog, asset string) intent.Digest {
+	a, _, ok := intent.Lookup[*intent.AssetSpec](c, intent.KindAsset, "", asset)
+	if !ok {
+		return intent.Digest{}
+	}
+	return a.Digest
+}
+
+// Open implements httpboot.Opener.
+func (s *server) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
+	f, err := s.blobs.Open(d)
+	switch {
+	case errors.Is(err, blob.ErrAbsent):
+		return nil, httpboot.ErrAbsent
+	case errors.Is(err, blob.ErrPending):
+		return nil, httpboot.ErrPending
+	}
+	return f, err
+}
+
+// ByToken implements metadata.Instances.
+func (s *server) ByToken(_ context.Context, token string) (metadata.Instance, error) {
+	v, err := s.byToken(token)
+	if err != nil {
+		return metadata.Instance{}, err
+	}
+	return s.inst.instance(v)
+}
+
+func (s *server) byToken(token string) (reconcile.MachineView, error) {
+	sg, err := s.inst.signers()
+	if err != nil {
+		return reconcile.MachineView{}, err
+	}
+	for _, b := range reconcile.Bindings(s.w.journal) {
+		if b.Released || !same(sg.metadata(b), token) {
+			continue
+		}
+		if v, ok := s.inst.control.View(b.Machine); ok && v.Binding != nil && v.Binding.Instance == b.Instance {
+			return v, nil
+		}
+	}
+	return reconcile.MachineView{}, metadata.ErrToken
+}
+
+// PhoneHome implements metadata.Instances.
+func (s *server) PhoneHome(ctx context.Context, token string, from netip.Addr, sent map[string]string) error {
+	v, err := s.byToken(token)
+	if err != nil {
+		return err
+	}
+	if v.PhoneHome != nil && v.PhoneHome.Generation == v.Binding.Generation {
+		return nil
+	}
+	p := reconcile.PhoneHome{Generation: v.Binding.Generation, Hostname: sent["hostname"], From: from.String(), Time: time.Now().UTC()}
+	err = s.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindPhoneHome, Key: v.Name, Body: p},
+		reconcile.Event(v.Name, v.TaskID(), intent.Epoch{}, "machine.boot.phonehome", "phoned home as "+p.Hostname, map[string]string{"from": p.From, "instance": sent["instance_id"]}))
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
+var (
+	_ dhcp.Site          = (*server)(nil)
+	_ httpboot.Scripter  = (*server)(nil)
+	_ httpboot.Opener    = (*server)(nil)
+	_ metadata.Instances = (*server)(nil)
+)
+
+// served notes what boot HTTP gave to whom; bulk is counted by the installer itself.
+func (s *server) served(h httpboot.Served) {
+	if h.What != "loader" && h.What != "asset" {
+		return
+	}
+	mac, ok := s.macOf(h.Remote)
+	if !ok || h.Status >= 300 || h.Status == 206 {
+		return
+	}
+	s.once(mac, "http/"+h.Name, "machine.boot.loader", fmt.Sprintf("HTTP %s %s, %d octets", h.What, h.Name, h.Octets), map[string]string{"from": remoteHost(h.Remote), "octets": fmt.Sprint(h.Octets)})
+}
+
+// sentLoader notes a loader that went out by TFTP.
+func (s *server) sentLoader(client netip.Addr, name string, octets int64, err error) {
+	mac, ok := s.macOf(client)
+	if !ok || err != nil {
+		return
+	}
+	s.once(mac, "tftp/"+name, "machine.boot.loader", fmt.Sprintf("TFTP %s, %d octets", name, octets), map[string]string{"from": remoteHost(client), "octets": fmt.Sprint(octets)})
+}
+
+// macOf finds the machine's MAC by its leased address.
+func (s *server) macOf(a netip.Addr) (string, bool) {
+	e := s.w.now()
+	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {
+		if n.Addr == a.Unmap() {
+			return mac, true
+		}
+	}
+	return "", false
+}
+
+func (s *server) lostEvents() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
+}

@@ -1,0 +1,250 @@
+package siteagent
+
+import (
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/override"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// world is what this agent answers from: intent with overrides, journal, and what it heard itself.
+type world struct {
+	site    *site
+	journal *claim.Journal
+	assets  func(*reconcile.Binding) string
+
+	mu    sync.Mutex // guards what follows
+	heard map[string]time.Time
+	cache *effective
+}
+
+// effective is the intent with its overrides, for one revision of both.
+type effective struct {
+	siteRev, journalRev uint64
+	state               intentState
+	overlay             override.Overlay
+	overrides           []intent.Override
+	err                 error
+}
+
+// hear notes a word of a machine's installer.
+func (w *world) hear(machine string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.heard[machine] = time.Now()
+}
+
+func (w *world) heardOf(machine string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.heard[machine]
+}
+
+// Overrides lists every override of the journal.
+func (w *world) Overrides() []intent.Override {
+	var out []intent.Override
+	for _, r := range w.journal.View(override.KindOverride) {
+		var rec override.Record
+		if json.Unmarshal(r.Body, &rec) == nil { // our own records; the store refuses damaged ones
+			out = append(out, rec.Doc)
+		}
+	}
+	return out
+}
+
+// now returns the effective intent; it is computed again only when intent or overrides moved.
+func (w *world) now() *effective {
+	st := w.site.State()
+	jrev, _ := w.journal.Rev()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c := w.cache; c != nil && c.siteRev == st.Rev && c.journalRev == jrev {
+		return c
+	}
+	e := &effective{siteRev: st.Rev, journalRev: jrev, state: st, overrides: w.Overrides()}
+	e.overlay, e.err = override.Effective(intent.NewCatalog(st.Objects...), st.Acks, e.overrides)
+	w.cache = e
+	return e
+}
+
+// active returns the objects without overrides.
+func (e *effective) active() *intent.Catalog { return intent.NewCatalog(e.state.Objects...) }
+
+// want is what the reconcilers follow.
+func (w *world) want() reconcile.Want {
+	e := w.now()
+	deleted := map[string]bool{}
+	for uid := range e.state.Tombs {
+		deleted[uid] = true
+	}
+	for uid := range e.overlay.Deleted {
+		deleted[uid] = true
+	}
+	return reconcile.Want{
+		Catalog: e.overlay.Catalog, Deleted: deleted, Wake: e.state.Wake,
+		Cause: func(uid string) string {
+			if id := e.overlay.Cause[uid]; id != "" {
+				return "override " + id
+			}
+			return fmt.Sprintf("intent %d.%d", e.state.Head.Epoch, e.state.Head.Seq)
+		},
+	}
+}
+
+const defaultBootSlots = 16
+
+func (w *world) around() reconcile.Surroundings {
+	slots := defaultBootSlots
+	if s := w.siteSpec(); s != nil && s.BootSlots > 0 {
+		slots = s.BootSlots
+	}
+	return reconcile.Surroundings{Now: time.Now(), Heard: w.heardOf, Assets: w.assets, BootSlots: slots}
+}
+
+func (w *world) siteSpec() *intent.SiteSpec {
+	s, _, ok := intent.Lookup[*intent.SiteSpec](w.now().overlay.Catalog, intent.KindSite, "", w.site.id)
+	if !ok {
+		return nil
+	}
+	return s
+}
+
+// views returns all machines as of now.
+func (w *world) views() []reconcile.MachineView {
+	return reconcile.BuildViews(w.journal, w.now().overlay.Catalog, w.around())
+}
+
+// addresses assigns every boot NIC of the catalog its address: the declared one, else one of the pool's static
+// range that hangs on the machine's uid. It is a pure function of the catalog, so every agent gives the same answer. The
+// agents' own addresses and the gateway are never given out.
+func addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[string]nicAddress {
+	taken := map[netip.Addr]bool{}
+	for _, a := range roster.Agents {
+		for _, b := range a.Boot {
+			if ip, err := netip.ParseAddr(b); err == nil {
+				taken[ip] = true
+			}
+		}
+	}
+	out := map[string]nicAddress{}
+	var pools []*intent.SubnetPoolSpec
+	var names []string
+	for _, o := range c.List(intent.KindSubnetPool) {
+		if s := o.Spec.(*intent.SubnetPoolSpec); o.Metadata.Site == siteID {
+			pools, names = append(pools, s), append(names, o.Metadata.Name)
+			if gw, err := netip.ParseAddr(s.Gateway); err == nil {
+				taken[gw] = true
+			}
+		}
+	}
+	machines := c.List(intent.KindMachine)
+	for _, m := range machines { // declared addresses first, so that nobody else gets them
+		for _, n := range m.Spec.(*intent.MachineSpec).NICs {
+			a, err := netip.ParseAddr(n.Address)
+			mac, ok := intent.ParseMAC(n.MAC)
+			i := slices.IndexFunc(pools, func(p *intent.SubnetPoolSpec) bool { return contains(p, a) })
+			if err == nil && ok && i >= 0 {
+				out[mac] = nicAddress{Addr: a, Pool: pools[i], PoolName: names[i], Machine: m.Metadata.Name}
+				taken[a] = true
+			}
+		}
+	}
+	slices.SortStableFunc(machines, func(a, b *intent.Object) int { // who was there first keeps its address
+		return cmp.Or(created(a).Compare(created(b)), cmp.Compare(a.Metadata.UID, b.Metadata.UID))
+	})
+	for _, m := range machines {
+		mac, ok := intent.ParseMAC(m.Spec.(*intent.MachineSpec).BootNIC().MAC)
+		if _, has := out[mac]; has || !ok {
+			continue
+		}
+		for i, p := range pools {
+			if a, ok := freeFrom(p, m.Metadata.UID, taken); ok {
+				out[mac] = nicAddress{Addr: a, Pool: p, PoolName: names[i], Machine: m.Metadata.Name}
+				taken[a] = true
+				break
+			}
+		}
+	}
+	return out
+}
+
+func created(o *intent.Object) time.Time {
+	if o.Metadata.Created == nil {
+		return time.Time{}
+	}
+	return *o.Metadata.Created
+}
+
+// nicAddress is the address of one NIC.
+type nicAddress struct {
+	Addr     netip.Addr
+	Pool     *intent.SubnetPoolSpec
+	PoolName string
+	Machine  string
+}
+
+// Prefix returns the address with the length of its pool's prefix.
+func (n nicAddress) Prefix() netip.Prefix {
+	p, err := netip.ParsePrefix(n.Pool.Prefix)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(n.Addr, p.Bits())
+}
+
+func contains(p *intent.SubnetPoolSpec, a netip.Addr) bool {
+	prefix, err := netip.ParsePrefix(p.Prefix)
+	return err == nil && a.IsValid() && prefix.Contains(a)
+}
+
+// maxScan bounds the search for a free address: a /16.
+const maxScan = 1 << 16
+
+// freeFrom returns the first free address of the pool's static range at or after a place that hangs on uid alone, so that
+// machines which come or go later move nobody.
+func freeFrom(p *intent.SubnetPoolSpec, uid string, taken map[netip.Addr]bool) (netip.Addr, bool) {
+	lo, n, ok := staticRange(p)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	sum := intent.DigestOf([]byte("address|" + uid))
+	start := binary.BigEndian.Uint32(sum[:4]) % n
+	for i := range n {
+		a := lo
+		b := a.As4()
+		binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+(start+i)%n)
+		a = netip.AddrFrom4(b)
+		if !taken[a] && (p.Dynamic == nil || !p.Dynamic.Contains(a)) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// staticRange returns the first address for machines and how many there are, without network and broadcast address.
+func staticRange(p *intent.SubnetPoolSpec) (lo netip.Addr, n uint32, ok bool) {
+	prefix, err := netip.ParsePrefix(p.Prefix)
+	if err != nil || p.DHCP == "off" || !prefix.Addr().Is4() {
+		return lo, 0, false
+	}
+	lo, n = prefix.Addr().Next(), uint32(min(maxScan, 1<<(32-prefix.Bits()))-2)
+	if p.Static == nil {
+		return lo, n, true
+	}
+	from, err1 := netip.ParseAddr(p.Static.From)
+	to, err2 := netip.ParseAddr(p.Static.To)
+	if err1 != nil || err2 != nil || !from.Is4() || !to.Is4() {
+		return lo, 0, false
+	}
+	f, t := from.As4(), to.As4()
+	return from, min(maxScan, binary.BigEndian.Uint32(t[:])-binary.BigEndian.Uint32(f[:])+1), true
+}
