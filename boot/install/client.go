@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -27,6 +29,8 @@ const (
 	maxPause   = 30 * time.Second
 	// callTimeout is how long one agent may take to answer anything but a long poll; a live one answers in milliseconds.
 	callTimeout = 10 * time.Second
+	// dialTimeout tells a dead agent from a slow one: a live one on the boot network answers a SYN within a millisecond.
+	dialTimeout = 5 * time.Second
 	// giveUp is how long nobody may answer before an idle machine boots anew: a changed site may have other agents (boot.md section 6).
 	giveUp = 10 * time.Minute
 	// replyLimit bounds an answer: work with a NoCloud seed of at most 4 files of 1 MiB, base64 nowhere.
@@ -74,6 +78,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			// The key is pinned in VerifyConnection: in the ramdisk there is no clock and no root to check a chain with.
 			InsecureSkipVerify: true, VerifyConnection: c.verify,
 		},
+		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout,
 		IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 2,
 	}}
 	return c, nil
@@ -121,7 +126,7 @@ func (c *Client) Hello(ctx context.Context, h Hello) (Session, error) {
 	if c.sessionID() != "" {
 		return Session{}, errors.New("cannot say hello twice")
 	}
-	h.Token = c.token
+	h.Token, h.Nonce = c.token, crand.Text()
 	var s Session
 	if err := c.call(ctx, http.MethodPost, "hello", h, &s, callTimeout, giveUp); err != nil {
 		return Session{}, err

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +21,8 @@ const (
 	// maxStrikes is how often all sources together may give wrong content for one block before the image is given up:
 	// each source gets three tries.
 	maxStrikes = 3
+	// restTime keeps a source that does not answer out of the way: an agent's restart takes about 3 s.
+	restTime = 10 * time.Second
 	// maxBlames bounds what Done carries.
 	maxBlames = 100
 )
@@ -34,7 +38,8 @@ type fetcher struct {
 
 	mu     sync.Mutex // guards what follows
 	bytes  map[string]uint64
-	bad    map[string]int // strikes by source
+	bad    map[string]int       // strikes by source
+	rest   map[string]time.Time // sources that did not answer: asked last until then
 	blames []Blame
 	phase  string // what progress reports show
 	done   uint64
@@ -45,26 +50,30 @@ func newFetcher(sources []string) *fetcher {
 	return &fetcher{
 		http: &http.Client{Transport: &http.Transport{
 			MaxIdleConnsPerHost: fetchWorkers, IdleConnTimeout: time.Minute, DisableCompression: true,
-			ResponseHeaderTimeout: callTimeout,
+			ResponseHeaderTimeout: callTimeout, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		}},
-		sources: sources, bytes: map[string]uint64{}, bad: map[string]int{},
+		sources: sources, bytes: map[string]uint64{}, bad: map[string]int{}, rest: map[string]time.Time{},
 	}
 }
 
-// order returns the sources for block i: those without strikes first, turned by i so that load spreads.
+// order returns the sources for block i, turned by i so that load spreads: good ones, those that did not answer lately, and
+// last those that gave something wrong.
 func (f *fetcher) order(i int) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var good, bad []string
+	var good, silent, bad []string
 	for k := range f.sources {
 		s := f.sources[(i+k)%len(f.sources)]
-		if f.bad[s] == 0 {
-			good = append(good, s)
-		} else {
+		switch {
+		case f.bad[s] > 0:
 			bad = append(bad, s)
+		case time.Now().Before(f.rest[s]):
+			silent = append(silent, s)
+		default:
+			good = append(good, s)
 		}
 	}
-	return append(good, bad...)
+	return slices.Concat(good, silent, bad)
 }
 
 func (f *fetcher) blame(source string, chunk int, reason string) {
@@ -101,6 +110,10 @@ func (f *fetcher) block(ctx context.Context, i int, off int64, b []byte, firstCh
 			} else if errors.Is(err, errContent) {
 				f.blame(s, firstChunk, err.Error())
 				strikes++
+			} else {
+				f.mu.Lock()
+				f.rest[s] = time.Now().Add(restTime)
+				f.mu.Unlock()
 			}
 			if ctx.Err() != nil {
 				return fmt.Errorf("cannot fetch block %d: %w", i, context.Cause(ctx))

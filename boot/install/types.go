@@ -25,8 +25,12 @@ var (
 )
 
 // Hello opens a session. Strings are as SMBIOS has them; MACs lower case.
+//
+// Nonce is new with each boot and travels over the pinned session only. A site that sees a burnt token again with the same
+// nonce answers as it did the first time: that is the machine itself, whose first answer was lost with an agent.
 type Hello struct {
 	Token    string   `json:"token"`
+	Nonce    string   `json:"nonce"`
 	Serial   string   `json:"serial"`
 	UUID     string   `json:"uuid"`
 	MACs     []string `json:"macs"`

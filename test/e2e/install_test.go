@@ -28,6 +28,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 	"github.com/skerry-metal/skerry/test/sim/bmc"
+	"github.com/skerry-metal/skerry/test/sim/netlab"
 	"github.com/skerry-metal/skerry/test/sim/vm"
 )
 
@@ -39,16 +40,26 @@ const (
 	machineSerial = "SKTEST1"
 	machineUUID   = "6b1f3c1e-5d1c-4c5f-9a52-0123456789ab"
 	diskSerial    = "DISK1"
-	diskSize      = 128 << 20
 	serverIP      = "10.88.0.11"
 	machineIP     = "10.88.0.21"
 	machineMAC    = "52:54:00:88:00:21"
 )
 
+// scenario is what differs between the installs.
+type scenario struct {
+	fw        vm.Firmware
+	image     string // path
+	diskBytes int64
+	memoryMiB int
+	userData  string
+	limit     time.Duration // of the whole: ten times what a quiet machine takes
+}
+
 // site is a minimal site: one machine, one install, then a reboot.
 type site struct {
-	key   ed25519.PrivateKey
-	image *intent.Manifest
+	scenario
+	key      ed25519.PrivateKey
+	manifest *intent.Manifest
 
 	mu     sync.Mutex // guards what follows
 	hellos int
@@ -77,7 +88,9 @@ func (s *site) Inventory(_ context.Context, _ string, r inventory.Report) error 
 	return nil
 }
 
-func (s *site) disk() intent.DiskID { return intent.DiskID{Serial: diskSerial, SizeBytes: diskSize} }
+func (s *site) disk() intent.DiskID {
+	return intent.DiskID{Serial: diskSerial, SizeBytes: uint64(s.diskBytes)}
+}
 
 func (s *site) Work(context.Context, string, time.Duration) (install.Work, error) {
 	s.mu.Lock()
@@ -86,11 +99,11 @@ func (s *site) Work(context.Context, string, time.Duration) (install.Work, error
 	if s.done == nil {
 		base := "http://" + serverIP + ":7480/assets/"
 		w = install.Work{Kind: install.WorkInstall, Task: "t1", Generation: 3, Epoch: intent.Epoch{Generation: 1, N: 65536},
-			Install: &install.InstallWork{Image: s.image.Content, Manifest: s.image.Digest(), SizeBytes: s.image.Size, Disk: s.disk(),
+			Install: &install.InstallWork{Image: s.manifest.Content, Manifest: s.manifest.Digest(), SizeBytes: s.manifest.Size, Disk: s.disk(),
 				Sources: []string{base + "image"}, Manifests: []string{base + "manifest"}, Verify: install.VerifyFull,
 				Seed: map[string]string{
 					"meta-data":      "instance-id: i-1\nlocal-hostname: web-1\n",
-					"user-data":      "#cloud-config\nusers:\n  - name: ops\n    ssh_authorized_keys: [ssh-ed25519 AAAA ops@example]\nphone_home:\n  url: http://" + serverIP + ":7480/phone-home\n  post: all\n",
+					"user-data":      s.userData,
 					"network-config": "version: 2\nethernets:\n  id0:\n    match: {macaddress: \"" + machineMAC + "\"}\n    addresses: [" + machineIP + "/24]\n",
 				}}}
 	}
@@ -144,15 +157,35 @@ func serve(t *testing.T, ln net.Listener, h http.Handler) {
 
 // TestInstallFromBareDisk powers a BIOS machine on through the BMC simulator, boots the ramdisk, installs the tiny image
 // and boots it from disk.
-func TestInstallFromBareDisk(t *testing.T) { installBareDisk(t, vm.BIOS) }
+func TestInstallFromBareDisk(t *testing.T) { installTiny(t, vm.BIOS) }
 
 // TestInstallFromBareDiskUEFI is the same with OVMF.
-func TestInstallFromBareDiskUEFI(t *testing.T) { installBareDisk(t, vm.UEFIPXE) }
+func TestInstallFromBareDiskUEFI(t *testing.T) { installTiny(t, vm.UEFIPXE) }
 
-func installBareDisk(t *testing.T, fw vm.Firmware) {
+func installTiny(t *testing.T, fw vm.Firmware) {
+	lab.Need(t, lab.Built(imagePath, "image-tiny"))
+	ctx, machine, _ := installBareDisk(t, scenario{fw: fw, image: imagePath, diskBytes: 128 << 20, limit: 4 * time.Minute,
+		userData: "#cloud-config\nusers:\n  - name: ops\n    ssh_authorized_keys: [ssh-ed25519 AAAA ops@example]\n" + phoneHome})
+	if _, err := machine.WaitSerial(ctx, "skerry-tiny: phoned home", 0); err != nil {
+		t.Error(err)
+	}
+	if err := machine.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := machine.WaitSerial(ctx, "skerry-tiny: power button", 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// phoneHome is the end of user-data in every scenario.
+const phoneHome = "phone_home:\n  url: http://" + serverIP + ":7480/phone-home\n  post: all\n"
+
+// installBareDisk goes from power-on to phone-home and looks at what the installer told. ctx ends with the machine.
+func installBareDisk(t *testing.T, sc scenario) (context.Context, *vm.Machine, *netlab.Namespace) {
+	t.Helper()
 	lab.Need(t, lab.Root, lab.Tool("ip", "iproute2"), lab.Tool("qemu-system-x86_64", "qemu-system-x86"),
-		lab.Tool("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), lab.Built(ramdiskPath, "ramdisk"), lab.Built(imagePath, "image-tiny"))
-	img, err := os.ReadFile(imagePath)
+		lab.Tool("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), lab.Built(ramdiskPath, "ramdisk"))
+	img, err := os.ReadFile(sc.image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +197,31 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{key: key, image: m}
+	s := &site{scenario: sc, key: key, manifest: m}
+	rack, pin, called := s.open(t, img)
+	ctx, machine, controller := newMachine(t, sc, rack, pin)
 
+	redfish(t, controller, "PATCH", "/redfish/v1/Systems/1", `{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`)
+	begun := time.Now()
+	redfish(t, controller, "POST", "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", `{"ResetType":"On"}`)
+	select {
+	case got := <-called:
+		if got != "web-1 i-1" {
+			t.Errorf("phoned home as %q", got)
+		}
+	case <-ctx.Done():
+		b, _ := os.ReadFile(machine.SerialLog())
+		t.Fatalf("nobody phoned home; the serial line ends in:\n%s", b[max(0, len(b)-4000):])
+	}
+	t.Logf("power-on to phone-home: %.1f s", time.Since(begun).Seconds())
+	s.check(t)
+	return ctx, machine, rack
+}
+
+// open makes the rack's network with the install server and the image in it. It returns the namespace, the server's pin,
+// and what was posted to phone-home.
+func (s *site) open(t *testing.T, img []byte) (*netlab.Namespace, string, <-chan string) {
+	t.Helper()
 	l := lab.New(t)
 	rack, err := l.Namespace("rk")
 	if err != nil {
@@ -199,62 +255,46 @@ func installBareDisk(t *testing.T, fw vm.Firmware) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(img))
 	})
 	mux.HandleFunc("/assets/manifest", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.Encode()))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.manifest.Encode()))
 	})
 	mux.HandleFunc("POST /phone-home", func(w http.ResponseWriter, r *http.Request) {
 		called <- r.FormValue("hostname") + " " + r.FormValue("instance_id")
 	})
 	serve(t, files, mux)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
+	return rack, install.Pin(leaf), called
+}
+
+// newMachine makes a machine of the given firmware with its controller; it runs until the test or ctx ends; ctx ends early
+// when QEMU fails.
+func newMachine(t *testing.T, sc scenario, rack *netlab.Namespace, pin string) (context.Context, *vm.Machine, *bmc.BMC) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), sc.limit)
 	dir := t.TempDir()
 	var controller *bmc.BMC
-	disk := vm.Disk{Path: filepath.Join(dir, "disk.img"), SizeBytes: diskSize, Serial: diskSerial}
+	disk := vm.Disk{Path: filepath.Join(dir, "disk.img"), SizeBytes: sc.diskBytes, Serial: diskSerial}
 	machine, err := vm.New(vm.Config{
-		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: fw, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}}, Disks: []vm.Disk{disk},
+		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: sc.fw, MemoryMiB: sc.memoryMiB, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}}, Disks: []vm.Disk{disk},
 		Serial: machineSerial, UUID: machineUUID, Manufacturer: "ACME", Product: "R1",
 		Boot: func() vm.Device { return controller.NextBoot() }, OnEvent: func(e vm.Event) {
 			t.Logf("%s %s %s %s", e.Machine, e.Kind, e.Boot, e.Detail)
 			if e.Kind == "failed" {
-				cancel()
+				cancel() // no use in waiting
 			}
 		},
 		Kernel: kernelPath, Initrd: ramdiskPath,
 		Append: fmt.Sprintf("console=ttyS0 panic=1 quiet skerry.agents=10.88.0.99:7444,%s:7444 skerry.pin=%s skerry.token=token1 skerry.ip=%s/24 BOOTIF=01-%s",
-			serverIP, install.Pin(leaf), machineIP, strings.ReplaceAll(machineMAC, ":", "-")),
+			serverIP, pin, machineIP, strings.ReplaceAll(machineMAC, ":", "-")),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	controller = bmc.New(bmc.Config{User: "admin", Password: "secret", Firmware: fw}, machine)
+	controller = bmc.New(bmc.Config{User: "admin", Password: "secret", Firmware: sc.fw}, machine)
 	ended := make(chan error, 1)
 	go func() { ended <- machine.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
 
-	redfish(t, controller, "PATCH", "/redfish/v1/Systems/1", `{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`)
-	begun := time.Now()
-	redfish(t, controller, "POST", "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", `{"ResetType":"On"}`)
-	select {
-	case got := <-called:
-		if got != "web-1 i-1" {
-			t.Errorf("phoned home as %q", got)
-		}
-	case <-ctx.Done():
-		b, _ := os.ReadFile(machine.SerialLog())
-		t.Fatalf("nobody phoned home; the serial line ends in:\n%s", b[max(0, len(b)-4000):])
-	}
-	t.Logf("power-on to phone-home: %.1f s", time.Since(begun).Seconds())
-	if _, err := machine.WaitSerial(ctx, "skerry-tiny: phoned home", 0); err != nil {
-		t.Error(err)
-	}
-	s.check(t, fw)
-	if err := machine.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	if _, err := machine.WaitSerial(ctx, "skerry-tiny: power button", 0); err != nil {
-		t.Error(err)
-	}
+	return ctx, machine, controller
 }
 
 func redfish(t *testing.T, h http.Handler, method, path, body string) {
@@ -283,7 +323,7 @@ func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 // check looks at what the installer told the site.
-func (s *site) check(t *testing.T, fw vm.Firmware) {
+func (s *site) check(t *testing.T) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -291,7 +331,7 @@ func (s *site) check(t *testing.T, fw vm.Firmware) {
 		t.Fatal(errors.New("no inventory or no end of the task"))
 	}
 	firmware := "uefi"
-	if fw == vm.BIOS {
+	if s.fw == vm.BIOS {
 		firmware = "bios"
 	}
 	r := s.report
@@ -301,7 +341,7 @@ func (s *site) check(t *testing.T, fw vm.Firmware) {
 		t.Errorf("inventory: -want +got\n%s", d)
 	}
 	d := s.done
-	if !d.OK || !d.Wrote || d.Permission != "p-t1" || d.Blocks != uint64(len(s.image.Chunks)+3)/4 || len(d.Blames) != 0 {
+	if !d.OK || !d.Wrote || d.Permission != "p-t1" || d.Blocks != uint64(len(s.manifest.Chunks)+3)/4 || len(d.Blames) != 0 {
 		t.Errorf("done: %+v", d)
 	}
 	b, _ := json.MarshalIndent(r, "", "  ")

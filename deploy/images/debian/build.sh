@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds a Debian 12 disk image with cloud-init and sshd that boots from BIOS and UEFI, as root:
-#   deploy/images/debian/build.sh OUT      makes OUT/debian.img, 2 GiB, sparse
+#   deploy/images/debian/build.sh OUT      makes OUT/debian.img, 1.25 GiB, sparse
 # Needs: debootstrap fdisk mtools e2fsprogs grub-pc-bin grub-efi-amd64-bin grub-common. Downloads about 200 MB of packages.
 set -eu
 cd "$(dirname "$0")/../../.."
@@ -52,6 +52,6 @@ initrd /boot/initrd.img-${kernel#vmlinuz-}
 boot
 END
 
-sh deploy/images/disk.sh "$img" 2048 "$root"
+sh deploy/images/disk.sh "$img" 1280 "$root"
 mv "$img" "$out/debian.img"
 echo "$out/debian.img"

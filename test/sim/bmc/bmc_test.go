@@ -171,28 +171,41 @@ func TestOverrideOnceIsConsumedByOneStart(t *testing.T) {
 	}
 }
 
-func TestFaults(t *testing.T) {
-	quick := Config{Firmware: vm.UEFIHTTP, PostTime: time.Hour, StaleTime: time.Hour, LoginTime: 50 * time.Millisecond}
-	f := func(name Fault, check func(k *bench)) {
-		t.Helper()
-		t.Run(string(name), func(t *testing.T) {
-			k := newBench(t, quick)
-			if err := k.b.SetFaults(name); err != nil {
-				t.Fatal(err)
-			}
-			check(k)
-		})
-	}
-	shows := func(k *bench, want string) {
-		k.t.Helper()
-		if b := k.want(200, "GET", sys, ""); !strings.Contains(b, want) {
-			k.t.Errorf("system does not show %s: %s", want, b)
+// quick makes faults that last outlast the test, and a slow login bearable.
+func quick() Config {
+	return Config{Firmware: vm.UEFIHTTP, PostTime: time.Hour, StaleTime: time.Hour, LoginTime: 50 * time.Millisecond}
+}
+
+// withFault runs check as a subtest against a controller with one fault.
+func withFault(t *testing.T, name Fault, check func(k *bench)) {
+	t.Helper()
+	t.Run(string(name), func(t *testing.T) {
+		k := newBench(t, quick())
+		if err := k.b.SetFaults(name); err != nil {
+			t.Fatal(err)
 		}
+		check(k)
+	})
+}
+
+func (k *bench) shows(want string) {
+	k.t.Helper()
+	if b := k.want(200, "GET", sys, ""); !strings.Contains(b, want) {
+		k.t.Errorf("system does not show %s: %s", want, b)
 	}
-	f(ModeReverts, func(k *bench) { k.want(200, "PATCH", sys, boot("Once", "Pxe", "UEFI")); shows(k, `Mode":"Legacy"`) })
+}
+
+const (
+	tag   = `{"AssetTag":"x"}`
+	login = `{"UserName":"admin","Password":"secret"}`
+)
+
+func TestWriteFaults(t *testing.T) {
+	f := func(name Fault, check func(k *bench)) { t.Helper(); withFault(t, name, check) }
+	f(ModeReverts, func(k *bench) { k.want(200, "PATCH", sys, boot("Once", "Pxe", "UEFI")); k.shows(`Mode":"Legacy"`) })
 	f(EnableReverts, func(k *bench) {
 		k.want(200, "PATCH", sys, boot("Once", "Pxe", "UEFI"))
-		shows(k, `Enabled":"Disabled"`)
+		k.shows(`Enabled":"Disabled"`)
 	})
 	f(ModeRefused, func(k *bench) {
 		k.want(400, "PATCH", sys, boot("Once", "Pxe", "UEFI"))
@@ -209,7 +222,6 @@ func TestFaults(t *testing.T) {
 			k.t.Errorf("boots %v", k.boots)
 		}
 	})
-	tag := `{"AssetTag":"x"}`
 	f(ETagRequired, func(k *bench) { k.want(428, "PATCH", sys, tag); k.want(200, "PATCH", sys, tag, "If-Match", "*") })
 	f(ETagIgnored, func(k *bench) { k.want(200, "PATCH", sys, tag, "If-Match", `"stale"`) })
 	f(ETagBare, func(k *bench) {
@@ -217,7 +229,10 @@ func TestFaults(t *testing.T) {
 		k.want(412, "PATCH", sys, tag, "If-Match", h.Get("ETag"))
 		k.want(200, "PATCH", sys, tag, "If-Match", strings.Trim(h.Get("ETag"), `"`))
 	})
-	login := `{"UserName":"admin","Password":"secret"}`
+}
+
+func TestOtherFaults(t *testing.T) {
+	f := func(name Fault, check func(k *bench)) { t.Helper(); withFault(t, name, check) }
 	f(SessionCap8, func(k *bench) {
 		for range 8 {
 			k.want(201, "POST", sessionsPath, login)
@@ -250,7 +265,7 @@ func TestFaults(t *testing.T) {
 		k.want(200, "PATCH", sys, tag)
 	})
 	f(Storm503, func(k *bench) { k.want(503, "GET", sys, ""); k.want(200, "GET", sys, "") })
-	f(PowerStale, func(k *bench) { k.want(204, "POST", resetPath, reset("On")); shows(k, `"PowerState":"Off"`) })
+	f(PowerStale, func(k *bench) { k.want(204, "POST", resetPath, reset("On")); k.shows(`"PowerState":"Off"`) })
 	f(VendorEmpty, func(k *bench) {
 		if b := k.want(200, "GET", "/redfish/v1", ""); strings.Contains(b, "Vendor") {
 			k.t.Error(b)
@@ -268,7 +283,7 @@ func TestFaults(t *testing.T) {
 		}
 		k.want(401, "POST", sessionsPath, login, "Authorization", "")
 	})
-	if err := New(quick, &fakePower{}).SetFaults("nonsense"); err == nil {
+	if err := New(quick(), &fakePower{}).SetFaults("nonsense"); err == nil {
 		t.Error("an unknown fault was not refused")
 	}
 }

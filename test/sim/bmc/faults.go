@@ -30,19 +30,19 @@ const (
 	Lockout3      Fault = "lockout-3"       // three wrong passwords lock the account
 )
 
-var allFaults = [...]Fault{
-	ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
-	SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
-}
-
 // Faults returns all faults that are built.
-func Faults() []Fault { return slices.Clone(allFaults[:]) }
+func Faults() []Fault {
+	return []Fault{
+		ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
+		SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
+	}
+}
 
 // SetFaults replaces the set of active faults. Errors: an unknown name, and then nothing changed.
 func (b *BMC) SetFaults(fs ...Fault) error {
 	set := map[Fault]bool{}
 	for _, f := range fs {
-		if !slices.Contains(allFaults[:], f) {
+		if !slices.Contains(Faults(), f) {
 			return fmt.Errorf("cannot set fault %q: not known", f)
 		}
 		set[f] = true

@@ -58,7 +58,7 @@ func New(cfg Config) (*Machine, error) {
 func (m *Machine) Run(ctx context.Context) error {
 	defer close(m.done)
 	var s *session
-	defer func() { s.kill() }()
+	defer func() { s.kill(); m.setOn(false) }()
 	for {
 		var ended <-chan struct{}
 		if s != nil {
@@ -70,14 +70,19 @@ func (m *Machine) Run(ctx context.Context) error {
 		case r := <-m.reqs:
 			var err error
 			s, err = m.handle(ctx, s, r.what)
+			m.setOn(s != nil) // before the answer: who asked may look at once
 			r.reply <- err
 		case <-ended:
 			s = m.afterEnd(ctx, s)
+			m.setOn(s != nil)
 		}
-		m.mu.Lock()
-		m.on = s != nil
-		m.mu.Unlock()
 	}
+}
+
+func (m *Machine) setOn(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.on = on
 }
 
 // On starts the machine; when it is on already, nothing happens.

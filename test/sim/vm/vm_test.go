@@ -104,6 +104,9 @@ func TestPowerCycles(t *testing.T) {
 	if err := m.On(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if !m.PowerOn() {
+		t.Error("off after On")
+	}
 	at, err := m.WaitSerial(ctx, "hello", 0)
 	if err != nil {
 		t.Fatal(err)
