@@ -73,7 +73,8 @@ func (a *Advertiser) Run(ctx context.Context) error {
 		if src.IsUnspecified() { // RFC 4861 section 6.2.6: no unicast address to answer to
 			to.Addr = netip.MustParseAddr("ff02::1").As16()
 		}
-		if err := unix.Sendto(fd, advertisement(own, a.ULA), 0, to); err != nil {
+		err = unix.Sendto(fd, advertisement(own, a.ULA), 0, to)
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) { // our own link-local address is still being checked
 			a.Logger.Warn("cannot send router advertisement", "iface", a.Iface, "err", err)
 		}
 	}

@@ -82,7 +82,7 @@ func run(ctx context.Context, log *slog.Logger) (install.WorkKind, error) {
 	if err != nil {
 		return "", err
 	}
-	log.Info("network up", "nic", nic, "mac", s.mac, "addr", s.addr, "agents", s.agents)
+	log.Info("network up", "nic", nic, "mac", s.mac.String(), "addr", s.addr, "agents", s.agents)
 	client, err := install.NewClient(install.ClientConfig{Agents: s.agents, Pins: s.pins, Token: s.token, Log: log})
 	if err != nil {
 		return "", err

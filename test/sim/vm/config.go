@@ -72,7 +72,7 @@ type Config struct {
 
 	// Boot is asked at each start what to try first; it may consume a one-time override. nil = BootDisk always.
 	Boot func() Device
-	// Kernel, Initrd and Append start a kernel directly, for tests without a network.
+	// Kernel, Initrd and Append, if set, are started directly where the machine would boot from the network.
 	Kernel, Initrd, Append string
 
 	// OnEvent is called from Run, in order. It must not call the Machine's methods that wait for Run.
@@ -192,12 +192,8 @@ func (c *Config) args(first Device, qmp string) []string {
 			a = append(a, "-fw_cfg", "name=opt/org.tianocore/IPv"+v+"PXESupport,string=n")
 		}
 	}
-	index := map[Device]int{first: 0}
-	for _, d := range []Device{BootDisk, BootNet} {
-		if d != first {
-			index[d] = 10
-		}
-	}
+	index := map[Device]int{BootDisk: 20, BootNet: 20}
+	index[first] = 1 // 0 belongs to QEMU's own option ROM when a kernel is given
 	for i, n := range c.NICs {
 		dev := fmt.Sprintf("virtio-net-pci,netdev=n%d,mac=%s,bootindex=%d", i, n.MAC, index[BootNet]+i)
 		if c.Firmware != BIOS {
@@ -209,7 +205,7 @@ func (c *Config) args(first Device, qmp string) []string {
 		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=unsafe", i, d.Path),
 			"-device", diskDevice(i, d)+fmt.Sprintf(",bootindex=%d", index[BootDisk]+i))
 	}
-	if c.Kernel != "" {
+	if c.Kernel != "" && first == BootNet {
 		a = append(a, "-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Append)
 	}
 	return a

@@ -188,7 +188,8 @@ func (m *Machine) afterEnd(ctx context.Context, s *session) *session {
 	case "guest-shutdown":
 		m.event(Event{Kind: "off"})
 	default:
-		m.event(Event{Kind: "failed", Detail: fmt.Sprintf("qemu ended: %q, %v", reason, s.proc.Wait(context.Background()))})
+		b, _ := os.ReadFile(filepath.Join(m.cfg.Dir, "qemu.log")) // best effort: it says why
+		m.event(Event{Kind: "failed", Detail: fmt.Sprintf("qemu ended: %q, %v: %s", reason, s.proc.Wait(context.Background()), tail(b, 500))})
 	}
 	return nil
 }

@@ -1,0 +1,99 @@
+# Skerry. `make help` lists what there is; README.md says what each needs.
+SHELL     := /bin/bash
+OUT       ?= out
+BIN       ?= bin
+CORPUS    ?= ../shared/testdata
+GOFLAGS   += -trimpath
+LDFLAGS   := -s -w
+TOOLS     := $(abspath $(BIN)/tools)
+GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
+TESTFLAGS ?= -timeout 14m -p 2
+
+# Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
+PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
+PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables
+PKG_DEBIAN := debootstrap openssh-client
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-keep test test-corpus check fuzz race bench size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the two binaries, static, into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry ./cmd/skerry
+	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry-installer ./cmd/skerry-installer
+
+demo: packages-demo build ramdisk image-tiny ## the main job on this host, about 10 minutes; needs root
+	$(BIN)/skerry demo --assets $(OUT) --examples examples
+
+demo-keep: packages-demo build ramdisk image-tiny ## the same, and leave it running until Ctrl-C
+	$(BIN)/skerry demo --assets $(OUT) --examples examples --keep
+
+test: packages-test ramdisk image-tiny ## every test; as root all of them, else what an ordinary user can run
+	go test $(TESTFLAGS) ./...
+
+check: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/deadcode ## format, vet, staticcheck, dead code, the rules of the repository
+	@test -z "$$($(TOOLS)/gofumpt -l $$(git ls-files '*.go'))" || { $(TOOLS)/gofumpt -l $$(git ls-files '*.go'); echo 'run gofumpt -w on these'; exit 1; }
+	go vet ./...
+	$(TOOLS)/staticcheck ./...
+	@dead=$$($(TOOLS)/deadcode -test ./... | grep -v '^$$' || true); test -z "$$dead" || { echo "$$dead"; exit 1; }
+	go test ./test/arch
+
+$(TOOLS)/gofumpt:
+	GOBIN=$(TOOLS) go install $(GOFUMPT)
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) go install $(STATICCHECK)
+$(TOOLS)/deadcode:
+	GOBIN=$(TOOLS) go install $(DEADCODE)
+
+race: ## the race detector over what runs concurrently; needs gcc
+	go test -race -timeout 20m ./mesh/... ./siteagent/... ./storage/... ./coordinator/...
+
+fuzz: ## every fuzz target for 30 seconds
+	@for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$t/*_test.go | sed 's/func //'); do \
+	    echo "$$t $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$t || exit 1; done; done
+
+test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
+	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -run Corpus ./boot/...; else echo "no corpus at $(CORPUS): skipped"; fi
+
+bench: build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench/...
+
+soak: ## what is too long for every change
+	go test -tags soak -timeout 80m ./test/... ./storage/...
+
+size: build ## sizes against their budgets
+	@for b in skerry:30000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
+
+ramdisk: $(OUT)/ramdisk.gz ## kernel and install ramdisk into out/
+$(OUT)/ramdisk.gz: $(shell git ls-files 'cmd/skerry-installer/*.go' 'boot/install/*.go' 'boot/inventory/*.go' 'storage/image/*.go' 'mesh/intent/*.go' 'pki/document/*.go') deploy/ramdisk/build.sh go.mod
+	sh deploy/ramdisk/build.sh $(OUT)
+	cp $(OUT)/ramdisk/vmlinuz $(OUT)/vmlinuz && cp $(OUT)/ramdisk/ramdisk.gz $(OUT)/ramdisk.gz
+
+image-tiny: $(OUT)/tiny.img ## the demo's image into out/
+$(OUT)/tiny.img: deploy/images/tiny/build.sh deploy/images/disk.sh $(shell git ls-files 'deploy/images/tinyinit/*.go')
+	sh deploy/images/tiny/build.sh $(OUT)
+
+image-debian: packages-debian ## a Debian image with cloud-init and sshd into out/; needs root
+	sh deploy/images/debian/build.sh $(OUT)
+
+e2e-debian: build ramdisk image-debian ## install the Debian image for real and log in over SSH; long
+	SKERRY_OUT=$(abspath $(OUT)) SKERRY_BIN=$(abspath $(BIN)/skerry) go test -tags soak -run TestDebian -timeout 60m -v ./test/e2e/debian
+
+clean: ## what was built
+	rm -rf $(BIN) $(OUT)
+
+clean-lab: ## network namespaces of dead runs
+	go run ./test/sim/netlab/sweep
+
+packages-demo packages-test packages-debian: PKG = $(PKG_IMAGES) $(PKG_LAB)
+packages-test: PKG += $(PKG_PEERS)
+packages-debian: PKG += $(PKG_DEBIAN)
+packages-demo packages-test packages-debian:
+	@sh deploy/packages.sh $(PKG)

@@ -1,0 +1,552 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/test/sim/netlab"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config says what the demo runs.
+type Config struct {
+	Exe      string    // the skerry binary under test
+	Assets   string    // directory with vmlinuz, ramdisk.gz, tiny.img
+	Examples string    // directory with first-site.yaml, one-more.yaml
+	Keep     bool      // leave it running at the end, until ctx ends
+	Dir      string    // where logs and data go; made if missing; "" = a temporary directory, removed at the end
+	Out      io.Writer // what people see
+}
+
+// The limits of waiting; under load emulation is four times slower than quiet.
+const (
+	quick      = 60 * time.Second
+	bootLimit  = 6 * time.Minute
+	pollEvery  = 500 * time.Millisecond
+	killAtByte = 4 << 20 // the agent is killed when that much of the image was written
+)
+
+type walk struct {
+	cfg Config
+	l   *lab
+	r   *report
+	ctx context.Context
+}
+
+// Run walks the main job and returns nil when every step succeeded. Whatever it started is gone when it returns.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("cannot run the demo as an ordinary user: it makes network namespaces and taps; run it as root")
+	}
+	dir := cfg.Dir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "skerry-demo-"); err != nil {
+			return fmt.Errorf("cannot make demo directory: %w", err)
+		}
+		defer func() {
+			if err == nil {
+				err = os.RemoveAll(dir)
+			}
+		}()
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make demo directory: %w", err)
+	}
+	if _, err := netlab.Sweep(); err != nil {
+		return err
+	}
+	r := &report{out: cfg.Out, start: time.Now()}
+	l := newLab(dir, cfg.Exe, cfg.Out)
+	g, gctx := errgroup.WithContext(ctx)
+	sim, stop := context.WithCancel(gctx)
+	w := &walk{cfg: cfg, l: l, r: r, ctx: gctx}
+	l.event = func(s string) { r.line("  machine %s", s) }
+	r.line("logs and data: %s", dir)
+	err = w.all(sim, g)
+	r.table()
+	if err != nil {
+		fmt.Fprintf(cfg.Out, "the logs are kept in %s\n", dir)
+	}
+	if err == nil && cfg.Keep {
+		w.explainKeeping()
+		<-ctx.Done()
+	}
+	stop()
+	return errors.Join(err, g.Wait(), l.net.Close())
+}
+
+func (w *walk) all(sim context.Context, g *errgroup.Group) error {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain} {
+		if err := part(sim, g); err != nil {
+			return err
+		}
+	}
+	w.figures()
+	return nil
+}
+
+// found starts the coordinator and the site with two agents.
+func (w *walk) found(sim context.Context, g *errgroup.Group) error {
+	err := w.r.step("1 wire namespaces, WAN link, three machines with BMCs", func() (string, error) {
+		if err := w.l.wire(); err != nil {
+			return "", err
+		}
+		return "m1 BIOS, m2 UEFI PXE, m3 UEFI HTTP Boot", w.l.simulate(sim, g)
+	})
+	if err != nil {
+		return err
+	}
+	err = w.r.step("1 found the domain and start the coordinator", func() (string, error) {
+		out, err := w.l.cli(w.ctx, "coord", "coordinator", "init", "--data", filepath.Join(w.l.dir, "coordinator"), "--domain", domain,
+			"--addr", relayAddr, "--addr", coordAddr, "-o", "json")
+		if err != nil {
+			return "", err
+		}
+		var res map[string]string
+		if err := json.Unmarshal([]byte(out), &res); err != nil {
+			return "", fmt.Errorf("cannot read init's answer: %w", err)
+		}
+		w.l.tokens["admin"] = res["token"]
+		if err := w.l.startCoordinator(); err != nil {
+			return "", err
+		}
+		if _, err := w.l.cli(w.ctx, "coord", "context", "set", "edge", "--server", "https://"+coordAddr, "--token", res["token"], "--ca", res["ca"], "--site", "lon1"); err != nil {
+			return "", err
+		}
+		return "pin " + res["pin"][:19], w.until(quick, "coordinator answers", func() (bool, error) {
+			c, err := w.l.api("coordinator", "admin")
+			if err != nil {
+				return false, nil
+			}
+			_, err = c.Whoami(w.ctx)
+			return err == nil, nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("1 two agents join site lon1 by token", func() (string, error) {
+		site := "apiVersion: skerry/v1\nkind: Site\nmetadata: {name: lon1}\nspec: {region: eu-west, zone: london}\n"
+		file := filepath.Join(w.l.dir, "site.yaml")
+		if err := os.WriteFile(file, []byte(site), 0o644); err != nil {
+			return "", fmt.Errorf("cannot write site: %w", err)
+		}
+		if _, err := w.l.cli(w.ctx, "coord", "apply", "-f", file); err != nil {
+			return "", err
+		}
+		for i := 1; i <= agentCount; i++ {
+			token, err := w.l.cli(w.ctx, "coord", "token", "create", "--site", "lon1", "--agent", fmt.Sprintf("a%d", i))
+			if err != nil {
+				return "", err
+			}
+			if err := w.l.startAgent(i, strings.TrimSpace(token)); err != nil {
+				return "", err
+			}
+		}
+		return "mesh of a1 and a2 stands", w.until(quick, "both agents alive", func() (bool, error) {
+			s, err := w.siteStatus("coordinator", "admin")
+			return err == nil && len(s.Agents) == 2 && s.Agents[0].Alive == "yes" && s.Agents[1].Alive == "yes" && s.Head == s.Published, nil
+		})
+	})
+}
+
+// apply uploads the assets and applies the example.
+func (w *walk) apply(context.Context, *errgroup.Group) error {
+	err := w.r.step("2 upload kernel, ramdisk and image", func() (string, error) {
+		for _, a := range [][3]string{{"vmlinuz", "vmlinuz", "boot"}, {"ramdisk.gz", "ramdisk", "boot"}, {"tiny.img", "tiny", "image"}} {
+			if _, err := w.l.cli(w.ctx, "coord", "asset", "upload", filepath.Join(w.cfg.Assets, a[0]), "--name", a[1], "--class", a[2]); err != nil {
+				return "", err
+			}
+		}
+		return "3 assets", nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("2 apply examples/first-site.yaml", func() (string, error) {
+		if _, err := w.l.cli(w.ctx, "coord", "apply", "-f", filepath.Join(w.cfg.Examples, "first-site.yaml")); err != nil {
+			return "", err
+		}
+		began := time.Now()
+		err := w.until(quick, "intent active on both agents", func() (bool, error) {
+			s, err := w.siteStatus("coordinator", "admin")
+			if err != nil || s.Published.Seq == 0 || s.Head != s.Published || s.Rejected != "" {
+				return false, nil
+			}
+			return s.Machines["expected"]+s.Machines["discovered"]+s.Machines["available"] == 3, nil
+		})
+		if err != nil {
+			return "", err
+		}
+		token, err := w.l.cli(w.ctx, "coord", "token", "user", "ana")
+		if err != nil {
+			return "", err
+		}
+		w.l.tokens["ana"] = strings.TrimSpace(token)
+		return fmt.Sprintf("active at the site after %.2f s", time.Since(began).Seconds()), w.contexts()
+	})
+}
+
+// contexts gives Ana one context per agent of the site.
+func (w *walk) contexts() error {
+	ca := filepath.Join(w.l.dir, "coordinator", "keys", "root.crt")
+	for i := 1; i <= agentCount; i++ {
+		n := fmt.Sprintf("lon1-a%d", i)
+		if _, err := w.l.cli(w.ctx, "coord", "context", "set", n, "--server", fmt.Sprintf("https://10.99.1.1%d:7444", i), "--token", w.l.tokens["ana"], "--ca", ca, "--site", "lon1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// first installs m1 and waits until the others are inventoried.
+func (w *walk) first(context.Context, *errgroup.Group) error {
+	err := w.r.step("3 m1 (BIOS): power on, PXE, inventory, install, first boot, phone home", func() (string, error) {
+		st, err := w.machine("a1", "m1", bootLimit, intent.StateRunning)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%s at %s", st.Instance, st.Address), nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("3 m3 (UEFI HTTP Boot) and m2 are inventoried and wait", func() (string, error) {
+		if _, err := w.machine("a1", "m3", bootLimit, intent.StateAvailable); err != nil {
+			return "", err
+		}
+		st, err := w.machine("a1", "m2", bootLimit, intent.StateAvailable)
+		if err != nil {
+			return "", err
+		}
+		return "type " + st.MachineType, nil
+	})
+}
+
+// alone kills the coordinator, black-holes its address and restarts both agents cold.
+func (w *walk) alone(context.Context, *errgroup.Group) error {
+	err := w.r.step("4 coordinator killed with kill -9 and black-holed, agents stopped", func() (string, error) {
+		if err := w.l.procs["coordinator"].Kill(); err != nil {
+			return "", err
+		}
+		if err := w.l.cutWAN(true); err != nil {
+			return "", err
+		}
+		for i := 1; i <= agentCount; i++ {
+			if err := w.l.procs[fmt.Sprintf("a%d", i)].Kill(); err != nil {
+				return "", err
+			}
+		}
+		return "", nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("4 both agents start cold, with nobody above", func() (string, error) {
+		probe, err := newProbe(w.l.ns["rack"], w.l.boxes[0].mac)
+		if err != nil {
+			return "", err
+		}
+		defer probe.close()
+		began := time.Now()
+		for i := 1; i <= agentCount; i++ {
+			if err := w.l.startAgent(i, ""); err != nil {
+				return "", err
+			}
+		}
+		took, err := probe.offer(w.ctx, began)
+		if err != nil {
+			return "", err
+		}
+		w.r.figure("agent cold start to first DHCP answer, coordinator black-holed", "%.2f s (asked: 3 s)", took.Seconds())
+		err = w.until(quick, "both agents alive", func() (bool, error) {
+			s, err := w.siteStatus("a1", "ana")
+			if err != nil {
+				s, err = w.siteStatus("a1", "admin")
+			}
+			return err == nil && len(s.Agents) == 2 && s.Agents[0].Alive == "yes" && s.Agents[1].Alive == "yes", nil
+		})
+		return fmt.Sprintf("first DHCP answer after %.2f s", took.Seconds()), err
+	})
+}
+
+// takeover asks an agent for one more instance, kills the agent that does it, and lets the other finish.
+func (w *walk) takeover(context.Context, *errgroup.Group) error {
+	err := w.r.step("4 ana asks agent a2 for one more instance; her token is verified offline", func() (string, error) {
+		out, err := w.l.cli(w.ctx, "a2", "--context", "lon1-a2", "apply", "-f", filepath.Join(w.cfg.Examples, "one-more.yaml"), "-o", "json")
+		if err != nil {
+			return "", err
+		}
+		var res []api.Result
+		if err := json.Unmarshal([]byte(out), &res); err != nil || len(res) != 1 || res[0].Override == "" {
+			return "", fmt.Errorf("cannot find an override in the answer %q", out)
+		}
+		return "override " + res[0].Override, nil
+	})
+	if err != nil {
+		return err
+	}
+	var owner string
+	err = w.r.step("4 m2 (UEFI PXE) is being written", func() (string, error) {
+		return "", w.until(bootLimit, "m2 writes its image", func() (bool, error) {
+			st, err := w.status("a2", "m2")
+			if err != nil {
+				return false, nil
+			}
+			owner = st.Owner
+			return st.State == intent.StateInstalling && st.Percent >= 10, nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	other := map[string]string{"a1": "a2", "a2": "a1"}[owner]
+	err = w.r.step("4 "+owner+", which does it, is killed with kill -9", func() (string, error) {
+		return other + " is left", w.l.procs[owner].Kill()
+	})
+	if err != nil {
+		return err
+	}
+	err = w.r.step("4 "+other+" finishes: m2 is running", func() (string, error) {
+		st, err := w.machine(other, "m2", bootLimit, intent.StateRunning)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%s at %s, epoch %s", st.Instance, st.Address, st.Epoch), nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("4 nothing was written twice, no step is missing from the event log", func() (string, error) { return w.audit(other) })
+}
+
+// audit reads m2's events at the survivor.
+func (w *walk) audit(agent string) (string, error) {
+	c, err := w.l.api(agent, "admin")
+	if err != nil {
+		return "", err
+	}
+	x, err := c.Explain(w.ctx, "lon1", "m2")
+	if err != nil {
+		return "", err
+	}
+	count := map[string]int{}
+	facts := map[string]string{}
+	for _, e := range x.Events {
+		count[e.Type]++
+		if e.Type == "image.written" {
+			facts = e.Fields
+		}
+	}
+	for _, need := range []string{"instance.bound", "machine.allocated", "machine.power.asked", "machine.boot.dhcp", "machine.boot.script", "machine.boot.hello",
+		"machine.installing", "permit.granted", "image.written", "image.verified", "machine.boot.reboot", "machine.boot.phonehome", "machine.running"} {
+		if count[need] == 0 {
+			return "", fmt.Errorf("event %s is missing", need)
+		}
+	}
+	for _, once := range []string{"permit.granted", "image.written", "instance.bound"} {
+		if count[once] != 1 {
+			return "", fmt.Errorf("event %s happened %d times, want once", once, count[once])
+		}
+	}
+	return fmt.Sprintf("%d events, 1 permission, %s octets in %s blocks written once", len(x.Events), facts["bytes"], facts["blocks"]), nil
+}
+
+// back brings the coordinator and the killed agent back, and waits for the override's acknowledgement.
+func (w *walk) back(context.Context, *errgroup.Group) error {
+	err := w.r.step("5 the coordinator comes back, the killed agent too", func() (string, error) {
+		if err := w.l.startCoordinator(); err != nil {
+			return "", err
+		}
+		for i := 1; i <= agentCount; i++ {
+			select {
+			case <-w.l.procs[fmt.Sprintf("a%d", i)].Done():
+				if err := w.l.startAgent(i, ""); err != nil {
+					return "", err
+				}
+			default:
+			}
+		}
+		return "", w.l.cutWAN(false)
+	})
+	if err != nil {
+		return err
+	}
+	return w.r.step("5 the override is proposed, adopted and acknowledged; both ends agree on the head", func() (string, error) {
+		var s *api.SiteStatus
+		err := w.until(2*quick, "the override is adopted", func() (bool, error) {
+			var err error
+			if s, err = w.siteStatus("coordinator", "admin"); err != nil || s.Reachable != "yes" || s.Head != s.Published {
+				return false, nil
+			}
+			return len(s.Overrides) == 1 && s.Overrides[0].State == "adopted", nil
+		})
+		if err != nil {
+			return "", err
+		}
+		at, err := w.siteStatus("a1", "admin")
+		if err != nil {
+			return "", err
+		}
+		if at.Head != s.Published {
+			return "", fmt.Errorf("agent is at %d.%d, coordinator at %d.%d", at.Head.Epoch, at.Head.Seq, s.Published.Epoch, s.Published.Seq)
+		}
+		return fmt.Sprintf("head %d.%d %s", s.Head.Epoch, s.Head.Seq, s.Head.Hash.Short()), nil
+	})
+}
+
+// explain prints the whole chain of m2, as an operator would see it.
+func (w *walk) explain(context.Context, *errgroup.Group) error {
+	return w.r.step("6 skerry machine explain m2", func() (string, error) {
+		out, err := w.l.cli(w.ctx, "coord", "--context", "edge", "machine", "explain", "m2")
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(w.cfg.Out, "\n%s\n", out)
+		return fmt.Sprintf("%d lines", strings.Count(out, "\n")), nil
+	})
+}
+
+// figures reads memory and sizes.
+func (w *walk) figures() {
+	for name, p := range w.l.procs {
+		if kb, err := residentKiB(p.Pid()); err == nil {
+			w.r.figure("RSS of "+name, "%.0f MB (asked: 120 MB)", float64(kb)*1024/1e6)
+		}
+	}
+	if st, err := os.Stat(w.cfg.Exe); err == nil {
+		w.r.figure("size of skerry", "%.1f MB (asked: 30 MB stripped)", float64(st.Size())/1e6)
+	}
+}
+
+func residentKiB(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read memory of %d: %w", pid, err)
+	}
+	_, rest, ok := strings.Cut(string(b), "VmRSS:")
+	if !ok {
+		return 0, fmt.Errorf("cannot read memory of %d: no VmRSS", pid)
+	}
+	kb := 0
+	_, err = fmt.Sscan(rest, &kb)
+	return kb, err
+}
+
+// until polls cond, which has no event to wait for across processes, until it holds or the limit passes.
+func (w *walk) until(limit time.Duration, what string, cond func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(w.ctx, limit)
+	defer cancel()
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		ok, err := cond()
+		if ok || err != nil {
+			return err
+		}
+		for name, p := range w.l.procs {
+			select {
+			case <-p.Done():
+				if !killedByUs(p) {
+					return fmt.Errorf("%s ended by itself while waiting until %s; see %s.log", name, what, name)
+				}
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %s: %s", limit, what)
+		case <-t.C:
+		}
+	}
+}
+
+// killedByUs tells whether a process that has ended was killed by the walk, and not by its own failure.
+func killedByUs(p *netlab.Proc) bool {
+	err := p.Wait(context.Background())
+	var exit interface{ Sys() any }
+	if errors.As(err, &exit) {
+		ws, ok := exit.Sys().(syscall.WaitStatus)
+		return ok && ws.Signaled() && ws.Signal() == syscall.SIGKILL
+	}
+	return false
+}
+
+func (w *walk) siteStatus(who, token string) (*api.SiteStatus, error) {
+	c, err := w.l.api(who, token)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	return c.SiteStatus(ctx, "lon1")
+}
+
+func (w *walk) status(agent, machine string) (*intent.MachineStatus, error) {
+	c, err := w.l.api(agent, "admin")
+	if err != nil {
+		return nil, err
+	}
+	info, _ := intent.KindMachine.Info()
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	o, err := c.Get(ctx, info, "lon1", machine)
+	if err != nil {
+		return nil, err
+	}
+	st := &intent.MachineStatus{}
+	if len(o.Status) == 0 {
+		return st, nil
+	}
+	return st, json.Unmarshal(o.Status, st)
+}
+
+// machine waits until a machine is in a state, and shows how it goes.
+func (w *walk) machine(agent, name string, limit time.Duration, want intent.MachineState) (*intent.MachineStatus, error) {
+	var st *intent.MachineStatus
+	shown := ""
+	err := w.until(limit, fmt.Sprintf("%s is %s", name, want), func() (bool, error) {
+		s, err := w.status(agent, name)
+		if err != nil {
+			return false, nil
+		}
+		st = s
+		now := strings.TrimSpace(fmt.Sprintf("%s %s %s", s.State, s.Phase, s.Reason))
+		if s.Percent > 0 {
+			now += fmt.Sprintf(" %d %%", s.Percent)
+		}
+		if now != shown {
+			w.r.line("  %s: %s", name, now)
+			shown = now
+		}
+		if s.State == intent.StateQuarantined || s.State == intent.StateBroken {
+			return false, fmt.Errorf("%s is %s: %s", name, s.State, s.Reason)
+		}
+		return s.State == want, nil
+	})
+	return st, err
+}
+
+func (w *walk) explainKeeping() {
+	fmt.Fprintf(w.cfg.Out, `
+The site goes on running. To look around, in another terminal as root:
+
+  export SKERRY_CONFIG=%[1]s/config.yaml
+  ip netns exec %[2]s %[3]s get machines
+  ip netns exec %[2]s %[3]s events --site lon1 -w
+  ip netns exec %[4]s %[3]s --context lon1-a1 get instancearrays
+  less %[1]s/a1.log %[1]s/m1/serial.log
+
+Stop it with Ctrl-C here.
+`, w.l.dir, w.l.ns["coord"].Name, w.cfg.Exe, w.l.ns["a1"].Name)
+}
