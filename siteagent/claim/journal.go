@@ -1,6 +1,7 @@
 package claim
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -494,11 +495,8 @@ func (j *Journal) Events(after map[string]uint64, fn func(intent.Event) error) e
 			from = rs[len(rs)-1].Seq + 1
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Record) int {
-		if newer(a, b) {
-			return 1
-		}
-		return -1
+	slices.SortFunc(all, func(a, b Record) int {
+		return cmp.Or(cmp.Compare(a.Clock, b.Clock), cmp.Compare(a.Agent, b.Agent), cmp.Compare(a.Seq, b.Seq))
 	})
 	for _, r := range all {
 		var e intent.Event

@@ -189,7 +189,10 @@ func (a *app) machineCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			return a.print(e, func(t *table) { explainTable(t, e) })
+			if a.output == "json" || a.output == "yaml" {
+				return a.print(e, nil)
+			}
+			return explainText(a.Out, e)
 		},
 	}
 	release := &cobra.Command{
@@ -213,25 +216,34 @@ func (a *app) machineCmd() *cobra.Command {
 	return c
 }
 
-func explainTable(t *table, e *api.Explanation) {
-	t.row("machine", e.Site+"/"+e.Machine)
+// explainText prints an explanation for people: each section has columns of its own.
+func explainText(w io.Writer, e *api.Explanation) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "machine %s/%s", e.Site, e.Machine)
 	if e.Status != nil {
-		t.row("state", strings.TrimSpace(string(e.Status.State)+" "+e.Status.Phase), "since "+e.Status.Since.UTC().Format(time.RFC3339))
+		fmt.Fprintf(&b, " is %s since %s", strings.TrimSpace(string(e.Status.State)+" "+e.Status.Phase), e.Status.Since.UTC().Format(time.RFC3339))
 	}
-	t.row("head", fmt.Sprintf("%d.%d", e.Head.Epoch, e.Head.Seq), e.Head.Hash.Short())
+	fmt.Fprintf(&b, "\nintent head %d.%d %s\n", e.Head.Epoch, e.Head.Seq, e.Head.Hash.Short())
 	for _, s := range e.Sections {
-		t.row("")
-		t.row(strings.ToUpper(s.Title))
+		width := 0
 		for _, f := range s.Facts {
-			t.row("  "+f.Name, f.Value)
+			width = max(width, min(len(f.Name), maxFactName))
+		}
+		fmt.Fprintf(&b, "\n%s\n", strings.ToUpper(s.Title))
+		for _, f := range s.Facts {
+			fmt.Fprintf(&b, "  %-*s  %s\n", width, f.Name, f.Value)
 		}
 	}
-	t.row("")
-	t.row("EVENTS")
+	b.WriteString("\nEVENTS\n")
 	for _, ev := range e.Events {
-		t.row("  "+ev.Time.UTC().Format("15:04:05.000"), ev.Agent, ev.Type, ev.Message)
+		fmt.Fprintf(&b, "  %s  %-4s  %-26s  %s\n", ev.Time.UTC().Format("15:04:05.000"), ev.Agent, ev.Type, ev.Message)
 	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
+
+// maxFactName is how far the values of a section are indented at most; a longer name moves its own value only.
+const maxFactName = 48
 
 func (a *app) siteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "site", Short: "See how a site is doing"}
