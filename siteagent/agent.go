@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/skerry-metal/skerry/boot/bmc"
 	"github.com/skerry-metal/skerry/boot/dhcp"
 	"github.com/skerry-metal/skerry/boot/httpboot"
 	"github.com/skerry-metal/skerry/boot/install"
@@ -241,11 +240,6 @@ func (a *Agent) signer() (signer, error) {
 		return signer{}, fmt.Errorf("cannot make boot tokens: %w", err)
 	}
 	return signer{s.Reveal()}, nil
-}
-
-// dialBMC opens a session with a machine's BMC; the password is a secret sealed to this agent.
-func (a *Agent) dialBMC(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error) {
-	return dialRedfish(ctx, a, machine, spec)
 }
 
 // serve runs everything and waits for all of it.

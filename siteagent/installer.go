@@ -269,9 +269,9 @@ func (i *installers) installWork(v reconcile.MachineView) (*install.InstallWork,
 	}
 	for _, a := range i.agentsFor(v.Name) {
 		host, _, _ := strings.Cut(a.Addr, ":")
-		base := fmt.Sprintf("http://%s:%d/assets/%s/", host, httpPort, asset.Digest.Hex())
-		work.Sources = append(work.Sources, base+"image")
-		work.Manifests = append(work.Manifests, base+"manifest")
+		base := fmt.Sprintf("http://%s:%d/assets/", host, httpPort)
+		work.Sources = append(work.Sources, base+asset.Digest.Hex()+"/image")
+		work.Manifests = append(work.Manifests, base+asset.Manifest.Hex()+"/manifest")
 	}
 	return work, nil
 }
@@ -316,9 +316,9 @@ func (i *installers) instance(v reconcile.MachineView) (metadata.Instance, error
 		}
 	}
 	in.NICs = []metadata.NIC{nic}
-	if agents := i.agentsFor(v.Name); len(agents) > 0 {
-		host, _, _ := strings.Cut(agents[0].Addr, ":")
-		in.PhoneHome = fmt.Sprintf("http://%s:%d/nocloud/%s/phone-home", host, httpPort, sg.metadata(*b))
+	for _, a := range i.agentsFor(v.Name) {
+		host, _, _ := strings.Cut(a.Addr, ":")
+		in.PhoneHome = append(in.PhoneHome, fmt.Sprintf("http://%s:%d/nocloud/%s/phone-home", host, httpPort, sg.metadata(*b)))
 	}
 	return in, nil
 }

@@ -1,6 +1,7 @@
 package siteagent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -324,16 +325,35 @@ func digestOf(c *intent.Catalog, asset string) intent.Digest {
 	return a.Digest
 }
 
-// Open implements httpboot.Opener.
+// Open implements httpboot.Opener. Manifests are served by their own digests.
 func (s *server) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
 	f, err := s.blobs.Open(d)
 	switch {
 	case errors.Is(err, blob.ErrAbsent):
-		return nil, httpboot.ErrAbsent
+		return s.openManifest(d)
 	case errors.Is(err, blob.ErrPending):
 		return nil, httpboot.ErrPending
 	}
 	return f, err
+}
+
+// memory is a small document served from memory.
+type memory struct{ *bytes.Reader }
+
+// Close does nothing.
+func (memory) Close() error { return nil }
+
+func (s *server) openManifest(d intent.Digest) (io.ReadSeekCloser, error) {
+	for _, o := range s.w.now().overlay.Catalog.List(intent.KindAsset) {
+		if a := o.Spec.(*intent.AssetSpec); a.Manifest == d {
+			m, err := s.blobs.Manifest(a.Digest)
+			if err != nil {
+				return nil, httpboot.ErrPending
+			}
+			return memory{bytes.NewReader(m.Encode())}, nil
+		}
+	}
+	return nil, httpboot.ErrAbsent
 }
 
 // ByToken implements metadata.Instances.

@@ -18,7 +18,9 @@ import (
 // for the connection that stands for the session, or kindPark for one on which the accepting side writes the kind itself.
 
 // keepAlive finds a dead peer in 35 s: the control connection of a session carries no data.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+}
 
 // tracked is a TCP connection that tells when it was closed, whoever closed it: net/http must be given the *tls.Conn itself.
 type tracked struct {
@@ -54,7 +56,7 @@ func (e *Endpoint) acceptTCP(ctx context.Context) {
 			_ = raw.Close()
 			continue
 		}
-		_ = raw.SetKeepAliveConfig(keepAlive) // without it a dead peer costs a descriptor, no more
+		_ = raw.SetKeepAliveConfig(keepAlive()) // without it a dead peer costs a descriptor, no more
 		e.halfOpen.Add(1)
 		open.Add(1)
 		t := &tracked{Conn: raw, onDone: func() { open.Add(-1) }}
@@ -195,7 +197,7 @@ func (c *Conn) drainParked() {
 func (e *Endpoint) dialTLS(ctx context.Context, addr, alpn string, want trust.Want) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*handshakeTimeout) // SYN retries of a lossy WAN, then the handshake
 	defer cancel()
-	d := net.Dialer{KeepAliveConfig: keepAlive}
+	d := net.Dialer{KeepAliveConfig: keepAlive()}
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot dial %s over TCP: %w", addr, err)

@@ -57,11 +57,11 @@ func (g *granter) Grant(_ context.Context, want Grant) (*Answer, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.n++
-	leaf, err := g.d.CA.Issue(want.CSR, trust.Identity{Kind: trust.Agent, Site: want.Site, ID: want.Agent}, pkitest.Now)
+	leaf, err := g.d.CA.Issue(want.CSR, trust.Identity{Kind: trust.Agent, Site: want.Site, ID: want.Agent}, pkitest.Now())
 	if err != nil {
 		return nil, err
 	}
-	web, err := g.d.CA.IssueWeb(want.CSR, []string{want.Agent + "." + want.Site + "." + pkitest.Name}, nil, pkitest.Now)
+	web, err := g.d.CA.IssueWeb(want.CSR, []string{want.Agent + "." + want.Site + "." + pkitest.Name}, nil, pkitest.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 const Name = "example.net"
 
 // Now is when everything was made.
-var Now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+func Now() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 
 // Domain is one domain. Holder carries the view that all nodes share; Rosters the agents made so far.
 type Domain struct {
@@ -53,15 +53,15 @@ func New(t testing.TB) *Domain {
 	t.Helper()
 	d := &Domain{T: t, Holder: &trust.Holder{}, Rosters: map[string]*intent.RosterBody{}}
 	var err error
-	if d.RootCA, err = ca.NewRoot(Name, Now); err != nil {
+	if d.RootCA, err = ca.NewRoot(Name, Now()); err != nil {
 		t.Fatal(err)
 	}
-	if d.CA, err = d.RootCA.Sub("c1", Now); err != nil {
+	if d.CA, err = d.RootCA.Sub("c1", Now()); err != nil {
 		t.Fatal(err)
 	}
 	d.Root, d.Writer = edKey(t), edKey(t)
 	d.Trust = &intent.TrustBody{
-		Header: document.Follow(intent.Head{}, intent.StreamTrust, 0, Now), Domain: Name,
+		Header: document.Follow(intent.Head{}, intent.StreamTrust, 0, Now()), Domain: Name,
 		Roots:   intent.RootSet{Threshold: 1, Keys: [][]byte{document.MarshalKey(d.Root.Public().(ed25519.PublicKey))}},
 		CAs:     []intent.CACert{{Cert: d.CA.Cert.Raw, Root: d.RootCA.Cert.Raw, State: intent.KeyUse}},
 		Writers: []intent.Writer{{Key: document.MarshalKey(d.Writer.Public().(ed25519.PublicKey)), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}},
@@ -132,11 +132,11 @@ func (d *Domain) node(id trust.Identity) *Node {
 	if err != nil {
 		d.T.Fatal(err)
 	}
-	leaf, err := d.CA.Issue(csr, id, Now)
+	leaf, err := d.CA.Issue(csr, id, Now())
 	if err != nil {
 		d.T.Fatal(err)
 	}
-	web, err := d.CA.IssueWeb(csr, []string{id.ID + "." + Name}, []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now)
+	web, err := d.CA.IssueWeb(csr, []string{id.ID + "." + Name}, []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now())
 	if err != nil {
 		d.T.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func (d *Domain) node(id trust.Identity) *Node {
 func (d *Domain) User(name string) *tls.Certificate {
 	d.T.Helper()
 	key := edKey(d.T)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: Now, NotAfter: Now.AddDate(10, 0, 0)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: Now(), NotAfter: Now().AddDate(10, 0, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
 		d.T.Fatal(err)

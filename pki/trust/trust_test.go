@@ -184,11 +184,11 @@ func TestShape(t *testing.T) {
 	}
 
 	// A leaf of an evil CA with our names, and one signed by an agent's own key.
-	evil, err := ca.NewRoot(pkitest.Name, pkitest.Now)
+	evil, err := ca.NewRoot(pkitest.Name, pkitest.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	sub, err := evil.Sub("c1", pkitest.Now)
+	sub, err := evil.Sub("c1", pkitest.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestShape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := sub.Issue(csr, a1.ID, pkitest.Now)
+	forged, err := sub.Issue(csr, a1.ID, pkitest.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestShape(t *testing.T) {
 // TestNoClock: certificates made "in the future", and CAs made after their leaves, are accepted: no clock ends a site.
 func TestNoClock(t *testing.T) {
 	d := pkitest.New(t)
-	for _, at := range []time.Time{time.Unix(0, 0), pkitest.Now.AddDate(500, 0, 0)} {
+	for _, at := range []time.Time{time.Unix(0, 0), pkitest.Now().AddDate(500, 0, 0)} {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)

@@ -205,13 +205,13 @@ func (l *lab) startAgent(i int, join string) error {
 
 // cli runs one command of the operator or user as a process and returns its output.
 func (l *lab) cli(ctx context.Context, ns string, args ...string) (string, error) {
-	b := &strings.Builder{}
-	p, err := l.net.Start(netlab.Command{Name: "skerry " + strings.Join(args, " "), NS: l.ns[ns], Path: l.exe, Args: args, Output: b, Env: l.env()})
+	b, errs := &strings.Builder{}, &strings.Builder{}
+	p, err := l.net.Start(netlab.Command{Name: "skerry " + args[0], NS: l.ns[ns], Path: l.exe, Args: args, Output: b, Errors: errs, Env: l.env()})
 	if err != nil {
 		return "", err
 	}
 	if err := p.Wait(ctx); err != nil {
-		return b.String(), fmt.Errorf("cannot run skerry %s: %w\n%s", strings.Join(args, " "), err, b)
+		return b.String(), fmt.Errorf("cannot run skerry %s: %w\n%s", strings.Join(args, " "), err, errs)
 	}
 	return b.String(), nil
 }

@@ -91,14 +91,14 @@ func needQEMU(t *testing.T) {
 	}
 }
 
-// TestScriptReached: each firmware gets through DHCP, TFTP or HTTP to its script, is refused bad kernels, and walks to the
-// second agent.
+// TestScriptReached: each firmware gets through DHCP, TFTP or HTTP to its script, finds no kernel at the first agent
+// and walks to the second one, round and round. (A BIOS iPXE would start any bytes as a boot sector, so none are served.)
 func TestScriptReached(t *testing.T) {
 	needQEMU(t)
 	for _, f := range []firmware{bios(), uefi(t, false), uefi(t, true)} {
 		t.Run(f.name, func(t *testing.T) {
 			cs := two(ipxe.ActInstaller)
-			cs[0].Fake, cs[1].Fake = true, true
+			cs[0].Bare, cs[1].Bare = true, true
 			b := newBench(t, cs...)
 			start := time.Now()
 			b.power(f, console(t))
@@ -119,7 +119,7 @@ func TestLocalBoot(t *testing.T) {
 	b.power(bios(), c)
 	b.wait(bootLimit, func(e event) bool { return e.What == "http script" })
 	waitText(t, c.Name(), "skerry: m1 local", bootLimit)
-	waitText(t, c.Name(), "sanboot", bootLimit)
+	waitText(t, c.Name(), "Booting from SAN device 0x80", bootLimit)
 }
 
 // TestKernel boots SKERRY_NETBOOT_KERNEL with SKERRY_NETBOOT_RAMDISK, for those who have them, and waits for the words of

@@ -37,7 +37,7 @@ type child struct {
 	Iface string
 	Both  []netip.Addr // all agents
 	Act   ipxe.Act
-	Fake  bool // serve fake kernel bytes: iPXE must refuse them and go on
+	Bare  bool // has no assets: iPXE must go on to the other agent
 	RA    bool
 }
 
@@ -105,16 +105,9 @@ func (s *site) Script(_ context.Context, r httpboot.ScriptRequest) (string, stri
 func kernelID() intent.Digest  { return intent.DigestOf([]byte("kernel")) }
 func ramdiskID() intent.Digest { return intent.DigestOf([]byte("ramdisk")) }
 
-type nopCloser struct{ io.ReadSeeker }
-
-func (nopCloser) Close() error { return nil }
-
 func (s *site) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
 	name := map[intent.Digest]string{kernelID(): "KERNEL", ramdiskID(): "RAMDISK"}[d]
-	if s.c.Fake && name != "" {
-		return nopCloser{bytes.NewReader([]byte("this is no kernel"))}, nil
-	}
-	if p := os.Getenv("SKERRY_NETBOOT_" + name); p != "" {
+	if p := os.Getenv("SKERRY_NETBOOT_" + name); p != "" && !s.c.Bare {
 		return os.Open(p)
 	}
 	return nil, httpboot.ErrAbsent

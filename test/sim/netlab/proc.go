@@ -21,7 +21,8 @@ type Command struct {
 	Args   []string   // without the program's name
 	Env    []string   // nil = the caller's environment
 	Dir    string     // "" = the caller's directory
-	Output io.Writer  // stdout and stderr; nil = discarded
+	Output io.Writer  // stdout, and stderr unless Errors is set; nil = discarded
+	Errors io.Writer  // stderr alone
 }
 
 // Proc is a running or ended child, the leader of its own process group.
@@ -43,6 +44,9 @@ func StartProc(c Command) (*Proc, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Env, cmd.Dir = c.Env, c.Dir
 	cmd.Stdout, cmd.Stderr = c.Output, c.Output
+	if c.Errors != nil {
+		cmd.Stderr = c.Errors
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// A grandchild that keeps the output pipe open must not hold up Wait for ever.
 	cmd.WaitDelay = termGrace

@@ -1,0 +1,306 @@
+package redfish
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/bmctest"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	sim "github.com/skerry-metal/skerry/test/sim/bmc"
+	"github.com/skerry-metal/skerry/test/sim/vm"
+)
+
+// plug is the machine behind the simulated controller: a switch.
+type plug struct {
+	mu sync.Mutex // guards what follows
+	on bool
+}
+
+func (p *plug) set(on bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.on = on
+	return nil
+}
+
+func (p *plug) On(context.Context) error       { return p.set(true) }
+func (p *plug) Off(context.Context) error      { return p.set(false) }
+func (p *plug) Reset(context.Context) error    { return p.set(true) }
+func (p *plug) Shutdown(context.Context) error { return p.set(false) }
+func (p *plug) PowerOn() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.on
+}
+
+const simRate = 200 // requests a second: the simulator stands more than two
+
+// box is one simulated controller behind HTTPS.
+type box struct {
+	t      *testing.T
+	b      *sim.BMC
+	p      *plug
+	addr   string
+	mu     sync.Mutex // guards what follows
+	writes int
+}
+
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(s int) { w.status = s; w.ResponseWriter.WriteHeader(s) }
+
+func newBox(t *testing.T, faults ...sim.Fault) *box {
+	t.Helper()
+	x := &box{t: t, p: &plug{}}
+	x.b = sim.New(sim.Config{User: "admin", Password: "secret", Firmware: vm.UEFIPXE, UUID: "00112233-4455-6677-8899-AABBCCDDEEFF", Serial: "SN1",
+		Maker: "ACME", MACs: []string{"52:54:00:00:00:01"}, Disks: []vm.Disk{{Serial: "D1", SizeBytes: 1 << 30}}, Memory: 256,
+		PostTime: time.Second, StaleTime: time.Second, LoginTime: 300 * time.Millisecond}, x.p)
+	if err := x.b.SetFaults(faults...); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sw := &statusWriter{w, 200}
+		x.b.ServeHTTP(sw, r)
+		if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/Sessions") && sw.status < 300 {
+			x.mu.Lock()
+			x.writes++
+			x.mu.Unlock()
+		}
+	}))
+	t.Cleanup(srv.Close)
+	x.addr = strings.TrimPrefix(srv.URL, "https://")
+	return x
+}
+
+func (x *box) driver() *Controller {
+	c, err := New(Config{Address: x.addr, User: "admin", Password: "secret", Site: "lon1", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return c
+}
+
+// direct asks the device behind the driver's back until it answers well: faults may refuse some.
+func (x *box) direct(method, body string) map[string]any {
+	x.t.Helper()
+	for range 10 {
+		r := httptest.NewRequest(method, "/redfish/v1/Systems/1", strings.NewReader(body))
+		r.SetBasicAuth("admin", "secret")
+		r.Header.Set("If-Match", "*")
+		w := httptest.NewRecorder()
+		x.b.ServeHTTP(w, r)
+		var v map[string]any
+		if w.Code == 200 && json.Unmarshal(w.Body.Bytes(), &v) == nil {
+			return v
+		}
+	}
+	x.t.Fatalf("the simulator refuses %s", method)
+	return nil
+}
+
+func (x *box) device(faults ...sim.Fault) bmctest.Device {
+	d := bmctest.Device{Controller: x.driver(), Another: func() bmc.Controller { return x.driver() }, On: x.p.PowerOn,
+		Writes: func() int { x.mu.Lock(); defer x.mu.Unlock(); return x.writes },
+		Boot: func() (bmc.BootDevice, bool) {
+			b := x.direct("GET", "")["Boot"].(map[string]any)
+			once := b["BootSourceOverrideEnabled"] == "Once"
+			if b["BootSourceOverrideEnabled"] == "Disabled" {
+				return bmc.BootNone, once
+			}
+			return map[any]bmc.BootDevice{"Pxe": bmc.BootNetwork, "UefiHttp": bmc.BootNetwork, "Hdd": bmc.BootDisk}[b["BootSourceOverrideTarget"]], once
+		},
+		Tag:      x.b.AssetTag,
+		SetTag:   func(s string) { b, _ := json.Marshal(map[string]string{"AssetTag": s}); x.direct("PATCH", string(b)) },
+		Sessions: x.b.Sessions, Fence: intent.StrengthHard,
+	}
+	for _, f := range faults {
+		switch f {
+		case sim.ETagIgnored:
+			d.Fence = intent.StrengthSoft
+		case sim.SessionLeak:
+			d.SessionsMayLeak = true
+		case sim.EnableReverts:
+			d.BootMayFail = true
+		}
+	}
+	return d
+}
+
+// TestConformance runs the suite on the healthy device and under each fault.
+func TestConformance(t *testing.T) {
+	f := func(name string, faults ...sim.Fault) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bmctest.Run(t, func(t *testing.T) bmctest.Device { return newBox(t, faults...).device(faults...) })
+		})
+	}
+	f("healthy")
+	for _, fault := range sim.Faults() {
+		f(string(fault), fault)
+	}
+}
+
+// TestModeReverts: a mode that is accepted and undone is named.
+func TestModeReverts(t *testing.T) {
+	c := newBox(t, sim.ModeReverts).driver()
+	defer c.Close(context.Background())
+	eff, err := c.SetBoot(context.Background(), intent.Claim{}, bmc.BootSpec{Device: bmc.BootNetwork, Once: true, Mode: bmc.ModeUEFI})
+	var q *bmc.QuirkError
+	if !errors.Is(err, bmc.ErrNoEffect) || !errors.As(err, &q) || q.Quirk != "mode-reverts" || eff != intent.EffectAccepted {
+		t.Fatalf("%v %v", eff, err)
+	}
+}
+
+// TestWrongPassword is tried once, then not again for a while: three wrong logins lock the account.
+func TestWrongPassword(t *testing.T) {
+	x := newBox(t, sim.Lockout3)
+	c := x.driver()
+	c.cfg.Password = "wrong"
+	for range 5 {
+		if _, err := c.Power(context.Background()); !errors.Is(err, bmc.ErrAuth) {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, l := range x.b.Requests() {
+		if strings.HasPrefix(l, "POST /redfish/v1/SessionService/Sessions") {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Fatalf("%d logins with a wrong password", n)
+	}
+}
+
+// TestPin: the first key is reported and kept; another one is refused.
+func TestPin(t *testing.T) {
+	x := newBox(t)
+	var pin string
+	c := x.driver()
+	c2, err := New(Config{Address: x.addr, User: "admin", Password: "secret", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate, OnPin: func(p string) { pin = p }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	defer c2.Close(context.Background())
+	if _, err := c2.Power(context.Background()); err != nil || len(pin) != 64 {
+		t.Fatalf("%v, pin %q", err, pin)
+	}
+	c3, err := New(Config{Address: x.addr, User: "admin", Password: "secret", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate, Pin: strings.Repeat("0", 64)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c3.Power(context.Background()); !errors.Is(err, bmc.ErrPin) {
+		t.Fatalf("another key: %v", err)
+	}
+	for _, l := range x.b.Requests() {
+		if strings.Contains(l, "400") {
+			t.Fatal(l)
+		}
+	}
+}
+
+// TestUnreachable ends in a bounded time and says unknown.
+func TestUnreachable(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	c, err := New(Config{Address: ln.Addr().String(), User: "u", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := c.Power(context.Background()); err == nil || p != bmc.PowerStateUnknown {
+		t.Fatalf("%s %v", p, err)
+	}
+}
+
+// TestSessionEnded: a session that the controller forgot is replaced once.
+func TestSessionEnded(t *testing.T) {
+	x := newBox(t)
+	c := x.driver()
+	defer c.Close(context.Background())
+	if _, err := c.Power(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.client.GetSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := s.ID[strings.LastIndex(s.ID, "/")+1:]
+	r := httptest.NewRequest("DELETE", "/redfish/v1/SessionService/Sessions/"+id, nil)
+	r.SetBasicAuth("admin", "secret")
+	x.b.ServeHTTP(httptest.NewRecorder(), r)
+	if _, err := c.Power(context.Background()); err != nil {
+		t.Fatalf("after the session ended: %v", err)
+	}
+}
+
+// tree serves recorded GET answers.
+func tree(t *testing.T, name string) *httptest.Server {
+	t.Helper()
+	f, err := os.Open("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := map[string][]byte{}
+	for tr := tar.NewReader(z); ; {
+		_, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v struct {
+			ID string `json:"@odata.id"`
+		}
+		if json.Unmarshal(b, &v) == nil && v.ID != "" {
+			docs[strings.TrimSuffix(v.ID, "/")] = b
+		}
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.Contains(r.URL.Path, "Sessions") {
+			w.Header().Set("X-Auth-Token", "t")
+			w.Header().Set("Location", "/redfish/v1/SessionService/Sessions/1")
+			w.WriteHeader(http.StatusCreated)
+			return
+		}
+		b, ok := docs[strings.TrimSuffix(r.URL.Path, "/")]
+		if r.Method != http.MethodGet && r.Method != http.MethodDelete || r.Method == http.MethodGet && !ok {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		io.Copy(w, bytes.NewReader(b))
+	}))
+	t.Cleanup(srv.Close)
+	return srv
+}
