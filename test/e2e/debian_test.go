@@ -43,7 +43,7 @@ func TestInstallDebian(t *testing.T) {
 	}
 	var name string
 	var size int
-	if _, err := fmt.Sscanf(got, "%s %dM", &name, &size); err != nil || name != "web-1" || size < 3000 {
+	if _, err := fmt.Sscanf(strings.Join(strings.Fields(got), " "), "%s %dM", &name, &size); err != nil || name != "web-1" || size < 3000 {
 		t.Errorf("over SSH: %q, want web-1 and a root of more than 3,000 MiB (%v)", got, err)
 	}
 }

@@ -17,7 +17,7 @@ trap 'umount "$work/root/proc" 2>/dev/null || :; rm -rf "$work"' EXIT
 img=$work/debian.img root=$work/root
 
 # In two steps: debootstrap resolves plainly, apt brings cloud-init's Python. "minbase" keeps the image small.
-debootstrap --variant=minbase --include=systemd-sysv,ifupdown,iproute2,udev,ca-certificates bookworm "$root" "$mirror" >"$out/debian.log" 2>&1 ||
+debootstrap --variant=minbase --include=systemd-sysv,iproute2,udev,ca-certificates bookworm "$root" "$mirror" >"$out/debian.log" 2>&1 ||
 	{ tail -20 "$out/debian.log" >&2; exit 1; }
 cp /etc/apt/apt.conf.d/*proxy* "$root/etc/apt/apt.conf.d/" 2>/dev/null || :
 # No service may start in the chroot.
@@ -29,6 +29,8 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends linux-image-amd64 initramfs-tools openssh-server sudo netplan.io cloud-init cloud-guest-utils e2fsprogs
 printf 'datasource_list: [ NoCloud, None ]\n' >/etc/cloud/cloud.cfg.d/90-skerry.cfg
+# One renderer, or cloud-init takes the first of several and networkd waits for cards that are not its own.
+printf 'system_info:\n  network:\n    renderers: [ netplan ]\n' >/etc/cloud/cloud.cfg.d/91-skerry-network.cfg
 printf 'LABEL=skroot / ext4 errors=remount-ro 0 1\n' >/etc/fstab
 # What a machine needs to reach its own disk and card, whichever it is.
 printf 'virtio_pci\nvirtio_blk\nvirtio_net\n' >>/etc/initramfs-tools/modules

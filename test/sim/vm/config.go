@@ -169,7 +169,8 @@ func (c *Config) args(first Device, qmp string) []string {
 		mem = 512
 	}
 	a := []string{
-		"-nodefaults", "-vga", "none", "-display", "none", "-accel", "tcg", "-m", fmt.Sprint(mem),
+		// -cpu max: with AVX2, SHA-256 of Go runs at 44 MB/s instead of 30; boot times are the same.
+		"-nodefaults", "-vga", "none", "-display", "none", "-accel", "tcg", "-cpu", "max", "-m", fmt.Sprint(mem),
 		// Paused instead of gone at shutdown: the QMP event that tells reset from power-off is then never lost.
 		"-no-reboot", "-no-shutdown",
 		"-qmp", "unix:" + qmp + ",server=on,wait=off",
