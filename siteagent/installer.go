@@ -316,9 +316,9 @@ func (i *installers) instance(v reconcile.MachineView) (metadata.Instance, error
 		}
 	}
 	in.NICs = []metadata.NIC{nic}
-	if agents := i.agentsFor(v.Name); len(agents) > 0 {
-		host, _, _ := strings.Cut(agents[0].Addr, ":")
-		in.PhoneHome = fmt.Sprintf("http://%s:%d/nocloud/%s/phone-home", host, httpPort, sg.metadata(*b))
+	for _, a := range i.agentsFor(v.Name) {
+		host, _, _ := strings.Cut(a.Addr, ":")
+		in.PhoneHome = append(in.PhoneHome, fmt.Sprintf("http://%s:%d/nocloud/%s/phone-home", host, httpPort, sg.metadata(*b)))
 	}
 	return in, nil
 }

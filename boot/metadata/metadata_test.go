@@ -40,7 +40,7 @@ func instance() Instance {
 		SSHKeys: []string{"ssh-ed25519 AAAA ana@example", `ssh-rsa BBBB "quoted" \ #`}, UserData: "#cloud-config\npackages: [htop]\n",
 		NICs: []NIC{{MAC: "52:54:00:00:00:01", Addrs: []netip.Prefix{netip.MustParsePrefix("10.88.0.21/24")}, Gateway: netip.MustParseAddr("10.88.0.1"),
 			DNS: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, Search: []string{"lon1.example"}, MTU: 1500}, {MAC: "52:54:00:00:01:01", DHCP: true}},
-		PhoneHome: "http://10.88.0.11:7480/nocloud/T/phone-home"}
+		PhoneHome: []string{"http://10.88.0.11:7480/nocloud/T/phone-home", "http://10.88.0.12:7480/nocloud/T/phone-home"}}
 }
 
 func TestRender(t *testing.T) {
@@ -51,7 +51,7 @@ func TestRender(t *testing.T) {
 	}
 	f("full.txt", instance())
 	f("bare.txt", Instance{ID: "x", Hostname: "m1"})
-	f("hostile.txt", Instance{ID: "x\ny: z", Hostname: "\"a\": b", User: "u\n- name: root", SSHKeys: []string{"k\nk2"}, PhoneHome: "http://x/\u2028"})
+	f("hostile.txt", Instance{ID: "x\ny: z", Hostname: "\"a\": b", User: "u\n- name: root", SSHKeys: []string{"k\nk2"}, PhoneHome: []string{"http://x/\u2028"}})
 }
 
 type instances struct{ sent []string }

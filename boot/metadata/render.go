@@ -18,7 +18,8 @@ type Instance struct {
 	// SecretUserData keeps UserData off plain HTTP: the seed on disk has it, the network does not.
 	SecretUserData bool
 	NICs           []NIC
-	PhoneHome      string // URL that the machine posts to once it is up; "" none
+	// PhoneHome are URLs, one per agent, that the machine posts to once it is up; the first that hears it is enough.
+	PhoneHome []string
 }
 
 // NIC is one interface.
@@ -84,10 +85,28 @@ func vendorData(in Instance) string {
 		}
 	}
 	b.WriteString("growpart:\n  mode: \"auto\"\n  devices: [\"/\"]\n")
-	if in.PhoneHome != "" {
-		fmt.Fprintf(&b, "phone_home:\n  url: %s\n  post:\n    - \"instance_id\"\n    - \"hostname\"\n  tries: 10\n", quote(in.PhoneHome))
-	}
+	phoneHome(&b, in.PhoneHome)
 	return b.String()
+}
+
+// phoneHome writes cloud-init's own module for the first URL, which knows one only, and a command that tries the others: the
+// agent that wrote the seed may be dead when the machine first boots.
+func phoneHome(b *strings.Builder, urls []string) {
+	if len(urls) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "phone_home:\n  url: %s\n  post:\n    - \"instance_id\"\n    - \"hostname\"\n  tries: 10\n", quote(urls[0]))
+	if len(urls) == 1 {
+		return
+	}
+	b.WriteString("skerry_phone_home:\n")
+	for _, u := range urls {
+		fmt.Fprintf(b, "  - %s\n", quote(u))
+	}
+	b.WriteString("runcmd:\n")
+	for _, u := range urls[1:] {
+		fmt.Fprintf(b, "  - [\"python3\", \"-c\", \"import socket,sys,urllib.request as r,urllib.parse as p; r.urlopen(sys.argv[1], p.urlencode({'hostname': socket.gethostname()}).encode(), 10)\", %s]\n", quote(u))
+	}
 }
 
 func networkConfig(in Instance) string {

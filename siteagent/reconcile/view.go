@@ -60,6 +60,8 @@ func (v MachineView) loading() bool {
 	switch v.Status.State {
 	case intent.StateInstalling:
 		return true
+	case intent.StateAllocated:
+		return v.live()
 	case intent.StateExpected, intent.StateDiscovered:
 		return v.Status.Phase != ""
 	}

@@ -30,10 +30,9 @@ type Config struct {
 
 // The limits of waiting; under load emulation is four times slower than quiet.
 const (
-	quick      = 60 * time.Second
-	bootLimit  = 6 * time.Minute
-	pollEvery  = 500 * time.Millisecond
-	killAtByte = 4 << 20 // the agent is killed when that much of the image was written
+	quick     = 60 * time.Second
+	bootLimit = 6 * time.Minute
+	pollEvery = 500 * time.Millisecond
 )
 
 type walk struct {
@@ -297,15 +296,9 @@ func (w *walk) takeover(context.Context, *errgroup.Group) error {
 		return err
 	}
 	var owner string
-	err = w.r.step("4 m2 (UEFI PXE) is being written", func() (string, error) {
-		return "", w.until(bootLimit, "m2 writes its image", func() (bool, error) {
-			st, err := w.status("a2", "m2")
-			if err != nil {
-				return false, nil
-			}
-			owner = st.Owner
-			return st.State == intent.StateInstalling && st.Percent >= 10, nil
-		})
+	err = w.r.step("4 m2 (UEFI PXE) has its permission and is being written", func() (string, error) {
+		owner, err = w.writer("a2", "m2")
+		return "by order of " + owner, err
 	})
 	if err != nil {
 		return err
@@ -329,6 +322,31 @@ func (w *walk) takeover(context.Context, *errgroup.Group) error {
 	}
 	return w.r.step("4 nothing was written twice, no step is missing from the event log", func() (string, error) { return w.audit(other) })
 }
+
+// writer waits for the event that allows the write, and returns the agent that signed it.
+func (w *walk) writer(agent, machine string) (string, error) {
+	c, err := w.l.api(agent, "admin")
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, bootLimit)
+	defer cancel()
+	owner := ""
+	err = c.Events(ctx, api.EventQuery{Site: "lon1", Machine: machine, Follow: true}, func(e intent.Event) error {
+		if e.Type != "permit.granted" {
+			return nil
+		}
+		owner = e.Agent
+		return errFound
+	})
+	if !errors.Is(err, errFound) {
+		return "", fmt.Errorf("cannot see the permission of %s: %w", machine, err)
+	}
+	return owner, nil
+}
+
+// errFound ends an event stream early.
+var errFound = errors.New("found")
 
 // audit reads m2's events at the survivor.
 func (w *walk) audit(agent string) (string, error) {

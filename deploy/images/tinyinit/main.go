@@ -104,7 +104,7 @@ func start() error {
 	for _, n := range in.nics {
 		n.up()
 	}
-	if in.phoneHome == "" {
+	if len(in.phoneHome) == 0 {
 		return errors.New("no phone_home in the seed")
 	}
 	return in.callHome()
@@ -210,7 +210,7 @@ func (n *nic) up() {
 func (in *instance) callHome() error {
 	form := url.Values{"instance_id": {in.id}, "hostname": {in.hostname}, "fqdn": {in.hostname}}.Encode()
 	for try := 1; ; try++ {
-		err := post(in.phoneHome, form)
+		err := post(in.phoneHome[(try-1)%len(in.phoneHome)], form)
 		if err == nil {
 			say("phoned home")
 			return nil

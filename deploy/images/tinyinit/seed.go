@@ -17,7 +17,7 @@ type instance struct {
 	id, hostname string
 	users        []user
 	nics         []nic
-	phoneHome    string // URL, "" = none
+	phoneHome    []string // URLs; the first that hears us is enough
 }
 
 type user struct {
@@ -42,6 +42,7 @@ type cloudConfig struct {
 	PhoneHome struct {
 		URL string `yaml:"url"`
 	} `yaml:"phone_home"`
+	PhoneHomes []string `yaml:"skerry_phone_home"`
 }
 
 type networkConfig struct {
@@ -125,7 +126,10 @@ func (in *instance) apply(c *cloudConfig) error {
 		in.hostname = c.Hostname
 	}
 	if c.PhoneHome.URL != "" {
-		in.phoneHome = strings.ReplaceAll(c.PhoneHome.URL, "$INSTANCE_ID", in.id)
+		in.phoneHome = []string{strings.ReplaceAll(c.PhoneHome.URL, "$INSTANCE_ID", in.id)}
+	}
+	if len(c.PhoneHomes) > 0 {
+		in.phoneHome = c.PhoneHomes
 	}
 	if len(c.Keys) > 0 {
 		in.users = append(in.users, user{"skerry", c.Keys})

@@ -30,7 +30,7 @@ func TestReadSeed(t *testing.T) {
 		for _, n := range in.nics {
 			nics = append(nics, fmt.Sprintf("{%s %s %v %v %s %v}", n.mac, n.name, n.dhcp, n.addrs, n.gw, n.dns))
 		}
-		if got := fmt.Sprintf("%s %s %v %v %s", in.id, in.hostname, in.users, nics, in.phoneHome); got != want {
+		if got := fmt.Sprintf("%s %s %v %v %s", in.id, in.hostname, in.users, nics, strings.Join(in.phoneHome, " ")); got != want {
 			t.Errorf("\n got %s\nwant %s", got, want)
 		}
 	}
