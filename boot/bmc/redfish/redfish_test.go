@@ -159,6 +159,9 @@ func TestConformance(t *testing.T) {
 	}
 	f("healthy")
 	for _, fault := range sim.Faults() {
+		if testing.Short() && fault != sim.ETagIgnored && fault != sim.NodeBusy {
+			continue // the rest waits for busy controllers, 50 s in all
+		}
 		f(string(fault), fault)
 	}
 }
