@@ -168,6 +168,9 @@ func (d *DB) tryOpen() (b *badger.DB, err error) {
 	if err := sweep(d.cfg.Dir); err != nil {
 		return nil, err
 	}
+	if err := checkManifest(d.cfg.Dir); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			b, err = nil, fmt.Errorf("cannot open state: %w: %v", ErrDamaged, r)

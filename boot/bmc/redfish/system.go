@@ -259,7 +259,7 @@ func (c *Controller) Identify(ctx context.Context) (bmc.Identity, error) {
 	if err != nil {
 		return bmc.Identity{}, fmt.Errorf("cannot identify: %w", err)
 	}
-	id := bmc.Identity{Vendor: s.Manufacturer, Model: s.Model, Serial: s.SerialNumber, UUID: strings.ToLower(s.UUID)}
+	id := bmc.Identity{Vendor: s.Manufacturer, Model: s.Model, Serial: strings.TrimSpace(s.SerialNumber), UUID: strings.ToLower(s.UUID)}
 	var root struct {
 		Vendor string
 		Oem    map[string]any
@@ -307,7 +307,9 @@ func (c *Controller) nics(ctx context.Context, s *system) ([]bmc.NIC, error) {
 		if _, err := c.get(ctx, l.ID, &n); err != nil {
 			return nil, err
 		}
-		if mac := strings.ToLower(cmp.Or(n.PermanentMACAddress, n.MACAddress)); mac != "" {
+		mac := strings.ToLower(cmp.Or(n.PermanentMACAddress, n.MACAddress))
+		// Some list a port twice, once for each of its functions.
+		if mac != "" && !slices.ContainsFunc(out, func(o bmc.NIC) bool { return o.MAC == mac }) {
 			out = append(out, bmc.NIC{Name: cmp.Or(n.ID, n.Name), MAC: mac})
 		}
 	}
@@ -332,7 +334,9 @@ func (c *Controller) Inventory(ctx context.Context) (bmc.Report, error) {
 		return r, nil
 	}
 	var all collection
-	if _, err := c.get(ctx, s.Storage.ID, &all); err != nil {
+	if _, err := c.get(ctx, s.Storage.ID, &all); errors.Is(err, bmc.ErrUnsupported) {
+		return r, nil // announced and not there (Supermicro X10): the installer will see the disks
+	} else if err != nil {
 		return bmc.Report{}, fmt.Errorf("cannot read inventory: %w", err)
 	}
 	for _, l := range all.Members[:min(len(all.Members), maxMembers)] {
