@@ -83,6 +83,9 @@ func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Sessio
 			continue
 		}
 		if old, ok := claim.Load[reconcile.Session](i.w.journal, reconcile.KindSession, machine); ok && old.Nonce == win.Nonce {
+			if h.Nonce != "" && same(old.Boot, h.Nonce) {
+				return i.answer(old, win), nil // its first answer was lost
+			}
 			return install.Session{}, i.reused(ctx, machine, win, h)
 		}
 		if now.After(win.Until) {
@@ -107,7 +110,7 @@ func (i *installers) reused(ctx context.Context, machine string, win reconcile.W
 
 func (i *installers) open(ctx context.Context, sg signer, machine string, win reconcile.Window, h install.Hello, now time.Time) (install.Session, error) {
 	s := reconcile.Session{
-		ID: sg.session(machine, win.Nonce), Machine: machine, Nonce: win.Nonce, Agent: i.self, Serial: h.Serial, UUID: h.UUID, Since: now.UTC(),
+		ID: sg.session(machine, win.Nonce), Machine: machine, Nonce: win.Nonce, Boot: h.Nonce, Agent: i.self, Serial: h.Serial, UUID: h.UUID, Since: now.UTC(),
 	}
 	err := i.w.journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindSession, Key: machine, Body: s},
@@ -116,7 +119,11 @@ func (i *installers) open(ctx context.Context, sg signer, machine string, win re
 		return install.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
 	}
 	i.w.hear(machine)
-	return install.Session{ID: s.ID, Machine: machine, Agents: i.agentsFor(machine), Epoch: win.Epoch, SignKeys: i.signKeys(), Site: i.w.site.id}, nil
+	return i.answer(s, win), nil
+}
+
+func (i *installers) answer(s reconcile.Session, win reconcile.Window) install.Session {
+	return install.Session{ID: s.ID, Machine: s.Machine, Agents: i.agentsFor(s.Machine), Epoch: win.Epoch, SignKeys: i.signKeys(), Site: i.w.site.id}
 }
 
 func (i *installers) signKeys() [][]byte {
@@ -381,16 +388,18 @@ func (i *installers) refuse(ctx context.Context, machine string, r install.Permi
 	return errors.Join(fmt.Errorf("%w: %s", install.ErrStale, why), err)
 }
 
-// grant signs one permission per task: a repeated request of the same session gets the same one.
+// grant signs one permission per task, session and claim epoch: a repeated request gets the same one; an installer that goes
+// on under a new owner's claim gets a new one.
 func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, cl intent.Claim) (install.PermissionEnvelope, error) {
-	id := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
+	attempt := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
+	id := attempt + "@" + cl.Epoch.String()
 	old, had := claim.Load[intent.Envelope](i.w.journal, reconcile.KindPermission, v.Name)
 	var prev intent.Permission
 	if had && json.Unmarshal(old.Payload, &prev) == nil {
 		if prev.ID == id {
 			return install.PermissionEnvelope{Envelope: old}, nil
 		}
-		if strings.HasPrefix(prev.ID, r.Task+"@") {
+		if strings.HasPrefix(prev.ID, r.Task+"@") && !strings.HasPrefix(prev.ID, attempt+"@") {
 			return install.PermissionEnvelope{}, i.refuse(ctx, v.Name, r, "the permission of this attempt was given to another session")
 		}
 	}

@@ -76,6 +76,7 @@ type Session struct {
 	ID      string    `json:"id"`
 	Machine string    `json:"machine"`
 	Nonce   string    `json:"nonce"` // of the window whose token it burnt
+	Boot    string    `json:"boot"`  // the installer's own nonce: the same boot may repeat a hello whose answer was lost
 	Agent   string    `json:"agent"`
 	Serial  string    `json:"serial"`
 	UUID    string    `json:"uuid"`
