@@ -84,13 +84,13 @@ image-debian: packages-debian ## a Debian image with cloud-init and sshd into ou
 	sh deploy/images/debian/build.sh $(OUT)
 
 e2e-debian: build ramdisk image-debian ## install the Debian image for real and log in over SSH; long
-	SKERRY_OUT=$(abspath $(OUT)) SKERRY_BIN=$(abspath $(BIN)/skerry) go test -tags soak -run TestDebian -timeout 60m -v ./test/e2e/debian
+	SKERRY_E2E_DEBIAN=1 go test -run TestInstallDebian -timeout 60m -v ./test/e2e
 
 clean: ## what was built
 	rm -rf $(BIN) $(OUT)
 
 clean-lab: ## network namespaces of dead runs
-	go run ./test/sim/netlab/sweep
+	go test ./test/sim/netlab -run TestSweep -count 1
 
 packages-demo packages-test packages-debian: PKG = $(PKG_IMAGES) $(PKG_LAB)
 packages-test: PKG += $(PKG_PEERS)

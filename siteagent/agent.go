@@ -127,6 +127,10 @@ func (a *Agent) open() error {
 	if err != nil {
 		return err
 	}
+	if v := a.db.MaxVersion(); v < mark.MaxVersion {
+		// The store is older than it once was: a restored copy, or a lost tail. Boot goes on; nothing is claimed.
+		a.db.SetRecovering(fmt.Sprintf("state is at version %d, marks are at %d", v, mark.MaxVersion))
+	}
 	mark.Boots++
 	if err := marks.Save(mark); err != nil { // raised before the first word (trust.md section 3)
 		return err
