@@ -109,7 +109,7 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 			is := intent.InstanceStatus{Index: i, UID: reconcile.InstanceUID(o.Metadata.UID, i)}
 			if bd, ok := bindings[is.UID]; ok && !bd.Released {
 				st := machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: bd.Machine}]
-				is.Machine, is.State, is.Address = bd.Machine, st.State, st.Address
+				is.Machine, is.State, is.Address, is.Phase, is.Reason, is.Percent = bd.Machine, st.State, st.Address, st.Phase, st.Reason, st.Percent
 				if st.State == intent.StateRunning {
 					as.Running++
 				}
