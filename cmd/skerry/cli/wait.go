@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api/client"
@@ -110,12 +111,21 @@ func (a *app) lineShower() func(name, text string, percent int64) {
 
 func (a *app) barShower() (show func(name, text string, percent int64), end func()) {
 	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40))
-	bars, texts := map[string]*mpb.Bar{}, map[string]string{}
-	show = func(name, text string, percent int64) {
-		texts[name] = text
+	bars := map[string]*mpb.Bar{}
+	var mu sync.Mutex // guards texts: the bars are drawn by a goroutine of their own
+	texts := map[string]string{}
+	text := func(name string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		return "  " + texts[name]
+	}
+	show = func(name, line string, percent int64) {
+		mu.Lock()
+		texts[name] = line
+		mu.Unlock()
 		b := bars[name]
 		if b == nil {
-			b = p.AddBar(100, mpb.PrependDecorators(decor.Name(name+" ")), mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string { return "  " + texts[name] })))
+			b = p.AddBar(100, mpb.PrependDecorators(decor.Name(name+" ")), mpb.AppendDecorators(decor.Percentage(), decor.Any(func(decor.Statistics) string { return text(name) })))
 			bars[name] = b
 		}
 		b.SetCurrent(percent)
