@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -98,7 +99,11 @@ func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envel
 		return "", err
 	}
 	if e, err := c.store.Get(ctx, overrideKey(site, d.ID)); err == nil {
-		return string(e.Value), nil // told twice
+		rev, err := strconv.ParseUint(string(e.Value), 10, 64)
+		if err != nil {
+			return "", fmt.Errorf("cannot read decision on %s: %w", d.ID, err)
+		}
+		return "adopt", c.acknowledge(ctx, site, d.ID, rev) // told twice, or we died before the ack
 	} else if !errors.Is(err, store.ErrAbsent) {
 		return "", err
 	}
@@ -124,23 +129,31 @@ func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envel
 	} else {
 		batch.Put = []*intent.Object{obj}
 	}
-	extra := store.Commit{Put: map[string][]byte{overrideKey(site, d.ID): []byte("adopt")}}
-	res, err := c.objects.Apply(ctx, apiCaller(d.Author.Via, d.Author.User), batch, extra)
-	if err != nil {
+	extra := store.Commit{Put: map[string][]byte{overrideKey(site, d.ID): strconv.AppendUint(nil, rev+1, 10)}}
+	if _, err := c.objects.Apply(ctx, apiCaller(d.Author.Via, d.Author.User), batch, extra); err != nil {
 		return "", fmt.Errorf("cannot adopt override %s: %w", d.ID, err)
 	}
-	if err := c.agents.Sync(ctx, site); err != nil { // the object first, so that the ack finds it in place
-		return "", err
+	return "adopt", c.acknowledge(ctx, site, d.ID, rev+1)
+}
+
+func ackKey(site, id string) string { return "ack/" + site + "/" + id }
+
+// acknowledge publishes the adopted object, then its ack, once: the object first, so that the ack finds it in place.
+func (c *Coordinator) acknowledge(ctx context.Context, site, id string, rev uint64) error {
+	if err := c.agents.Sync(ctx, site); err != nil {
+		return err
 	}
-	ack := intent.AckBody{Override: d.ID, Decision: "adopt", Rev: res[0].Rev}
-	unlock := c.lockSite(site)
-	err = c.agents.pub.Append(ctx, site, intent.EntryAck, ack, store.Commit{})
-	unlock()
-	if err != nil {
-		return "", err
+	defer c.lockSite(site)()
+	_, err := c.store.Get(ctx, ackKey(site, id))
+	if err == nil || !errors.Is(err, store.ErrAbsent) {
+		return err
+	}
+	ack := intent.AckBody{Override: id, Decision: "adopt", Rev: rev}
+	if err := c.agents.pub.Append(ctx, site, intent.EntryAck, ack, store.Commit{Put: map[string][]byte{ackKey(site, id): []byte("1")}}); err != nil {
+		return err
 	}
 	c.uplink.Notify(site)
-	return "adopt", nil
+	return nil
 }
 
 // openOverride verifies that an agent of the site's roster signed it.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/dhcp"
@@ -83,6 +84,9 @@ type Agent struct {
 	uplink  *uplink.Client
 	backend *backend
 	api     *api.API
+
+	proposing sync.Mutex        // guards what follows; one proposal at a time
+	answered  map[string]string // override -> the coordinator's last answer
 }
 
 // Run joins if it must, then serves its site until ctx ends. Nothing on this path waits for a coordinator once the agent has
@@ -92,7 +96,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &Agent{cfg: cfg, id: id, keys: keys, boot: randomID(8)}
+	a := &Agent{cfg: cfg, id: id, keys: keys, boot: randomID(8), answered: map[string]string{}}
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
 	}
@@ -126,6 +130,10 @@ func (a *Agent) open() error {
 	marks, mark, err := state.OpenMarks(a.cfg.Data, key)
 	if err != nil {
 		return err
+	}
+	if v := a.db.MaxVersion(); v < mark.MaxVersion {
+		// The store is older than it once was: a restored copy, or a lost tail. Boot goes on; nothing is claimed.
+		a.db.SetRecovering(fmt.Sprintf("state is at version %d, marks are at %d", v, mark.MaxVersion))
 	}
 	mark.Boots++
 	if err := marks.Save(mark); err != nil { // raised before the first word (trust.md section 3)
@@ -223,6 +231,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.world, db: a.db,
 		mesh: a.mesh, inst: a.inst, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
+		cutOff: a.cutOff,
 	}
 	a.api = api.New(a.backend)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
@@ -244,6 +253,8 @@ func (a *Agent) signer() (signer, error) {
 
 // serve runs everything and waits for all of it.
 func (a *Agent) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	run := func(name string, fn func(context.Context) error) {
 		g.Go(func() error {
@@ -256,7 +267,8 @@ func (a *Agent) serve(ctx context.Context) error {
 	a.server.refresh() // before anything is bound: the first packet finds a view
 	run("answers", a.server.Run)
 	if err := a.serveBoot(run); err != nil {
-		return err
+		cancel()
+		return errors.Join(err, g.Wait())
 	}
 	srv := &http.Server{Handler: a.api, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}
 	run("endpoint", a.end.Run)

@@ -27,6 +27,7 @@ type backend struct {
 	inst   *installers
 	gossip *gossip.Pool
 	uplink func() bool
+	cutOff func(context.Context) bool
 	over   *overrides
 
 	mu   sync.Mutex // guards what follows
@@ -109,7 +110,7 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 			is := intent.InstanceStatus{Index: i, UID: reconcile.InstanceUID(o.Metadata.UID, i)}
 			if bd, ok := bindings[is.UID]; ok && !bd.Released {
 				st := machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: bd.Machine}]
-				is.Machine, is.State, is.Address = bd.Machine, st.State, st.Address
+				is.Machine, is.State, is.Address, is.Phase, is.Reason, is.Percent = bd.Machine, st.State, st.Address, st.Phase, st.Reason, st.Percent
 				if st.State == intent.StateRunning {
 					as.Running++
 				}
@@ -142,7 +143,7 @@ func (b *backend) Changed(ctx context.Context, since uint64) (uint64, error) {
 
 // Apply implements api.Backend: a local change becomes an override.
 func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]api.Result, error) {
-	if b.uplink() {
+	if !b.cutOff(ctx) {
 		return nil, api.Refuse("the coordinator is reachable: apply there, so that there is one truth; a site takes changes only while it is cut off")
 	}
 	return b.over.apply(ctx, by, batch)

@@ -206,8 +206,28 @@ func (a *Agent) noteMember(e gossip.Event) {
 	}
 }
 
+// cutOff tells whether the coordinator cannot be reached now. A session that looks up is asked: it may have died without a
+// word, and a user should not wait for its timeout.
+func (a *Agent) cutOff(ctx context.Context) bool {
+	if !a.uplink.Status().Up {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, askCoordinator)
+	defer cancel()
+	res, err := get(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust")
+	if err != nil {
+		return true
+	}
+	return res.Body.Close() != nil
+}
+
+// askCoordinator is how long a coordinator may take to answer before a site counts as cut off for a change.
+const askCoordinator = 3 * time.Second
+
 // propose offers every unsettled override; the answer comes by the chain, as an ack.
 func (a *Agent) propose(ctx context.Context) {
+	a.proposing.Lock()
+	defer a.proposing.Unlock()
 	for _, rec := range a.over.pending() {
 		b, err := json.Marshal(rec.Envelope)
 		if err != nil {
@@ -223,6 +243,10 @@ func (a *Agent) propose(ctx context.Context) {
 		if status != http.StatusOK {
 			kind = "override.refused"
 		}
+		if a.answered[rec.Doc.ID] == answer {
+			continue // the same answer as last time
+		}
+		a.answered[rec.Doc.ID] = answer
 		if err := a.journalEvent(kind, rec.Doc.ID+": "+answer); err != nil {
 			a.cfg.Logger.Warn("event not journaled", "err", err)
 		}

@@ -84,9 +84,10 @@ func (s *server) facts() (dhcp.Facts, error) {
 		f.Subnets = append(f.Subnets, sub)
 	}
 	uuids := map[string]string{}
-	for _, v := range s.w.views() {
-		if v.Accepted != nil {
-			uuids[v.Name] = v.Accepted.UUID
+	for name, r := range s.w.journal.View(reconcile.KindAccepted) {
+		var f reconcile.Facts
+		if json.Unmarshal(r.Body, &f) == nil {
+			uuids[name] = f.UUID
 		}
 	}
 	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {

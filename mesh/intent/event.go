@@ -66,5 +66,8 @@ type InstanceStatus struct {
 	UID     string       `json:"uid"`
 	Machine string       `json:"machine,omitempty"`
 	State   MachineState `json:"state,omitempty"`
+	Phase   string       `json:"phase,omitempty"`
+	Reason  string       `json:"reason,omitempty"`
+	Percent int          `json:"percent,omitempty"` // of the image, while installing
 	Address string       `json:"address,omitempty"`
 }

@@ -203,13 +203,20 @@ func (a *app) agentCmd() *cobra.Command {
 			if err := prepare(c); err != nil {
 				return err
 			}
+			if file, ok := strings.CutPrefix(cfg.Join, "@"); ok { // so that the token does not stand in the process list
+				b, err := os.ReadFile(file)
+				if err != nil {
+					return fmt.Errorf("cannot read join token: %w", err)
+				}
+				cfg.Join = strings.TrimSpace(string(b))
+			}
 			return siteagent.Run(c.Context(), cfg)
 		},
 	}
 	f := c.PersistentFlags()
 	f.StringVar(&file, "config", "", "YAML file")
 	f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
-	f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, used once")
+	f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
 	f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
 	f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
 	f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")

@@ -232,6 +232,7 @@ func (a *app) describeCmd() *cobra.Command {
 func (a *app) applyCmd() *cobra.Command {
 	var file, reason string
 	var dryRun bool
+	var wait time.Duration
 	c := &cobra.Command{
 		Use: "apply -f FILE", Short: "Create or change what a file describes: all of it or nothing", Args: args(),
 		Example: "  skerry apply -f examples/first-site.yaml --dry-run\n  cat site.yaml | skerry apply -f -\n  skerry --context lon1 apply -f one-more.yaml   # while the WAN is down",
@@ -255,9 +256,13 @@ func (a *app) applyCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(withPlaces(err, docs))
 			}
-			return a.printResults(res, dryRun)
+			if err := a.printResults(res, dryRun); err != nil || dryRun || wait == 0 {
+				return err
+			}
+			return a.waitFor(c.Context(), cl, docs, wait)
 		},
 	}
+	c.Flags().DurationVar(&wait, "wait", 0, "wait until every instance array of the file runs, and show how it goes; exit 3 when time is up")
 	c.Flags().StringVarP(&file, "file", "f", "", "file with YAML or JSON documents, - for standard input")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and say what would change, change nothing")
 	c.Flags().StringVar(&reason, "reason", "", "kept in the audit log")
