@@ -15,7 +15,7 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
@@ -65,8 +65,8 @@ fuzz: ## every fuzz target for FUZZTIME (30 s; `make test` gives each 2 s)
 test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
 	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -run Corpus ./boot/...; else echo "no corpus at $(CORPUS): skipped"; fi
 
-bench: build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench/...
+bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/...
 
 soak: ## what is too long for every change
 	go test -tags soak -timeout 80m ./test/... ./storage/...
