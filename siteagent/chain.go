@@ -72,7 +72,9 @@ func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self s
 	}
 	if high := mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
-		db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq))
+		if err := db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq)); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.refreshView()
 }
@@ -531,6 +533,13 @@ func (s *site) Feed(from uint64, fn func(*intent.Envelope) error) error {
 			return fn(env)
 		})
 	})
+}
+
+// Level tells whether the staged head has reached what this agent once had on disk.
+func (s *site) Level() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0
 }
 
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.
