@@ -258,7 +258,10 @@ func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
 	if s.mark.Heads == nil {
 		s.mark.Heads = map[string]intent.Head{}
 	}
-	s.mark.Heads[intent.StreamIntent], s.mark.Floor = head, s.floor.Value()
+	if head.Compare(s.mark.Heads[intent.StreamIntent]) > 0 { // marks are never lowered: a restored copy climbs up to them
+		s.mark.Heads[intent.StreamIntent] = head
+	}
+	s.mark.Floor = s.floor.Value()
 	if err := s.marks.Save(s.mark); err != nil {
 		return fmt.Errorf("cannot save marks: %w", err)
 	}
@@ -546,7 +549,10 @@ func (s *site) Level() bool {
 func (s *site) SaveMarks() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mark.Floor, s.mark.MaxVersion = s.floor.Value(), s.db.MaxVersion()
+	s.mark.Floor = s.floor.Value()
+	if !s.db.Recovering() { // what it once was stays the mark until it is level again
+		s.mark.MaxVersion = s.db.MaxVersion()
+	}
 	return s.marks.Save(s.mark)
 }
 

@@ -308,15 +308,28 @@ func TestRestoredCopyRecovers(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	s, db = openTestSite(t, dir, a)
-	if _, err := s.Receive(t.Context(), []*intent.Envelope{a.put(machineTypeDoc("small", 1))}); err != nil {
+	second := a.put(machineTypeDoc("small", 1))
+	if _, err := s.Receive(t.Context(), []*intent.Envelope{second}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(db.Close(), os.RemoveAll(filepath.Join(dir, "state")), os.Rename(old, filepath.Join(dir, "state"))); err != nil {
 		t.Fatal(err)
 	}
-	_, db = openTestSite(t, dir, a)
+	s, db = openTestSite(t, dir, a)
 	defer db.Close()
-	if !db.Recovering() {
-		t.Error("an older copy was restored, and the agent does not notice")
+	if !db.Recovering() || s.Level() {
+		t.Errorf("recovering %v, level %v: an older copy was restored, and the agent does not notice", db.Recovering(), s.Level())
+	}
+	if err := s.SaveMarks(); err != nil {
+		t.Fatal(err)
+	}
+	if s.Level() {
+		t.Error("the marks were lowered to the restored copy")
+	}
+	if _, err := s.Receive(t.Context(), []*intent.Envelope{second}); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Level() {
+		t.Error("not level after taking what was lost")
 	}
 }
