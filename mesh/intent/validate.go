@@ -2,6 +2,7 @@ package intent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -36,7 +37,8 @@ func (o *Object) Validate() Problems {
 	if len(m.Labels) > 32 {
 		c.add("metadata.labels", "more than 32", "remove some")
 	}
-	for k, v := range m.Labels {
+	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
+		v := m.Labels[k]
 		if k == "" || len(k) > 63 || len(v) > 128 || !printable(k+v) {
 			c.add("metadata.labels", fmt.Sprintf("%q is not a label", clip(k, 40)), "names up to 63, values up to 128 printable characters")
 		}

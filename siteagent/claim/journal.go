@@ -311,8 +311,11 @@ func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 		if err != nil {
 			return err
 		}
+		if got > head {
+			return j.restore(ctx, peers, peer, head)
+		}
 		j.mu.Lock()
-		j.acked[peer] = min(got, head)
+		j.acked[peer] = got
 		j.mu.Unlock()
 		if known && got <= last && len(records) > 0 {
 			return fmt.Errorf("peer stays at %d: %w", got, ErrChain)
@@ -320,15 +323,50 @@ func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 	}
 }
 
+// restore takes back the end of our own chain, which a peer has and we lost with a restored or damaged store.
+func (j *Journal) restore(ctx context.Context, peers Peers, peer string, head uint64) error {
+	records, err := peers.Pull(ctx, peer, j.self, head+1)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, err := j.receive(j.self, records); err != nil {
+		return fmt.Errorf("cannot take our own records back from %s: %w", peer, err)
+	}
+	j.log.Warn("took back records of our own chain", "peer", peer, "from", head+1, "to", j.heads[j.self].seq)
+	return nil
+}
+
+// Level tells whether every live peer holds our chain to its end: nothing of ours is missing here, nothing there.
+func (j *Journal) Level() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.peers == nil {
+		return false
+	}
+	for _, p := range j.peers.Live() {
+		if last, known := j.acked[p]; !known || last != j.heads[j.self].seq {
+			return false
+		}
+	}
+	return true
+}
+
 // Receive takes records of a peer's own chain and returns the last one that is stored. What is known already is skipped.
 // Errors: ErrChain for a gap or a record that does not link; nothing after it is stored.
 func (j *Journal) Receive(agent string, records []Record) (last uint64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	head := j.heads[agent]
 	if agent == j.self {
-		return head.seq, nil
+		return j.heads[agent].seq, nil
 	}
+	return j.receive(agent, records)
+}
+
+// receive is Receive under the lock, for our own chain too.
+func (j *Journal) receive(agent string, records []Record) (last uint64, err error) {
+	head := j.heads[agent]
 	var take []Record
 	for _, r := range records {
 		if r.Seq <= head.seq {

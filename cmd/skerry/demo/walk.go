@@ -53,8 +53,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			return fmt.Errorf("cannot make demo directory: %w", err)
 		}
 		defer func() {
-			if err == nil {
-				err = os.RemoveAll(dir)
+			if err == nil || ctx.Err() != nil {
+				err = errors.Join(err, os.RemoveAll(dir))
 			}
 		}()
 	}
@@ -72,8 +72,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	l.event = func(s string) { r.line("  machine %s", s) }
 	r.line("logs and data: %s", dir)
 	err = w.all(sim, g)
+	if ctx.Err() != nil {
+		err = errInterrupted
+	}
 	r.table()
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		fmt.Fprintf(cfg.Out, "the logs are kept in %s\n", dir)
 	}
 	if err == nil && cfg.Keep {
@@ -483,11 +486,17 @@ func (w *walk) until(limit time.Duration, what string, cond func() (bool, error)
 		}
 		select {
 		case <-ctx.Done():
+			if w.ctx.Err() != nil {
+				return errInterrupted
+			}
 			return fmt.Errorf("not within %s: %s", limit, what)
 		case <-t.C:
 		}
 	}
 }
+
+// errInterrupted ends the walk at the wish of whoever watches it.
+var errInterrupted = errors.New("interrupted; everything that was started is stopped and removed")
 
 // killedByUs tells whether a process that has ended was killed by the walk, and not by its own failure.
 func killedByUs(p *netlab.Proc) bool {
