@@ -165,6 +165,8 @@ func TestValidateMetadata(t *testing.T) {
 	f(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"a","labels":{"":"x","z\u0000":"y"}},"spec":{"region":"a","zone":"b"}}`,
 		`metadata.labels: "" is not a label; names up to 63, values up to 128 printable characters`,
 		`metadata.labels: "z\x00" is not a label; names up to 63, values up to 128 printable characters`)
+	f(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"a","uid":"../head"},"spec":{"region":"a","zone":"b"}}`,
+		`metadata.uid: "../head" is not a uid; leave it out: it is given`)
 	f(strings.Repeat(" ", MaxObjectSize+1), `the document has 262145 octets; at most 262144`)
 }
 
