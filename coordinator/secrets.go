@@ -141,7 +141,7 @@ func (s *secrets) sync(ctx context.Context, p *publish.Publisher, domain, site s
 }
 
 // maxTelling closes an entry of secrets when its ciphertexts reach this many octets: with one more secret of the largest
-// size (256 KiB), twice in base64, its envelope stays under intent.MaxEnvelope.
+// size (intent.MaxSecret), twice in base64 (16/9), its envelope stays under half of intent.MaxEnvelope.
 const maxTelling = 128 << 10
 
 // telling collects what the agents of a site are told, and appends it in entries of bounded size.
