@@ -77,7 +77,7 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask) error {
 		c.let(ctx, b.Machine)
 		return err
 	}
-	if why := c.taken(t); why != "" {
+	if why := t.taken(Bindings(c.cfg.Journal)); why != "" {
 		c.let(ctx, b.Machine)
 		return fmt.Errorf("cannot bind %s to %s: %s", b.Instance, b.Machine, why)
 	}
@@ -90,14 +90,20 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask) error {
 		Event(b.Machine, id, epoch, kind, msg, map[string]string{"cause": b.Cause, "generation": fmt.Sprint(b.Generation)}))
 }
 
-// taken says why the decision no longer fits, as of now and under the machine's claim.
-func (c *Controller) taken(t BindTask) string {
-	for uid, b := range Bindings(c.cfg.Journal) {
-		switch {
-		case b.Released:
-		case uid == t.Binding.Instance && !t.Release:
-			return "the instance has " + b.Machine
-		case uid != t.Binding.Instance && b.Machine == t.Binding.Machine && !t.Release:
+// taken says why the decision no longer fits the bindings as they are now, under the machine's claim.
+func (t BindTask) taken(now map[string]Binding) string {
+	have := now[t.Binding.Instance]
+	if t.Release {
+		if have.Released || have.Machine != t.Binding.Machine || have.Generation != t.Binding.Generation {
+			return "the binding is another by now"
+		}
+		return ""
+	}
+	if have.Generation+1 != t.Binding.Generation || (have.Instance != "" && !have.Released) {
+		return "the instance was given a machine meanwhile"
+	}
+	for uid, b := range now {
+		if !b.Released && b.Machine == t.Binding.Machine {
 			return "the machine went to instance " + uid
 		}
 	}

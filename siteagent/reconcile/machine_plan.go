@@ -86,7 +86,7 @@ func PlanMachine(v MachineView) Step {
 	if s.State == intent.StateQuarantined {
 		return idle() // an operator clears it
 	}
-	if v.Evidence != nil && v.Session != nil && v.Evidence.Nonce == v.Session.Nonce {
+	if v.accused() && mayLoad(s.State) {
 		return v.enter(intent.StateQuarantined, "", v.Evidence.What, "machine.quarantined", v.Evidence.What)
 	}
 	if v.Spec.Maintenance != (s.State == intent.StateMaintenance) {
@@ -110,6 +110,21 @@ func PlanMachine(v MachineView) Step {
 	default:
 		return idle()
 	}
+}
+
+// accused tells whether evidence speaks against the boot that the present session came from.
+func (v MachineView) accused() bool {
+	return v.Evidence != nil && v.Session != nil && v.Evidence.Nonce == v.Session.Nonce
+}
+
+// mayLoad tells whether an installer of the present session could still be up. A machine that runs its own system keeps its
+// state whatever is said with the token of its past boot: anybody on the boot network may have read that.
+func mayLoad(s intent.MachineState) bool {
+	switch s {
+	case intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling:
+		return true
+	}
+	return false
 }
 
 // enter moves to a state.
@@ -142,6 +157,9 @@ func (v MachineView) inspect() Step {
 	}
 	switch v.Status.Phase {
 	case "":
+		if v.live() { // its power-on was journaled, the status that follows was not
+			return v.enter(intent.StateDiscovered, PhaseInventory, "", "machine.discovered", "the installer said hello")
+		}
 		if v.Spec.BMC == nil || v.Status.Attempts >= maxAttempts || !v.SlotFree || v.Assets != "" {
 			return idle() // without a BMC somebody powers it on by hand; it is then seen
 		}
@@ -164,20 +182,22 @@ func (v MachineView) judge() Step {
 	}
 	name := MatchType(v.Types, f)
 	if name == "" {
-		if v.Status.State == intent.StateDiscovered && v.Status.Reason != "" {
-			return idle()
-		}
-		return v.enter(intent.StateDiscovered, "", "no machine type fits: "+f.describe(), "machine.discovered", "no machine type fits")
+		return v.hold("no machine type fits: "+f.describe(), "no machine type fits")
 	}
 	if f.Signed && v.Spec.Onboard != "as-is" {
-		if v.Status.Reason != "" {
-			return idle()
-		}
-		return v.enter(intent.StateDiscovered, "", "a disk holds data; set spec.onboard: as-is to accept the machine as it is", "machine.discovered", "held: a disk bears a signature")
+		return v.hold("a disk holds data; set spec.onboard: as-is to accept the machine as it is", "held: a disk bears a signature")
 	}
 	st := v.enter(intent.StateAvailable, "", "", "machine.available", "identity agrees, type "+name)
 	st.Status.MachineType, st.Status.Firmware, st.Status.Attempts, st.Accept = name, f.Firmware, 0, f
 	return st
+}
+
+// hold keeps an inspected machine out of use, and says why once.
+func (v MachineView) hold(reason, message string) Step {
+	if v.Status.State == intent.StateDiscovered && v.Status.Reason == reason {
+		return idle()
+	}
+	return v.enter(intent.StateDiscovered, "", reason, "machine.discovered", message)
 }
 
 // contradiction names the first fact that speaks against the declared identity; absent facts do not speak.
@@ -213,6 +233,8 @@ func (v MachineView) allocated() Step {
 		return idle() // absence is not deletion (promise 4)
 	case v.Binding.Released:
 		return v.release()
+	case v.Status.Attempts >= maxAttempts:
+		return v.enter(intent.StateBroken, "", "all attempts are used", "machine.broken", "all attempts are used")
 	case v.Assets != "":
 		if v.Status.Reason == v.Assets {
 			return idle()
@@ -222,7 +244,7 @@ func (v MachineView) allocated() Step {
 		return st
 	case v.live():
 		return v.startWriting()
-	case !v.SlotFree:
+	case !v.SlotFree, v.Spec.BMC == nil:
 		return idle()
 	}
 	st := v.netboot(intent.StateInstalling, "install")
@@ -248,6 +270,9 @@ func (v MachineView) netboot(state intent.MachineState, why string) Step {
 func (v MachineView) installing() Step {
 	if v.Binding == nil {
 		return idle()
+	}
+	if v.Binding.Released { // its disk is to be erased whatever is half written there
+		return v.release()
 	}
 	done := v.Done
 	if done != nil && done.Task != v.TaskID() {
@@ -331,11 +356,13 @@ func retryAfter(attempts int) time.Duration {
 
 // broken rests, then tries again while attempts are left.
 func (v MachineView) broken() Step {
-	if v.Binding == nil || v.Status.Attempts >= maxAttempts || v.Now.Sub(v.Status.Since) < retryAfter(v.Status.Attempts) {
+	switch {
+	case v.Binding == nil:
 		return idle()
-	}
-	if v.Binding.Released {
+	case v.Binding.Released:
 		return v.release()
+	case v.Status.Attempts >= maxAttempts || v.Now.Sub(v.Status.Since) < retryAfter(v.Status.Attempts):
+		return idle()
 	}
 	return v.enter(intent.StateAllocated, PhaseAssets, "", "machine.allocated", "trying again")
 }

@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -33,7 +35,9 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 		types[o.Metadata.Name] = o.Spec.(*intent.MachineTypeSpec)
 	}
 	byMachine := map[string]*Binding{}
-	for _, b := range Bindings(j) {
+	bindings := Bindings(j)
+	for _, uid := range slices.Sorted(maps.Keys(bindings)) { // every agent picks the same of two
+		b := bindings[uid]
 		if old := byMachine[b.Machine]; old == nil || (old.Released && !b.Released) || (old.Released == b.Released && b.Generation > old.Generation) {
 			byMachine[b.Machine] = &b
 		}

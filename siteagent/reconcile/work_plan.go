@@ -22,7 +22,7 @@ const (
 // DecideWork answers the installer of one machine. It is a function of shared state only, so every agent answers alike and
 // none needs the claim: what is destructive still asks for its permission. spare says that nothing waits for this machine.
 func DecideWork(v MachineView, spare bool) (Order, string) {
-	if v.Evidence != nil {
+	if v.accused() {
 		return OrderHalt, v.Evidence.What
 	}
 	switch v.Status.State {
