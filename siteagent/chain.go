@@ -112,7 +112,10 @@ func (s *site) load(tx *state.Tx) error {
 			if err := json.Unmarshal(b, &d); err != nil {
 				return err
 			}
-			return s.ring.Add(d)
+			if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before
+				s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+			}
+			return nil
 		}),
 		tx.Walk(bucketSealed, "rec/", func(key string, b []byte) error {
 			var r intent.SealedRecord

@@ -1,6 +1,7 @@
 package intent
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -344,10 +345,16 @@ type SecretSpec struct {
 	Ver  uint64            `json:"version,omitempty"`
 }
 
+// MaxSecret bounds the JSON of one secret's values, in octets: what pki/seal seals at once.
+const MaxSecret = 64 << 10
+
 func (s *SecretSpec) validate(c *checker) {
 	c.oneOf("type", s.Type, "bmc", "opaque")
 	if len(s.Data) > 32 {
 		c.add("data", "more than 32 values", "split the secret")
+	}
+	if b, err := json.Marshal(s.Data); err != nil || len(b) > MaxSecret {
+		c.add("data", fmt.Sprintf("%d octets in all", len(b)), fmt.Sprintf("at most %d: split the secret", MaxSecret))
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Data)) {
 		v := s.Data[k]

@@ -34,6 +34,9 @@ func (o *Object) Validate() Problems {
 	case m.Site != "":
 		c.add("metadata.site", "a "+string(o.Kind)+" belongs to no site", "remove it")
 	}
+	if m.UID != "" && !IsLabel(m.UID) { // it becomes part of keys in stores
+		c.add("metadata.uid", fmt.Sprintf("%q is not a uid", clip(m.UID, 40)), "leave it out: it is given")
+	}
 	if len(m.Labels) > 32 {
 		c.add("metadata.labels", "more than 32", "remove some")
 	}

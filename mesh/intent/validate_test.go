@@ -82,7 +82,7 @@ func TestValidate(t *testing.T) {
 		}
 		got := problems(doc(kind, "a", "lon1", strings.Replace(spec, old, fresh, 1)))
 		if d := cmp.Diff(want, got); d != "" {
-			t.Errorf("%s, %s for %s: -want +got\n%s", kind, fresh, old, d)
+			t.Errorf("%s, %.200s for %s: -want +got\n%s", kind, fresh, old, d)
 		}
 	}
 	const name = "use 1-63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
@@ -135,6 +135,10 @@ func TestValidate(t *testing.T) {
 	f(KindSecret, `"username":"u"`, `"User":"u"`, `spec.data: value "User" is refused; names of a-z, 0-9, -; values up to 8192 octets`, `spec.data: a bmc secret lacks username or password; give both`)
 	f(KindSecret, `"bmc"`, `"love"`, `spec.type: "love" is not known; use bmc, opaque`)
 
+	long := strings.Repeat("x", 8000)
+	f(KindSecret, `"password":"p"`, `"password":"p","a":"`+long+`","b":"`+long+`","c":"`+long+`","d":"`+long+`","e":"`+long+`","f":"`+long+`","g":"`+long+`","h":"`+long+`","i":"`+long+`"`,
+		`spec.data: 72094 octets in all; at most 65536: split the secret`)
+
 	f(KindProject, `"lon1"`, `"Lon"`, `spec.sites[0]: "Lon" is not a name; `+name)
 	f(KindUser, `"t1"`, `"T 1"`, `spec.tokens[0].id: "T 1" is not a name; `+name)
 	f(KindUser, `,"sha256":"`+digestA+`"`, ``, "spec.tokens[0].sha256: is missing; `skerry token user NAME` makes a token")
@@ -165,6 +169,8 @@ func TestValidateMetadata(t *testing.T) {
 	f(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"a","labels":{"":"x","z\u0000":"y"}},"spec":{"region":"a","zone":"b"}}`,
 		`metadata.labels: "" is not a label; names up to 63, values up to 128 printable characters`,
 		`metadata.labels: "z\x00" is not a label; names up to 63, values up to 128 printable characters`)
+	f(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"a","uid":"../head"},"spec":{"region":"a","zone":"b"}}`,
+		`metadata.uid: "../head" is not a uid; leave it out: it is given`)
 	f(strings.Repeat(" ", MaxObjectSize+1), `the document has 262145 octets; at most 262144`)
 }
 
