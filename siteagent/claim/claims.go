@@ -185,8 +185,8 @@ func (c *Claims) top(ctx context.Context, id string, fence Fence) (intent.Epoch,
 }
 
 // rounds is how often one Acquire asks everybody: once, again above a higher epoch that was heard of, and again when an
-// earlier holder yielded; beyond that two agents are racing and the next try, seconds later, decides.
-const rounds = 4
+// earlier holder yielded (up to six of them); beyond that agents are racing and the next try, seconds later, decides.
+const rounds = 8
 
 // collect asks everybody. A higher epoch that is heard of raises the question, so that a restarted agent catches up; an
 // earlier holder whose release was not heard everywhere is asked to yield. Errors: *Refusal when somebody alive holds id.
@@ -247,38 +247,35 @@ func (c *Claims) askOne(ctx context.Context, peer string, generation uint64, wan
 	return c.remote.Promise(ctx, peer, generation, want)
 }
 
-// yields asks the holder that somebody named whether it holds id still: it promises only what it gave back. A release is a
-// message and may be lost, also by a crash of its sender. A holder may in its turn name an earlier one.
+// yields asks the holder that somebody named whether it holds id still: a release is a message and may be lost, also by a
+// crash of its sender. It does not when it promises, and also when it names somebody else in its turn: then it promised that
+// one, who is asked in the next round.
 func (c *Claims) yields(ctx context.Context, generation uint64, members []Member, want *Promise, r *Refusal) bool {
 	live := slices.ContainsFunc(members, func(m Member) bool { return m.ID == r.Owner && m.Alive && m.ID != c.self })
 	if !live || want.Yielded[r.Owner].Compare(r.Epoch) >= 0 {
 		return false
 	}
 	rank, _ := rankOf(members, c.self)
-	yielded := map[string]intent.Epoch{r.Owner: r.Epoch}
-	for range rounds {
-		if want.Epoch.Compare(r.Epoch) <= 0 {
-			want.Epoch = r.Epoch.Next(generation, rank)
-		}
-		err := c.askOne(ctx, r.Owner, generation, *want)
-		if err == nil {
-			maps.Copy(yielded, want.Yielded) // a promise that was sent is never changed
-			if yielded[r.Owner].Compare(r.Epoch) < 0 {
-				yielded[r.Owner] = r.Epoch
-			}
-			want.Yielded = yielded
-			return true
-		}
-		next, ok := errors.AsType[*Refusal](err)
-		switch {
-		case ok && next.Why == "lower":
-			want.Epoch = next.Epoch.Next(generation, rank)
-		case ok && next.Why == "owner_alive" && next.Owner != r.Owner && c.yields(ctx, generation, members, want, next):
-		default:
-			return false
-		}
+	if want.Epoch.Compare(r.Epoch) <= 0 {
+		want.Epoch = r.Epoch.Next(generation, rank)
 	}
-	return false
+	err := c.askOne(ctx, r.Owner, generation, *want)
+	said, ok := errors.AsType[*Refusal](err)
+	if ok && said.Why == "lower" {
+		want.Epoch = said.Epoch.Next(generation, rank)
+		err = c.askOne(ctx, r.Owner, generation, *want)
+		said, ok = errors.AsType[*Refusal](err)
+	}
+	if err != nil && !(ok && said.Why == "owner_alive" && said.Owner != r.Owner) {
+		return false
+	}
+	yielded := maps.Clone(want.Yielded) // a promise that was sent is never changed
+	if yielded == nil {
+		yielded = map[string]intent.Epoch{}
+	}
+	yielded[r.Owner] = r.Epoch
+	want.Yielded = yielded
+	return true
 }
 
 // fenceMayDecide: two agents, the other dead for the whole hold-off, and a hard fence on the device. One agent is its own
