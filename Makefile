@@ -10,11 +10,12 @@ GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
 TESTFLAGS ?= -timeout 14m -p 2
+FUZZTIME  ?= 30s
 
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
@@ -36,6 +37,7 @@ demo-keep: packages-demo build ramdisk image-tiny ## the same, and leave it runn
 
 test: packages-test ramdisk image-tiny ## every test; as root all of them, else what an ordinary user can run
 	go test $(TESTFLAGS) ./...
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 
 check: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/deadcode ## format, vet, staticcheck, dead code, the rules of the repository
 	@test -z "$$($(TOOLS)/gofumpt -l $$(git ls-files '*.go'))" || { $(TOOLS)/gofumpt -l $$(git ls-files '*.go'); echo 'run gofumpt -w on these'; exit 1; }
@@ -54,16 +56,17 @@ $(TOOLS)/deadcode:
 race: ## the race detector over what runs concurrently; needs gcc
 	go test -race -timeout 20m ./mesh/... ./siteagent/... ./storage/... ./coordinator/...
 
-fuzz: ## every fuzz target for 30 seconds
-	@for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
-	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$t/*_test.go | sed 's/func //'); do \
-	    echo "$$t $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime 30s $$t || exit 1; done; done
+fuzz: ## every fuzz target for FUZZTIME (30 s; `make test` gives each 2 s)
+	@set -e; for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do d=$$(dirname $$f); \
+	  for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$f | sed 's/func //'); do \
+	    go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) -parallel 2 $$d >/tmp/fuzz.$$$$ 2>&1 || { cat /tmp/fuzz.$$$$; rm -f /tmp/fuzz.$$$$; exit 1; }; \
+	    echo "ok $$d $$t"; rm -f /tmp/fuzz.$$$$; done; done
 
 test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
 	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -run Corpus ./boot/...; else echo "no corpus at $(CORPUS): skipped"; fi
 
-bench: build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench/...
+bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/...
 
 soak: ## what is too long for every change
 	go test -tags soak -timeout 80m ./test/... ./storage/...

@@ -52,7 +52,9 @@ func (b *backend) Changed(ctx context.Context, since uint64) (uint64, error) {
 	return b.store.Wait(ctx, since)
 }
 
-// Apply implements api.Backend. Agents come by joining only: an Agent document may change one, never make one.
+// Apply implements api.Backend. Agents come by joining only: an Agent document may change one, never make one. Uids are
+// given here and never taken from a caller: instances are named after their array's, so that whoever could choose the uid of
+// an array that is gone would inherit its machines.
 func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]api.Result, error) {
 	c, _ := b.objects.Snapshot()
 	for _, o := range batch.Put {
@@ -60,6 +62,13 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 			return nil, api.Refuse("agents are not created, they join: `skerry token create --site " + o.Metadata.Site + " --agent " + o.Metadata.Name + "`")
 		}
 	}
+	puts := make([]*intent.Object, len(batch.Put))
+	for i, o := range batch.Put {
+		with := *o
+		with.Metadata.UID = ""
+		puts[i] = &with
+	}
+	batch.Put = puts
 	return b.objects.Apply(ctx, by, batch, store.Commit{})
 }
 

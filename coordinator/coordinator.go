@@ -77,7 +77,7 @@ const publishRetry = 5 * time.Second
 // Run serves until ctx ends. Stop order: listeners first, then publication, then the store, so that what was answered is on
 // disk.
 func Run(ctx context.Context, cfg Config) error {
-	c := &Coordinator{cfg: cfg, dirty: map[string]bool{}, kick: make(chan struct{}, 1), locks: map[string]*sync.Mutex{}}
+	c := newCoordinator(cfg)
 	db, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -99,6 +99,10 @@ func Run(ctx context.Context, cfg Config) error {
 	})
 	cfg.Logger.Info("coordinator is up", "id", c.id, "domain", c.domain, "listen", c.end.Addr().String())
 	return g.Wait()
+}
+
+func newCoordinator(cfg Config) *Coordinator {
+	return &Coordinator{cfg: cfg, dirty: map[string]bool{}, kick: make(chan struct{}, 1), locks: map[string]*sync.Mutex{}}
 }
 
 func ignoreClosed(err error) error {

@@ -104,7 +104,7 @@ func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra s
 		changes = append(changes, change{old: old, action: "deleted"})
 	}
 	for _, p := range b.Put {
-		c, err := o.prepare(next, p, b)
+		c, err := o.prepare(ctx, next, p, b)
 		if err != nil {
 			return nil, err
 		}
@@ -132,7 +132,7 @@ func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra s
 }
 
 // prepare gives a new version its identity, and keeps what a document may leave out: tokens and secret values.
-func (o *objects) prepare(c *intent.Catalog, p *intent.Object, b api.Batch) (change, error) {
+func (o *objects) prepare(ctx context.Context, c *intent.Catalog, p *intent.Object, b api.Batch) (change, error) {
 	obj := p.Clone()
 	obj.Status = nil
 	old := c.Get(obj.Key())
@@ -144,9 +144,13 @@ func (o *objects) prepare(c *intent.Catalog, p *intent.Object, b api.Batch) (cha
 	}
 	ch := change{old: old, obj: obj}
 	if s, ok := obj.Spec.(*intent.SecretSpec); ok {
-		ch.secret, s.Data, s.Ver = s.Data, nil, 0
-		if old != nil {
-			s.Ver = old.Spec.(*intent.SecretSpec).Ver
+		if obj.Metadata.Name == bootKey {
+			return ch, api.Invalid([]intent.ObjectProblem{{Key: obj.Key(), Problem: intent.Problem{Path: "metadata.name", What: bootKey + " is the site's own", Fix: "choose another name"}}})
+		}
+		ch.secret, s.Data = s.Data, nil
+		var err error
+		if s.Ver, err = o.secrets.version(ctx, obj.Metadata.Site, obj.Metadata.Name); err != nil {
+			return ch, err
 		}
 		if len(ch.secret) > 0 {
 			s.Ver++
@@ -215,6 +219,9 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 	for _, ch := range changes {
 		if ch.obj == nil {
 			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
+			if ch.old.Kind == intent.KindSecret { // its version stays, see secrets.version
+				c.Delete = append(c.Delete, secretKey(ch.old.Metadata.Site, ch.old.Metadata.Name))
+			}
 			continue
 		}
 		if ch.action == "unchanged" {

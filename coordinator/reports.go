@@ -53,7 +53,7 @@ func (o *objects) setReport(ctx context.Context, site string, r intent.Report) e
 func (r *siteReport) fill(c *intent.Catalog, site string) {
 	set := func(k intent.Key, v any) {
 		o := c.Get(k)
-		if o == nil {
+		if o == nil || o.Metadata.Site != site { // nobody reports of another site's arrays
 			return
 		}
 		b, err := json.Marshal(v)

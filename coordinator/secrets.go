@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
@@ -14,7 +17,7 @@ import (
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// BootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
+// bootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
 const bootKey = "skerry-boot"
 
 // secrets keeps values encrypted under the coordinator's master key, and seals them to agents. A chain never forgets, so
@@ -26,6 +29,7 @@ type secrets struct {
 }
 
 func secretKey(site, name string) string   { return "secret/" + site + "/" + name }
+func verKey(site, name string) string      { return "secretver/" + site + "/" + name }
 func dekKey(site, agent string) string     { return "dek/" + site + "/" + agent }
 func toldKey(site, agent, n string) string { return "told/" + site + "/" + agent + "/" + n }
 
@@ -40,7 +44,25 @@ func (s *secrets) put(to map[string][]byte, site, name string, ver uint64, plain
 		return fmt.Errorf("cannot encode secret %s/%s: %w", site, name, err)
 	}
 	to[secretKey(site, name)] = v
+	to[verKey(site, name)] = strconv.AppendUint(nil, ver, 10)
 	return nil
+}
+
+// version returns the newest version that a secret of this name ever had, 0 for none. It outlives the secret: agents were
+// told by version, and a secret that is deleted and made again must not look like what they have.
+func (s *secrets) version(ctx context.Context, site, name string) (uint64, error) {
+	e, err := s.store.Get(ctx, verKey(site, name))
+	if errors.Is(err, store.ErrAbsent) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseUint(string(e.Value), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read version of secret %s/%s: %w", site, name, err)
+	}
+	return v, nil
 }
 
 // ensureBootKey makes the site's boot key if there is none.
@@ -62,7 +84,7 @@ func (s *secrets) ensureBootKey(ctx context.Context, site string) error {
 }
 
 // dek returns the data key of one agent, making and storing it the first time; fresh tells so.
-func (s *secrets) dek(ctx context.Context, c *store.Commit, site, agent string) (d *seal.DEK, fresh bool, err error) {
+func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *seal.DEK, fresh bool, err error) {
 	name := "dek/" + site + "/" + agent
 	e, err := s.store.Get(ctx, dekKey(site, agent))
 	if err == nil {
@@ -91,7 +113,7 @@ func (s *secrets) dek(ctx context.Context, c *store.Commit, site, agent string) 
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot encode data key of %s/%s: %w", site, agent, err)
 	}
-	c.Put[dekKey(site, agent)] = v
+	t.put(dekKey(site, agent), v)
 	return d, true, nil
 }
 
@@ -109,24 +131,51 @@ func (s *secrets) sync(ctx context.Context, p *publish.Publisher, domain, site s
 	if err != nil {
 		return fmt.Errorf("cannot read secrets of %s: %w", site, err)
 	}
-	var body intent.SecretBody
-	commit := store.Commit{Put: map[string][]byte{}}
+	t := &telling{p: p, site: site}
 	for _, a := range roster.Agents {
-		if err := s.tell(ctx, domain, site, a, records, &body, &commit); err != nil {
+		if err := s.tell(ctx, domain, site, a, records, t); err != nil {
 			return err
 		}
 	}
-	if len(body.DEKs)+len(body.Records) == 0 {
+	return t.append(ctx)
+}
+
+// maxTelling closes an entry of secrets when its ciphertexts reach this many octets: with one more secret of the largest
+// size (intent.MaxSecret), twice in base64 (16/9), its envelope stays under half of intent.MaxEnvelope.
+const maxTelling = 128 << 10
+
+// telling collects what the agents of a site are told, and appends it in entries of bounded size.
+type telling struct {
+	p      *publish.Publisher
+	site   string
+	body   intent.SecretBody
+	commit store.Commit
+	size   int
+}
+
+func (t *telling) put(key string, v []byte) {
+	if t.commit.Put == nil {
+		t.commit.Put = map[string][]byte{}
+	}
+	t.commit.Put[key] = v
+}
+
+// append writes what was collected, if anything, as one entry.
+func (t *telling) append(ctx context.Context) error {
+	if len(t.body.DEKs)+len(t.body.Records) == 0 {
 		return nil
 	}
-	return p.Append(ctx, site, intent.EntrySecret, body, commit)
+	err := t.p.Append(ctx, t.site, intent.EntrySecret, t.body, t.commit)
+	t.body, t.commit, t.size = intent.SecretBody{}, store.Commit{}, 0
+	return err
 }
 
 // tell seals to one agent what it lacks.
-func (s *secrets) tell(ctx context.Context, domain, site string, a intent.RosterAgent, records map[string]intent.SealedRecord, body *intent.SecretBody, c *store.Commit) error {
+func (s *secrets) tell(ctx context.Context, domain, site string, a intent.RosterAgent, records map[string]intent.SealedRecord, t *telling) error {
 	var d *seal.DEK
 	b := seal.Binding{Domain: domain, Site: site, Agent: a.ID}
-	for name, rec := range records {
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		rec := records[name]
 		told, err := s.store.Get(ctx, toldKey(site, a.ID, name))
 		if err == nil && string(told.Value) == fmt.Sprint(rec.Ver) {
 			continue
@@ -136,7 +185,7 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 		}
 		if d == nil {
 			fresh := false
-			if d, fresh, err = s.dek(ctx, c, site, a.ID); err != nil {
+			if d, fresh, err = s.dek(ctx, t, site, a.ID); err != nil {
 				return err
 			}
 			if fresh && len(a.Seal) > 0 {
@@ -145,7 +194,7 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 					return fmt.Errorf("cannot wrap data key for %s/%s: %w", site, a.ID, err)
 				}
 				w.To = a.ID
-				body.DEKs = append(body.DEKs, w)
+				t.body.DEKs = append(t.body.DEKs, w)
 			}
 		}
 		plain, err := s.master.Open(s.binding, rec)
@@ -157,8 +206,14 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 			return fmt.Errorf("cannot seal secret %s to %s/%s: %w", name, site, a.ID, err)
 		}
 		out.To = a.ID
-		body.Records = append(body.Records, out)
-		c.Put[toldKey(site, a.ID, name)] = fmt.Append(nil, rec.Ver)
+		t.body.Records = append(t.body.Records, out)
+		t.put(toldKey(site, a.ID, name), fmt.Append(nil, rec.Ver))
+		if t.size += len(out.CT); t.size < maxTelling {
+			continue
+		}
+		if err := t.append(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }

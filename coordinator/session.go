@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
@@ -116,6 +117,10 @@ func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envel
 		return "", fmt.Errorf("cannot adopt override %s: %s is not the site's to change", d.ID, d.Key)
 	}
 	catalog, _ := c.objects.Snapshot()
+	if p, _, ok := intent.Lookup[*intent.ProjectSpec](catalog, intent.KindProject, "", d.Key.Scope); !ok || !slices.Contains(p.Sites, site) {
+		// SSH keys name no site: without this an agent could put a key on another site's machines.
+		return "", fmt.Errorf("cannot adopt override %s: project %s is not at site %s", d.ID, d.Key.Scope, site)
+	}
 	rev := uint64(0)
 	if o := catalog.Get(d.Key); o != nil {
 		rev = o.Metadata.Rev

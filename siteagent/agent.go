@@ -133,7 +133,9 @@ func (a *Agent) open() error {
 	}
 	if v := a.db.MaxVersion(); v < mark.MaxVersion {
 		// The store is older than it once was: a restored copy, or a lost tail. Boot goes on; nothing is claimed.
-		a.db.SetRecovering(fmt.Sprintf("state is at version %d, marks are at %d", v, mark.MaxVersion))
+		if err := a.db.SetRecovering(fmt.Sprintf("state is at version %d, marks are at %d", v, mark.MaxVersion)); err != nil {
+			return err
+		}
 	}
 	mark.Boots++
 	if err := marks.Save(mark); err != nil { // raised before the first word (trust.md section 3)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -71,7 +72,9 @@ func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self s
 	}
 	if high := mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
-		db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq))
+		if err := db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq)); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.refreshView()
 }
@@ -109,7 +112,10 @@ func (s *site) load(tx *state.Tx) error {
 			if err := json.Unmarshal(b, &d); err != nil {
 				return err
 			}
-			return s.ring.Add(d)
+			if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before
+				s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+			}
+			return nil
 		}),
 		tx.Walk(bucketSealed, "rec/", func(key string, b []byte) error {
 			var r intent.SealedRecord
@@ -255,7 +261,10 @@ func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
 	if s.mark.Heads == nil {
 		s.mark.Heads = map[string]intent.Head{}
 	}
-	s.mark.Heads[intent.StreamIntent], s.mark.Floor = head, s.floor.Value()
+	if head.Compare(s.mark.Heads[intent.StreamIntent]) > 0 { // marks are never lowered: a restored copy climbs up to them
+		s.mark.Heads[intent.StreamIntent] = head
+	}
+	s.mark.Floor = s.floor.Value()
 	if err := s.marks.Save(s.mark); err != nil {
 		return fmt.Errorf("cannot save marks: %w", err)
 	}
@@ -266,8 +275,10 @@ func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
 	return nil
 }
 
-// next is a state that is being worked out.
+// next is a state that is being worked out: the active one and a run of entries over it.
 type next struct {
+	head    intent.Head
+	size    int // octets of the run's payloads
 	objects map[string]*intent.Object
 	puts    map[string]*intent.Object
 	tombs   []intent.TombstoneObject
@@ -276,15 +287,49 @@ type next struct {
 	records []intent.SealedRecord
 }
 
-// activate tries everything between the active and the staged head as one: all or nothing.
+func (n *next) clone() *next {
+	c := *n
+	c.objects, c.puts = maps.Clone(n.objects), maps.Clone(n.puts)
+	c.tombs, c.acks, c.deks, c.records = slices.Clone(n.tombs), slices.Clone(n.acks), slices.Clone(n.deks), slices.Clone(n.records)
+	return &c
+}
+
+const (
+	// activateBytes is where a run is activated if it holds together by itself: well below one transaction (2.4 MB).
+	activateBytes = 700_000
+	// activateLimit is the longest run that is tried as one: entries of which none but all together are valid.
+	activateLimit = 2_000_000
+)
+
+// activate moves the active head as far towards the staged one as holds together, a run at a time: each run all or nothing,
+// in one transaction with its head. What does not hold together stays staged; each new entry lets it be tried again.
 func (s *site) activate() error {
-	n := &next{objects: map[string]*intent.Object{}, puts: map[string]*intent.Object{}}
-	for uid, o := range s.objects {
-		n.objects[uid] = o
+	for s.active.Seq < s.chain.Head.Seq {
+		n, err := s.run(false)
+		if n == nil {
+			n, err = s.run(true) // the end does not fit: find how far it does
+		}
+		if n == nil {
+			s.rejected = err.Error()
+			s.bump()
+			return err
+		}
+		if err := s.db.Update(func(tx *state.Tx) error { return n.write(tx) }); err != nil {
+			s.rejected = err.Error()
+			s.bump()
+			return fmt.Errorf("cannot activate intent: %w", err)
+		}
+		s.take(n)
 	}
-	staged := s.chain.Head
-	err := s.db.View(func(tx *state.Tx) error {
-		for seq := s.active.Seq + 1; seq <= staged.Seq; seq++ {
+	return nil
+}
+
+// run applies staged entries to the active state and returns the first whole run of activateBytes or, if there is less, all
+// of it; with every entry checked, the longest run that holds together. Nil, and why, when there is none.
+func (s *site) run(everyEntry bool) (best *next, err error) {
+	n := &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}}
+	verr := s.db.View(func(tx *state.Tx) error {
+		for seq := s.active.Seq + 1; seq <= s.chain.Head.Seq; seq++ {
 			b, err := tx.Get(bucketIntent, seqKey(seq))
 			if err != nil {
 				return fmt.Errorf("cannot read staged entry %d: %w", seq, err)
@@ -296,21 +341,28 @@ func (s *site) activate() error {
 			if err := s.apply(n, env.Payload); err != nil {
 				return fmt.Errorf("entry %d: %w", seq, err)
 			}
+			n.size += len(env.Payload)
+			full := n.size >= activateBytes
+			if !full && !everyEntry && seq < s.chain.Head.Seq {
+				continue
+			}
+			cerr := n.check()
+			if cerr == nil {
+				best = n.clone()
+				if full {
+					return nil
+				}
+			} else if n.size > activateLimit || seq == s.chain.Head.Seq {
+				return fmt.Errorf("entry %d: %w", seq, cerr)
+			}
 		}
 		return nil
 	})
-	if err == nil {
-		err = n.check()
-	}
-	if err != nil {
-		s.rejected = err.Error()
-		s.bump()
-		return err
-	}
-	if err := s.db.Update(func(tx *state.Tx) error { return n.write(tx, staged) }); err != nil {
-		s.rejected = err.Error()
-		return fmt.Errorf("cannot activate intent: %w", err)
-	}
+	return best, verr
+}
+
+// take makes a run that was written the active state.
+func (s *site) take(n *next) {
 	for _, d := range n.deks {
 		if err := s.ring.Add(d); err != nil {
 			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
@@ -325,10 +377,9 @@ func (s *site) activate() error {
 	for _, r := range n.records {
 		s.sealed[r.Name] = r
 	}
-	s.objects, s.active, s.rejected = n.objects, staged, ""
+	s.objects, s.active, s.rejected = n.objects, n.head, ""
 	s.bump()
-	s.log.Info("intent active", "epoch", staged.Epoch, "seq", staged.Seq)
-	return nil
+	s.log.Info("intent active", "epoch", n.head.Epoch, "seq", n.head.Seq)
 }
 
 // apply folds one entry into n.
@@ -341,6 +392,7 @@ func (s *site) apply(n *next, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	n.head = e.Head(payload)
 	switch b := body.(type) {
 	case *intent.PutBody:
 		for _, p := range b.Objects {
@@ -393,7 +445,7 @@ func localProblems(c *intent.Catalog) []intent.ObjectProblem {
 	})
 }
 
-func (n *next) write(tx *state.Tx, head intent.Head) error {
+func (n *next) write(tx *state.Tx) error {
 	for uid, o := range n.puts {
 		if err := putJSON(tx, bucketObject, uid, o); err != nil {
 			return err
@@ -422,7 +474,7 @@ func (n *next) write(tx *state.Tx, head intent.Head) error {
 			return err
 		}
 	}
-	return putJSON(tx, bucketMeta, "head", head)
+	return putJSON(tx, bucketMeta, "head", n.head)
 }
 
 // bump wakes who waits for a change. The caller holds the lock.
@@ -489,11 +541,21 @@ func (s *site) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	})
 }
 
+// Level tells whether the staged head has reached what this agent once had on disk.
+func (s *site) Level() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0
+}
+
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.
 func (s *site) SaveMarks() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mark.Floor, s.mark.MaxVersion = s.floor.Value(), s.db.MaxVersion()
+	s.mark.Floor = s.floor.Value()
+	if !s.db.Recovering() { // what it once was stays the mark until it is level again
+		s.mark.MaxVersion = s.db.MaxVersion()
+	}
 	return s.marks.Save(s.mark)
 }
 

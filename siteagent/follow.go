@@ -186,6 +186,7 @@ func (a *Agent) follow(ctx context.Context) error {
 				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
 			}
 		}
+		a.recover()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -194,6 +195,26 @@ func (a *Agent) follow(ctx context.Context) error {
 		case <-st.Wake:
 		case <-t.C:
 		}
+	}
+}
+
+// recover ends the recovery of a restored or damaged store once it is level: with the marks, and with peers that hold our
+// own chain. An agent that is alone is level when its coordinator has brought the intent up to the marks.
+func (a *Agent) recover() {
+	if !a.db.Recovering() || !a.site.Level() || !a.journal.Level() {
+		return
+	}
+	alone := len(a.site.State().Roster.Agents) == 1
+	if len(a.mesh.Live()) == 0 && !(alone && a.uplink.Status().Up) {
+		return
+	}
+	if err := a.db.Recovered(); err != nil {
+		a.cfg.Logger.Error("recovery not ended", "err", err)
+		return
+	}
+	a.cfg.Logger.Info("level with peers and marks again")
+	if err := a.journalEvent("agent.recovered", a.id.Agent+" is level with its peers and marks again"); err != nil {
+		a.cfg.Logger.Warn("event not journaled", "err", err)
 	}
 }
 

@@ -92,7 +92,7 @@ func CheckPermission(p *intent.Permission, w Work, hw *inventory.Report) (invent
 		return refuse("machine UUID", p.UUID, hw.UUID)
 	case p.Generation != w.Generation:
 		return refuse("generation", p.Generation, w.Generation)
-	case p.Claim.Compare(w.Epoch) != 0:
+	case p.Claim.Compare(w.Epoch) < 0: // a higher one is of an agent that took the machine over since the work was given
 		return refuse("claim epoch", p.Claim, w.Epoch)
 	case !slices.Contains(p.Disks, w.Install.Disk):
 		return refuse("disks", p.Disks, w.Install.Disk)

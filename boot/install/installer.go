@@ -236,6 +236,7 @@ func (in *Installer) attempt(ctx context.Context, w Work) error {
 		}
 		in.job = &job{disk: disk, writer: wr, fetch: f, started: time.Now(), seconds: map[string]string{}}
 	}
+	w.Epoch = p.Claim
 	in.job.work, in.job.permit = w, p.ID
 	in.job.fetch.sources = w.Install.Sources
 	return in.supervise(ctx)

@@ -136,7 +136,7 @@ func TestRefusedBeforeTheFirstWrite(t *testing.T) {
 	f("permission", func(s *scene, w *Work) { s.perm.UUID = "u2" })
 	f("permission", func(s *scene, w *Work) { s.perm.Act = intent.ActErase })
 	f("permission", func(s *scene, w *Work) { s.perm.Generation = 2 })
-	f("permission", func(s *scene, w *Work) { s.perm.Claim.N = 2 })
+	f("permission", func(s *scene, w *Work) { w.Epoch.N = 2 }) // the permission is of an older claim
 	f("permission", func(s *scene, w *Work) { s.perm.Disks[0].Serial = "D2" })
 	f("permission", func(s *scene, w *Work) { s.perm.ID = "" })
 	f("disk", func(s *scene, w *Work) { s.hw.Disks[0].Serial = "D9" })
@@ -205,6 +205,17 @@ func TestNewEpochKeepsWhatIsWritten(t *testing.T) {
 	}
 	if s.writer.writes != s.writer.Blocks() || s.opened != 1 || !bytes.Equal(s.content(), s.img) {
 		t.Errorf("%d writes of %d blocks, opened %d times", s.writer.writes, s.writer.Blocks(), s.opened)
+	}
+}
+
+// TestPermissionOfTheNextOwner: the agent that gave the work dies before it answers the request for the permission; the next
+// one signs under its own, higher claim, and the work goes on.
+func TestPermissionOfTheNextOwner(t *testing.T) {
+	s := newScene(t)
+	s.perm.Claim = intent.Epoch{Generation: 1, N: 9}
+	s.run(s.work(s.source(nil)))
+	if len(s.site.dones) != 1 || !s.site.dones[0].OK || !bytes.Equal(s.content(), s.img) {
+		t.Errorf("dones %+v", s.site.dones)
 	}
 }
 

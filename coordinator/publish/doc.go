@@ -10,5 +10,5 @@
 //
 // Concurrency: a Publisher serves one site at a time per call; the store's guard refuses a second writer.
 //
-// Tests: tables over Compile and Diff, a rapid law (replaying the chain gives the compiled set), golden entries.
+// Tests: tables over Compile and Diff, a rapid law: replaying the chain gives the compiled set.
 package publish

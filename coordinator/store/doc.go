@@ -10,5 +10,5 @@
 //
 // Concurrency: a Store is safe for concurrent use and starts no goroutine.
 //
-// Tests: storetest-style table in store_test.go over every backend; concurrent appends to one head.
+// Tests: one table in store_test.go over every backend; many writers append to one head.
 package store

@@ -86,12 +86,17 @@ type ObjectProblem struct {
 // Check finds what does not fit together: unknown references, duplicate MACs and addresses, overlapping subnets, quotas
 // exceeded. The answer is ordered by object and path; empty means that the catalog may be published.
 func (c *Catalog) Check() []ObjectProblem {
-	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}}
-	for _, o := range c.List("") {
+	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}, bmcs: map[string]Key{}}
+	place := map[Key]int{}
+	for i, o := range c.List("") {
+		place[o.Key()] = i
 		k.object(o)
 	}
 	k.subnets()
 	k.quotas()
+	slices.SortStableFunc(k.ps, func(a, b ObjectProblem) int {
+		return cmp.Or(place[a.Key]-place[b.Key], cmp.Compare(a.Path, b.Path))
+	})
 	return k.ps
 }
 
@@ -100,6 +105,7 @@ type catalogCheck struct {
 	ps    []ObjectProblem
 	macs  map[string]Key
 	addrs map[string]Key // site + address
+	bmcs  map[string]Key // site + address of the controller
 }
 
 func (k *catalogCheck) add(o *Object, path, what, fix string) {
@@ -166,6 +172,12 @@ func (k *catalogCheck) machine(o *Object, s *MachineSpec) {
 		if sec := k.ref(o, "spec.bmc.secret", KindSecret, o.Metadata.Site, s.BMC.Secret); sec != nil && sec.Spec.(*SecretSpec).Type != "bmc" {
 			k.add(o, "spec.bmc.secret", "secret "+s.BMC.Secret+" is not of type bmc", "make one of type bmc")
 		}
+		at := o.Metadata.Site + " " + s.BMC.Address
+		if other, ok := k.bmcs[at]; ok {
+			// Two machines on one controller: power and boot orders meant for one would hit the other.
+			k.add(o, "spec.bmc.address", fmt.Sprintf("%s is already of %s", s.BMC.Address, other), "every machine has its own controller; correct one of them")
+		}
+		k.bmcs[at] = o.Key()
 	}
 	for i, n := range s.NICs {
 		mac, _ := ParseMAC(n.MAC)
@@ -259,7 +271,14 @@ func (k *catalogCheck) subnets() {
 // quotas compares what the projects ask for with what they may have. A project without a Quota at a site is not bounded
 // there by the coordinator, and has nothing offline.
 func (k *catalogCheck) quotas() {
+	first := map[[2]string]Key{} // by project and site
 	for _, q := range k.c.List(KindQuota) {
+		at := [2]string{q.Metadata.Project, q.Metadata.Site}
+		if other, ok := first[at]; ok {
+			k.add(q, "metadata.site", fmt.Sprintf("%s bounds project %s at site %s already", other, at[0], at[1]), "change that one; a project has one quota per site")
+			continue
+		}
+		first[at] = q.Key()
 		spec := q.Spec.(*QuotaSpec)
 		for mt, n := range k.c.Wanted(q.Metadata.Project, q.Metadata.Site) {
 			if n > spec.Machines[mt] {

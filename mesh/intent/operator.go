@@ -1,9 +1,12 @@
 package intent
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -251,9 +254,9 @@ func (s *SubnetPoolSpec) validate(c *checker) {
 	if s.DHCP != "" {
 		c.oneOf("dhcp", s.DHCP, "authoritative", "off")
 	}
-	for path, r := range map[string]*AddrRange{"dynamic": s.Dynamic, "static": s.Static} {
+	ranges := func(path string, r *AddrRange) {
 		if r == nil {
-			continue
+			return
 		}
 		inside(path+".from", r.From)
 		inside(path+".to", r.To)
@@ -263,6 +266,8 @@ func (s *SubnetPoolSpec) validate(c *checker) {
 			c.add(path, "ends before it begins", "swap from and to")
 		}
 	}
+	ranges("dynamic", s.Dynamic)
+	ranges("static", s.Static)
 	if s.Dynamic != nil && s.Static != nil && s.Dynamic.overlaps(*s.Static) {
 		c.add("static", "overlaps the dynamic range", "keep them apart")
 	}
@@ -340,12 +345,19 @@ type SecretSpec struct {
 	Ver  uint64            `json:"version,omitempty"`
 }
 
+// MaxSecret bounds the JSON of one secret's values, in octets: what pki/seal seals at once.
+const MaxSecret = 64 << 10
+
 func (s *SecretSpec) validate(c *checker) {
 	c.oneOf("type", s.Type, "bmc", "opaque")
 	if len(s.Data) > 32 {
 		c.add("data", "more than 32 values", "split the secret")
 	}
-	for k, v := range s.Data {
+	if b, err := json.Marshal(s.Data); err != nil || len(b) > MaxSecret {
+		c.add("data", fmt.Sprintf("%d octets in all", len(b)), fmt.Sprintf("at most %d: split the secret", MaxSecret))
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Data)) {
+		v := s.Data[k]
 		if !IsLabel(k) || len(v) > 8192 {
 			c.add("data", fmt.Sprintf("value %q is refused", clip(k, 40)), "names of a-z, 0-9, -; values up to 8192 octets")
 		}

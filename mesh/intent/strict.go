@@ -73,7 +73,7 @@ func DecodeStrict(b []byte, v any) error {
 	}
 	err := json.Unmarshal(b, v)
 	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		p := s.at(te.Offset, te.Field, fmt.Sprintf("is a %s", te.Value), "give "+jsonName(te.Type))
+		p := s.at(te.Offset, te.Field, "is "+article(te.Value), "give "+jsonName(te.Type))
 		return Problems{*p}
 	}
 	if ps, ok := errors.AsType[Problems](err); ok {
@@ -226,9 +226,10 @@ func structFields(t reflect.Type) map[string]reflect.Type {
 
 // nearest suggests the field that was probably meant.
 func nearest(name string, fields map[string]reflect.Type) string {
-	best, bestDist := "", 4
+	best, bestDist := "", 16
 	for f := range fields {
-		d := distance(strings.ToLower(name), strings.ToLower(f))
+		// Four a change, one an octet of length: two letters that changed places are rather meant than two that differ.
+		d := 4*distance(strings.ToLower(name), strings.ToLower(f)) + min(3, max(len(name)-len(f), len(f)-len(name)))
 		if d < bestDist || (d == bestDist && f < best) {
 			best, bestDist = f, d
 		}
@@ -261,10 +262,21 @@ func distance(a, b string) int {
 }
 
 func join(path, name string) string {
-	if path == "" {
+	switch {
+	case path == "":
 		return name
+	case name == "":
+		return path
 	}
 	return path + "." + name
+}
+
+// article returns what JSON calls a value, with its article: "an object", "a number 1.5".
+func article(value string) string {
+	if value == "object" || value == "array" {
+		return "an " + value
+	}
+	return "a " + value
 }
 
 func jsonName(t reflect.Type) string {

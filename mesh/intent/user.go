@@ -2,6 +2,8 @@ package intent
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,7 +17,7 @@ type ProjectSpec struct {
 func (s *ProjectSpec) validate(c *checker) {
 	c.text("displayName", s.DisplayName, 128)
 	if len(s.Sites) > 4096 {
-		c.add("sites", "more than 4096", "")
+		c.add("sites", "more than 4096", "make another project")
 	}
 	for i, n := range s.Sites {
 		c.label(fmt.Sprintf("sites[%d]", i), n)
@@ -67,7 +69,7 @@ type RoleSpec struct {
 	Rules []Rule `json:"rules"`
 }
 
-// Rule allows verbs on kinds; "*" stands for all users' kinds or all verbs.
+// Rule allows each of its verbs on each of its kinds; both are listed by name.
 type Rule struct {
 	Verbs []Verb `json:"verbs"`
 	Kinds []Kind `json:"kinds"`
@@ -101,12 +103,14 @@ type OfflineQuota struct {
 }
 
 func (s *QuotaSpec) validate(c *checker) {
-	for path, m := range map[string]map[string]int{"machines": s.Machines, "offline.machines": s.Offline.Machines} {
-		for k, n := range m {
+	counts := func(path string, m map[string]int) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
 			c.label(path, k)
-			c.count(path+"."+clip(k, 63), n, 0, 1<<20)
+			c.count(path+"."+clip(k, 63), m[k], 0, 1<<20)
 		}
 	}
+	counts("machines", s.Machines)
+	counts("offline.machines", s.Offline.Machines)
 }
 
 // SSHKeySpec is one public key in the authorized_keys format, without options.
@@ -160,7 +164,7 @@ func (s *InstanceArraySpec) validate(c *checker) {
 		c.label(fmt.Sprintf("networks[%d]", i), n)
 	}
 	if len(s.Networks) > 8 {
-		c.add("networks", "more than 8", "")
+		c.add("networks", "more than 8", "a machine gets at most 8 networks: remove some")
 	}
 	for i, n := range s.SSHKeys {
 		c.label(fmt.Sprintf("sshKeys[%d]", i), n)

@@ -2,6 +2,7 @@ package intent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,10 +34,14 @@ func (o *Object) Validate() Problems {
 	case m.Site != "":
 		c.add("metadata.site", "a "+string(o.Kind)+" belongs to no site", "remove it")
 	}
+	if m.UID != "" && !IsLabel(m.UID) { // it becomes part of keys in stores
+		c.add("metadata.uid", fmt.Sprintf("%q is not a uid", clip(m.UID, 40)), "leave it out: it is given")
+	}
 	if len(m.Labels) > 32 {
 		c.add("metadata.labels", "more than 32", "remove some")
 	}
-	for k, v := range m.Labels {
+	for _, k := range slices.Sorted(maps.Keys(m.Labels)) {
+		v := m.Labels[k]
 		if k == "" || len(k) > 63 || len(v) > 128 || !printable(k+v) {
 			c.add("metadata.labels", fmt.Sprintf("%q is not a label", clip(k, 40)), "names up to 63, values up to 128 printable characters")
 		}

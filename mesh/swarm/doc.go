@@ -10,5 +10,5 @@
 //
 // Concurrency: handler and peers are safe for concurrent use; Fetch runs in its caller's goroutine.
 //
-// Tests: swarm_test.go: two stores over HTTP, a lying source, one that breaks off, resume; FuzzReadFrame.
+// Tests: swarm_test.go: two stores over HTTP, liars, one that breaks off, silence, a full disk, resume; FuzzReadFrame.
 package swarm

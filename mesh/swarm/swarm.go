@@ -211,7 +211,7 @@ type Progress func(source Source, octets int, have, chunks int)
 // asked for. A source that fails or lies is left for the next one. Errors: ErrSources wrapped with each source's reason, the
 // store's (blob.ErrFull ends the fetch).
 func Fetch(ctx context.Context, store Store, d, manifest intent.Digest, sources []Source, p Progress) error {
-	var reasons []error
+	reasons := []error{fmt.Errorf("%d sources asked", len(sources))}
 	for _, s := range sources {
 		err := fetchFrom(ctx, store, d, manifest, s, p)
 		if err == nil {

@@ -52,7 +52,9 @@ type scenario struct {
 	diskBytes int64
 	memoryMiB int
 	userData  string
-	limit     time.Duration // of the whole: ten times what a quiet machine takes
+	limit     time.Duration      // of the whole: ten times what a quiet machine takes
+	done      func(install.Done) // told of the end of the task; may be nil
+	files     string             // base URL of image and manifest; "" = the rack's server
 }
 
 // site is a minimal site: one machine, one install, then a reboot.
@@ -64,7 +66,7 @@ type site struct {
 	mu     sync.Mutex // guards what follows
 	hellos int
 	report *inventory.Report
-	done   *install.Done
+	ended  *install.Done
 	log    []install.LogLine
 }
 
@@ -96,8 +98,11 @@ func (s *site) Work(context.Context, string, time.Duration) (install.Work, error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := install.Work{Kind: install.WorkReboot, Task: "t2"}
-	if s.done == nil {
-		base := "http://" + serverIP + ":7480/assets/"
+	if s.ended == nil {
+		base := s.files
+		if base == "" {
+			base = "http://" + serverIP + ":7480/assets/"
+		}
 		w = install.Work{Kind: install.WorkInstall, Task: "t1", Generation: 3, Epoch: intent.Epoch{Generation: 1, N: 65536},
 			Install: &install.InstallWork{Image: s.manifest.Content, Manifest: s.manifest.Digest(), SizeBytes: s.manifest.Size, Disk: s.disk(),
 				Sources: []string{base + "image"}, Manifests: []string{base + "manifest"}, Verify: install.VerifyFull,
@@ -140,14 +145,17 @@ func (s *site) Log(_ context.Context, _ string, lines []install.LogLine) error {
 func (s *site) Done(_ context.Context, _ string, d install.Done) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done = &d
+	s.ended = &d
+	if s.scenario.done != nil {
+		s.scenario.done(d)
+	}
 	return nil
 }
 
 var _ install.Site = (*site)(nil)
 
 // serve runs an HTTP server until the test ends.
-func serve(t *testing.T, ln net.Listener, h http.Handler) {
+func serve(t testing.TB, ln net.Listener, h http.Handler) {
 	t.Helper()
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
 	ended := make(chan struct{})
@@ -181,7 +189,7 @@ func installTiny(t *testing.T, fw vm.Firmware) {
 const phoneHome = "phone_home:\n  url: http://" + serverIP + ":7480/phone-home\n  post: all\n"
 
 // installBareDisk goes from power-on to phone-home and looks at what the installer told. ctx ends with the machine.
-func installBareDisk(t *testing.T, sc scenario) (context.Context, *vm.Machine, *netlab.Namespace) {
+func installBareDisk(t testing.TB, sc scenario) (context.Context, *vm.Machine, *netlab.Namespace) {
 	t.Helper()
 	lab.Need(t, lab.Root, lab.Tool("ip", "iproute2"), lab.Tool("qemu-system-x86_64", "qemu-system-x86"),
 		lab.Tool("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), lab.Built(ramdiskPath, "ramdisk"))
@@ -220,7 +228,7 @@ func installBareDisk(t *testing.T, sc scenario) (context.Context, *vm.Machine, *
 
 // open makes the rack's network with the install server and the image in it. It returns the namespace, the server's pin,
 // and what was posted to phone-home.
-func (s *site) open(t *testing.T, img []byte) (*netlab.Namespace, string, <-chan string) {
+func (s *site) open(t testing.TB, img []byte) (*netlab.Namespace, string, <-chan string) {
 	t.Helper()
 	l := lab.New(t)
 	rack, err := l.Namespace("rk")
@@ -267,7 +275,7 @@ func (s *site) open(t *testing.T, img []byte) (*netlab.Namespace, string, <-chan
 
 // newMachine makes a machine of the given firmware with its controller; it runs until the test or ctx ends; ctx ends early
 // when QEMU fails.
-func newMachine(t *testing.T, sc scenario, rack *netlab.Namespace, pin string) (context.Context, *vm.Machine, *bmc.BMC) {
+func newMachine(t testing.TB, sc scenario, rack *netlab.Namespace, pin string) (context.Context, *vm.Machine, *bmc.BMC) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), sc.limit)
 	dir := t.TempDir()
@@ -297,7 +305,7 @@ func newMachine(t *testing.T, sc scenario, rack *netlab.Namespace, pin string) (
 	return ctx, machine, controller
 }
 
-func redfish(t *testing.T, h http.Handler, method, path, body string) {
+func redfish(t testing.TB, h http.Handler, method, path, body string) {
 	t.Helper()
 	r, err := http.NewRequest(method, path, strings.NewReader(body))
 	if err != nil {
@@ -323,11 +331,11 @@ func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 // check looks at what the installer told the site.
-func (s *site) check(t *testing.T) {
+func (s *site) check(t testing.TB) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.report == nil || s.done == nil {
+	if s.report == nil || s.ended == nil {
 		t.Fatal(errors.New("no inventory or no end of the task"))
 	}
 	firmware := "uefi"
@@ -340,7 +348,7 @@ func (s *site) check(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("inventory: -want +got\n%s", d)
 	}
-	d := s.done
+	d := s.ended
 	if !d.OK || !d.Wrote || d.Permission != "p-t1" || d.Blocks != uint64(len(s.manifest.Chunks)+3)/4 || len(d.Blames) != 0 {
 		t.Errorf("done: %+v", d)
 	}

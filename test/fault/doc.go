@@ -5,7 +5,7 @@
 //
 // Imported by: nobody.
 //
-// Promises tested: 11 (an acknowledged write survives), 4 (damage is never absence, and never a wrong value).
+// Promises: tests 11 (an acknowledged write survives), 4 (damage is never absence, and never a wrong value).
 //
 // Concurrency: the test binary starts itself as the process that is hurt.
 //

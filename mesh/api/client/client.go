@@ -94,13 +94,19 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	if res.StatusCode < 300 {
 		return res, nil
 	}
+	return nil, c.problem(res)
+}
+
+// problem reads a refusal and closes it. What is no RFC 9457 answer, like a gateway's page, is told by its status.
+func (c *Client) problem(res *http.Response) *Problem {
 	defer res.Body.Close()
 	p := &Problem{Status: res.StatusCode, Title: res.Status}
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil || json.Unmarshal(b, p) != nil || p.Detail == "" {
 		p.Detail = fmt.Sprintf("%s answered %s", c.base, res.Status)
 	}
-	return nil, p
+	p.Status = res.StatusCode
+	return p
 }
 
 // call sends in as JSON (nil: no body) and decodes the answer into out (nil: ignored).
@@ -301,17 +307,13 @@ func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader,
 	if err != nil {
 		return nil, fmt.Errorf("cannot upload to %s: %w", c.base, err)
 	}
+	if res.StatusCode >= 300 {
+		return nil, c.problem(res)
+	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read answer of %s: %w", c.base, err)
-	}
-	if res.StatusCode >= 300 {
-		p := &Problem{Status: res.StatusCode, Title: res.Status, Detail: res.Status}
-		if err := json.Unmarshal(b, p); err != nil {
-			p.Detail = fmt.Sprintf("%s answered %s", c.base, res.Status)
-		}
-		return nil, p
 	}
 	out := &intent.Object{}
 	if err := json.Unmarshal(b, out); err != nil {

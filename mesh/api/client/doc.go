@@ -8,5 +8,5 @@
 //
 // Concurrency: a Client is safe for concurrent use and starts no goroutine of its own.
 //
-// Tests: client_test.go against mesh/api over an in-memory backend.
+// Tests: client_test.go: every request line, refusals, torn streams. test/script drives it against a real coordinator.
 package client

@@ -5,7 +5,7 @@
 //
 // Imported by: nobody.
 //
-// Promises tested: 1 (nothing but the agent is there), 9 (two agents, one answer), 12.
+// Promises: tests 1 (nothing but the agent is there), 9 (two agents, one answer), 12.
 //
 // Concurrency: the test binary starts itself again inside a namespace as the agents' servers; they end with the test.
 //

@@ -44,7 +44,7 @@ func uefi(t *testing.T, http bool) firmware {
 }
 
 // power starts a machine on the rack's bridge; it is killed at the end of the test. console collects its serial line.
-func (b *bench) power(f firmware, console *os.File) {
+func (b *rack) power(f firmware, console *os.File) {
 	b.t.Helper()
 	run(b.t, "ip", "netns", "exec", b.ns("r"), "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
 	run(b.t, "ip", "-n", b.ns("r"), "link", "set", "tap0", "master", "br0", "up")
@@ -71,7 +71,7 @@ func (b *bench) power(f firmware, console *os.File) {
 	})
 }
 
-func console(t *testing.T) *os.File {
+func console(t testing.TB) *os.File {
 	f, err := os.Create(filepath.Join(t.TempDir(), "console"))
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func console(t *testing.T) *os.File {
 // bootLimit is four times the quiet time of the slowest firmware (13 s to its script), and room for a loaded machine.
 const bootLimit = 150 * time.Second
 
-func needQEMU(t *testing.T) {
+func needQEMU(t testing.TB) {
 	need(t, "qemu-system-x86_64", "qemu-system-x86", ovmf+"OVMF_CODE_4M.fd", "ovmf", "/usr/lib/ipxe/snponly.efi", "ipxe",
 		"/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu", "ethtool", "ethtool")
 	if testing.Short() {
@@ -144,7 +144,7 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-func waitText(t *testing.T, path, words string, limit time.Duration) {
+func waitText(t testing.TB, path, words string, limit time.Duration) {
 	t.Helper()
 	tick := time.NewTicker(200 * time.Millisecond) // a serial log has no other signal; bounded by limit
 	defer tick.Stop()

@@ -182,15 +182,15 @@ func serve(env string) error {
 	return g.Wait()
 }
 
-// bench is a rack: a bridge with two agents and a client, each in its own namespace.
-type bench struct {
-	t      *testing.T
+// rack is a bridge with two agents and a client, each in its own namespace.
+type rack struct {
+	t      testing.TB
 	prefix string
 	events chan event
 	log    *bytes.Buffer
 }
 
-func need(t *testing.T, tools ...string) {
+func need(t testing.TB, tools ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root (network namespaces, raw sockets)")
@@ -204,7 +204,7 @@ func need(t *testing.T, tools ...string) {
 	}
 }
 
-func run(t *testing.T, args ...string) string {
+func run(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
@@ -213,8 +213,8 @@ func run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-func newBench(t *testing.T, children ...child) *bench {
-	b := &bench{t: t, prefix: fmt.Sprintf("sk%d", os.Getpid()), events: make(chan event, 4096), log: &bytes.Buffer{}}
+func newBench(t testing.TB, children ...child) *rack {
+	b := &rack{t: t, prefix: fmt.Sprintf("sk%d", os.Getpid()), events: make(chan event, 4096), log: &bytes.Buffer{}}
 	for _, n := range []string{"r", "c"} {
 		b.netns(n)
 	}
@@ -234,15 +234,15 @@ func newBench(t *testing.T, children ...child) *bench {
 	return b
 }
 
-func (b *bench) ns(n string) string { return b.prefix + n }
+func (b *rack) ns(n string) string { return b.prefix + n }
 
-func (b *bench) netns(n string) {
+func (b *rack) netns(n string) {
 	run(b.t, "ip", "netns", "add", b.ns(n))
 	b.t.Cleanup(func() { exec.Command("ip", "netns", "del", b.ns(n)).Run() })
 	run(b.t, "ip", "-n", b.ns(n), "link", "set", "lo", "up")
 }
 
-func (b *bench) plug(n, addr string) {
+func (b *rack) plug(n, addr string) {
 	run(b.t, "ip", "link", "add", "e0", "netns", b.ns(n), "type", "veth", "peer", "name", "p"+n, "netns", b.ns("r"))
 	run(b.t, "ip", "-n", b.ns("r"), "link", "set", "p"+n, "master", "br0", "up")
 	if addr != "" {
@@ -254,7 +254,7 @@ func (b *bench) plug(n, addr string) {
 	run(b.t, "ip", "netns", "exec", b.ns(n), "ethtool", "-K", "e0", "tx", "off") // else checksums are wrong on raw frames
 }
 
-func (b *bench) start(c child) {
+func (b *rack) start(c child) {
 	env, err := json.Marshal(c)
 	if err != nil {
 		b.t.Fatal(err)
@@ -300,7 +300,7 @@ func (b *bench) start(c child) {
 }
 
 // wait reads events until one fits, and returns it.
-func (b *bench) wait(d time.Duration, fits func(event) bool) event {
+func (b *rack) wait(d time.Duration, fits func(event) bool) event {
 	b.t.Helper()
 	deadline := time.After(d)
 	for {
@@ -317,7 +317,7 @@ func (b *bench) wait(d time.Duration, fits func(event) bool) event {
 }
 
 // drain returns the events so far.
-func (b *bench) drain() []event {
+func (b *rack) drain() []event {
 	var out []event
 	for {
 		select {

@@ -1,0 +1,259 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// memory is a Backend that keeps everything in a catalog: what the API does beside its backend is seen plainly.
+type memory struct {
+	mu      sync.Mutex // guards what follows
+	c       *intent.Catalog
+	rev     uint64
+	wake    chan struct{}
+	batches []Batch
+	calls   []string
+	feed    []*intent.Envelope
+	fail    error
+}
+
+func newMemory(objects ...*intent.Object) *memory {
+	return &memory{c: intent.NewCatalog(objects...), rev: 1, wake: make(chan struct{})}
+}
+
+func (m *memory) call(format string, args ...any) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, fmt.Sprintf(format, args...))
+	return m.fail
+}
+
+func (m *memory) change(fn func(c *intent.Catalog)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.c.Clone()
+	fn(c)
+	m.c, m.rev = c, m.rev+1
+	close(m.wake)
+	m.wake = make(chan struct{})
+}
+
+func (m *memory) Describe() Info {
+	return Info{Role: "coordinator", ID: "c1", Domain: "edge.example", Version: "0"}
+}
+
+func (m *memory) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.c, m.rev, nil
+}
+
+func (m *memory) Changed(ctx context.Context, since uint64) (uint64, error) {
+	for {
+		m.mu.Lock()
+		rev, wake := m.rev, m.wake
+		m.mu.Unlock()
+		if rev > since {
+			return rev, nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+func (m *memory) Apply(_ context.Context, _ Caller, b Batch) ([]Result, error) {
+	m.mu.Lock()
+	m.batches = append(m.batches, b)
+	c, fail := m.c, m.fail
+	m.mu.Unlock()
+	if fail != nil {
+		return nil, fail
+	}
+	var out []Result
+	for k, want := range b.IfMatch {
+		if o := c.Get(k); o == nil || (want != "*" && want != ETag(o)) {
+			return nil, ErrPrecondition
+		}
+	}
+	for k := range b.IfNone {
+		if c.Get(k) != nil {
+			return nil, ErrPrecondition
+		}
+	}
+	for _, o := range b.Put {
+		action, rev := "created", uint64(1)
+		if old := c.Get(o.Key()); old != nil {
+			action, rev = "changed", old.Metadata.Rev+1
+		}
+		o.Metadata.UID, o.Metadata.Rev = "u-"+o.Metadata.Name, rev
+		out = append(out, Result{Object: o.Key(), Action: action, UID: o.Metadata.UID, Rev: rev})
+	}
+	for _, k := range b.Delete {
+		out = append(out, Result{Object: k, Action: "deleted"})
+	}
+	if !b.DryRun {
+		m.change(func(c *intent.Catalog) {
+			for _, o := range b.Put {
+				c.Put(o)
+			}
+			for _, k := range b.Delete {
+				c.Delete(k)
+			}
+		})
+	}
+	return out, nil
+}
+
+func (m *memory) Events(_ context.Context, q EventQuery, fn func(intent.Event) error) error {
+	if err := m.call("events %s %s %v %s", q.Site, q.Machine, q.Follow, q.Since.UTC().Format(time.RFC3339)); err != nil {
+		return err
+	}
+	return fn(intent.Event{Site: q.Site, Type: "machine.boot.dhcp", Machine: "m1", Message: "hello"})
+}
+
+func (m *memory) SiteStatus(_ context.Context, site string) (*SiteStatus, error) {
+	return &SiteStatus{Site: site, Reachable: "yes", Machines: map[string]int{"running": 1}}, m.call("status %s", site)
+}
+
+func (m *memory) Explain(_ context.Context, site, machine string) (*Explanation, error) {
+	return &Explanation{Site: site, Machine: machine}, m.call("explain %s %s", site, machine)
+}
+
+func (m *memory) Power(_ context.Context, by Caller, site, machine, action string) (*PowerResult, error) {
+	return &PowerResult{Machine: machine, Power: action, Effect: "readback"}, m.call("power %s %s %s by %s", site, machine, action, by.User)
+}
+
+func (m *memory) Release(_ context.Context, by Caller, site, machine string) error {
+	return m.call("release %s %s by %s", site, machine, by.User)
+}
+
+func (m *memory) JoinToken(_ context.Context, by Caller, site string, r JoinTokenRequest) (*JoinTokenResult, error) {
+	return &JoinTokenResult{Token: "skj1.x"}, m.call("jointoken %s %s %s by %s", site, r.Agent, r.TTL, by.User)
+}
+
+func (m *memory) UserToken(_ context.Context, by Caller, user string, r UserTokenRequest) (*UserTokenResult, error) {
+	return &UserTokenResult{ID: "t", Token: "sku1.x"}, m.call("usertoken %s %s by %s", user, r.TTL, by.User)
+}
+
+func (m *memory) Upload(_ context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error) {
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	o := &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindAsset, Metadata: intent.Metadata{Name: name, UID: "u", Rev: 1}, Spec: &intent.AssetSpec{Class: class, Size: uint64(len(b)), Digest: intent.DigestOf(b), Manifest: intent.DigestOf(b)}}
+	return o, m.call("upload %s %s %d by %s", name, class, len(b), by.User)
+}
+
+func (m *memory) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {
+	m.mu.Lock()
+	feed, fail := m.feed, m.fail
+	m.mu.Unlock()
+	if fail != nil {
+		return fail
+	}
+	for i, e := range feed {
+		if uint64(i+1) >= from {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+var _ Backend = (*memory)(nil)
+
+// scene is an API over memory with one user per role; tokens holds their bearer tokens.
+type scene struct {
+	t      *testing.T
+	m      *memory
+	api    *API
+	tokens map[string]string
+}
+
+func object(t testing.TB, text string) *intent.Object {
+	t.Helper()
+	o, err := intent.DecodeObject([]byte(text))
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	o.Metadata.UID, o.Metadata.Rev = "u-"+o.Metadata.Name, 1
+	return o
+}
+
+const (
+	docSite    = `{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"lon1"},"spec":{"region":"eu","zone":"z"}}`
+	docProject = `{"apiVersion":"skerry/v1","kind":"Project","metadata":{"name":"acme"},"spec":{"sites":["lon1"]}}`
+	docForeign = `{"apiVersion":"skerry/v1","kind":"Project","metadata":{"name":"evil"},"spec":{"sites":["lon1"]}}`
+	docInfra   = `{"apiVersion":"skerry/v1","kind":"Infrastructure","metadata":{"name":"shop","project":"acme","site":"lon1"},"spec":{}}`
+	docOther   = `{"apiVersion":"skerry/v1","kind":"Infrastructure","metadata":{"name":"lair","project":"evil","site":"lon1"},"spec":{}}`
+	docSecret  = `{"apiVersion":"skerry/v1","kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"opaque","data":{"k":"hunter2"}}}`
+	docMachine = `{"apiVersion":"skerry/v1","kind":"Machine","metadata":{"name":"m1","site":"lon1"},"spec":{"nics":[{"mac":"52:54:00:00:00:01"}]}}`
+)
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	s := &scene{t: t, tokens: map[string]string{}}
+	var objects []*intent.Object
+	for _, d := range []string{docSite, docProject, docForeign, docInfra, docOther, docSecret, docMachine} {
+		objects = append(objects, object(t, d))
+	}
+	for _, role := range intent.BuiltinRoles() {
+		b := intent.RoleBinding{Role: role}
+		if role == "reader" || role == "member" || role == "owner" {
+			b.Project = "acme"
+		}
+		token, half := NewUserToken(0, time.Now())
+		s.tokens[role] = token
+		objects = append(objects, &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindUser, Metadata: intent.Metadata{Name: role, UID: "u-" + role, Rev: 1}, Spec: &intent.UserSpec{Tokens: []intent.UserToken{half}, Bindings: []intent.RoleBinding{b}}})
+	}
+	s.m = newMemory(objects...)
+	s.api = New(s.m)
+	return s
+}
+
+// ask sends one request as a role ("" = no token) and returns status, headers and body.
+func (s *scene) ask(role, method, path, body string, header ...string) *httptest.ResponseRecorder {
+	s.t.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if body == "" {
+		r.Body, r.ContentLength = http.NoBody, 0
+	} else {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if role != "" {
+		r.Header.Set("Authorization", "Bearer "+s.tokens[role])
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.api.ServeHTTP(w, r)
+	return w
+}
+
+// want fails unless the answer has the status and its body the text.
+func (s *scene) want(w *httptest.ResponseRecorder, status int, text string) {
+	s.t.Helper()
+	if w.Code != status || !strings.Contains(w.Body.String(), text) {
+		s.t.Errorf("answered %d %s, want %d with %q", w.Code, w.Body, status, text)
+	}
+	if w.Code >= 400 && w.Header().Get("Content-Type") != "application/problem+json" {
+		s.t.Errorf("a refusal of type %q", w.Header().Get("Content-Type"))
+	}
+}
+
+var errBroken = errors.New("cannot read state: the disk is on fire")

@@ -1,0 +1,393 @@
+package intent
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// first is a catalog in which everything fits: the good specs of every kind, at one site.
+func first(t testing.TB) *Catalog {
+	t.Helper()
+	names := map[Kind]string{
+		KindSite: "lon1", KindSubnetPool: "boot", KindSecret: "bmc", KindProject: "acme", KindMachineType: "small", KindAsset: "tiny",
+		KindImage: "tiny", KindInfrastructure: "shop", KindNetwork: "default", KindSSHKey: "ana",
+	}
+	c := NewCatalog()
+	for _, info := range Kinds() {
+		name := names[info.Kind]
+		if name == "" {
+			name = "x"
+		}
+		c.Put(object(t, info.Kind, name, goodSpecs()[info.Kind]))
+	}
+	for _, n := range []string{"k", "r"} {
+		c.Put(object(t, KindAsset, n, strings.Replace(goodSpecs()[KindAsset], `"image"`, `"boot"`, 1)))
+	}
+	return c
+}
+
+func object(t testing.TB, k Kind, name, spec string) *Object {
+	t.Helper()
+	o, err := DecodeObject([]byte(doc(k, name, "lon1", spec)))
+	if err != nil {
+		t.Fatalf("%s %s: %v", k, name, err)
+	}
+	return o
+}
+
+func TestCatalogCheck(t *testing.T) {
+	f := func(change func(c *Catalog), want ...string) {
+		t.Helper()
+		c := first(t)
+		change(c)
+		var got []string
+		for _, p := range c.Check() {
+			got = append(got, p.Key.String()+": "+p.Problem.String())
+			if p.Path == "" || p.Fix == "" {
+				t.Errorf("problem without place or fix: %+v", p)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("-want +got\n%s", d)
+		}
+	}
+	add := func(k Kind, name, old, fresh string) func(*Catalog) {
+		return func(c *Catalog) {
+			spec := goodSpecs()[k]
+			if !strings.Contains(spec, old) {
+				t.Fatalf("%s has no %q", k, old)
+			}
+			c.Put(object(t, k, name, strings.Replace(spec, old, fresh, 1)))
+		}
+	}
+	drop := func(k Kind, scope, name string) func(*Catalog) {
+		return func(c *Catalog) {
+			if c.Get(Key{k, scope, name}) == nil {
+				t.Fatalf("no %s %s/%s to drop", k, scope, name)
+			}
+			c.Delete(Key{k, scope, name})
+		}
+	}
+	f(func(*Catalog) {})
+	f(drop(KindAsset, "", "k"), "Site lon1: spec.installer.kernel: there is no Asset k; create it first, or see `skerry get assets`")
+	f(add(KindSite, "lon1", `"ramdisk":"r"`, `"ramdisk":"tiny"`), "Site lon1: spec.installer.ramdisk: asset tiny is not of class boot; upload it with --class boot")
+	f(drop(KindSecret, "lon1", "bmc"), "Machine lon1/x: spec.bmc.secret: there is no Secret lon1/bmc; create it first, or see `skerry get secrets`")
+	f(add(KindSecret, "bmc", `"bmc"`, `"opaque"`), "Machine lon1/x: spec.bmc.secret: secret bmc is not of type bmc; make one of type bmc")
+	f(add(KindImage, "tiny", `"asset":"tiny"`, `"asset":"k"`), "Image tiny: spec.asset: asset k is not of class image; upload it with --class image")
+	f(drop(KindImage, "", "tiny"), "InstanceArray acme/x: spec.image: there is no Image tiny; create it first, or see `skerry get images`")
+	f(drop(KindMachineType, "", "small"), "InstanceArray acme/x: spec.machineType: there is no MachineType small; create it first, or see `skerry get machinetypes`")
+	f(drop(KindInfrastructure, "acme", "shop"), "InstanceArray acme/x: spec.infrastructure: there is no Infrastructure acme/shop; create it first, or see `skerry get infrastructures`")
+	f(drop(KindSSHKey, "acme", "ana"), "InstanceArray acme/x: spec.sshKeys[0]: there is no SSHKey acme/ana; create it first, or see `skerry get sshkeys`")
+	f(drop(KindNetwork, "acme", "default"), "InstanceArray acme/x: spec.networks[0]: there is no Network acme/default; create it first, or see `skerry get networks`")
+	f(add(KindUser, "x", `"role":"member"`, `"role":"chef"`), "User x: spec.bindings[0].role: there is no Role chef; create it first, or see `skerry get roles`")
+	f(add(KindUser, "x", `"project":"acme"`, `"project":"emca"`), "User x: spec.bindings[0].project: there is no Project emca; create it first, or see `skerry get projects`")
+	f(add(KindProject, "acme", `["lon1"]`, `[]`),
+		"Quota acme/x: metadata.site: project acme may not use site lon1; an owner adds it to the project's spec.sites",
+		"Network acme/default: metadata.site: project acme may not use site lon1; an owner adds it to the project's spec.sites",
+		"Infrastructure acme/shop: metadata.site: project acme may not use site lon1; an owner adds it to the project's spec.sites",
+		"InstanceArray acme/x: metadata.site: project acme may not use site lon1; an owner adds it to the project's spec.sites")
+
+	// Two machines: every double is told at the second of them.
+	second := func(mac, address, bmc string) func(*Catalog) {
+		return func(c *Catalog) {
+			c.Put(object(t, KindMachine, "y", fmt.Sprintf(`{"bmc":{"address":%q,"protocol":"redfish","secret":"bmc"},"nics":[{"mac":%q,"address":%q}]}`, bmc, mac, address)))
+		}
+	}
+	f(second("52:54:00:88:00:02", "10.88.0.22", "10.88.1.2:443"))
+	f(second("52-54-00-88-00-01", "10.88.0.22", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].mac: 52:54:00:88:00:01 is already of Machine lon1/x; every port has its own; correct one of them")
+	f(second("52:54:00:88:00:02", "10.88.0.21", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.88.0.21 is already of Machine lon1/x; choose another")
+	f(second("52:54:00:88:00:02", "10.88.0.22", "10.88.1.1:443"), "Machine lon1/y: spec.bmc.address: 10.88.1.1:443 is already of Machine lon1/x; every machine has its own controller; correct one of them")
+	f(second("52:54:00:88:00:02", "10.88.9.5", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.88.9.5 lies in the dynamic range of SubnetPool lon1/boot; choose one outside 10.88.9.1-10.88.9.9")
+	f(second("52:54:00:88:00:02", "10.88.0.1", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.88.0.1 is the gateway of SubnetPool lon1/boot; choose another")
+	f(second("52:54:00:88:00:02", "10.99.0.1", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.99.0.1 is in no subnet pool of site lon1; add the pool or choose an address of one")
+
+	f(func(c *Catalog) { c.Put(object(t, KindSubnetPool, "more", `{"prefix":"10.88.128.0/17"}`)) },
+		"SubnetPool lon1/more: spec.prefix: 10.88.128.0/17 overlaps 10.88.0.0/16 of SubnetPool lon1/boot; choose a free prefix; a site's subnets never overlap")
+	f(func(c *Catalog) {
+		o := object(t, KindSubnetPool, "boot", `{"prefix":"10.88.0.0/16"}`)
+		o.Metadata.Site = "par1" // the same prefix at another site is nobody's business
+		c.Put(o)
+		c.Put(&Object{APIVersion: APIVersion, Kind: KindSite, Metadata: Metadata{Name: "par1"}, Spec: &SiteSpec{Region: "eu", Zone: "z"}})
+	})
+	f(add(KindInstanceArray, "x", `"count":1`, `"count":4`), "Quota acme/x: spec.machines.small: 4 machines of type small are asked for, 3 are allowed; ask for fewer, or let security raise the quota")
+	f(add(KindQuota, "z", `"small":3`, `"small":9`), "Quota acme/z: metadata.site: Quota acme/x bounds project acme at site lon1 already; change that one; a project has one quota per site")
+}
+
+func TestAllowed(t *testing.T) {
+	// What each role may do to kinds of each sort; everything that is not listed is refused.
+	sorts := map[string]Kind{"user": KindInstanceArray, "catalog": KindImage, "hardware": KindMachine, "agent": KindAgent, "quota": KindQuota, "secret": KindSecret, "role": KindRole, "account": KindUser, "project": KindProject}
+	want := map[string]map[string][]Verb{
+		"reader":   {"user": {VerbRead}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
+		"member":   {"user": {VerbRead, VerbWrite}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
+		"owner":    {"user": {VerbRead, VerbWrite}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
+		"operator": {"catalog": {VerbWrite, VerbUpload}, "hardware": {VerbWrite, VerbUpload, VerbPower, VerbRelease}, "agent": {VerbWrite, VerbUpload, VerbToken}},
+		"security": {"quota": {VerbWrite}, "secret": {VerbWrite}, "role": {VerbWrite}, "account": {VerbWrite, VerbToken}, "project": {VerbWrite}},
+		"auditor":  {},
+	}
+	for _, role := range BuiltinRoles() {
+		everything := slices.Contains([]string{"operator", "security", "auditor"}, role)
+		for sort, kind := range sorts {
+			for _, v := range []Verb{VerbRead, VerbWrite, VerbPower, VerbRelease, VerbToken, VerbUpload, "fly"} {
+				may := slices.Contains(want[role][sort], v) || (everything && v == VerbRead)
+				if got := Allowed([]RoleBinding{{Role: role}}, nil, Request{Verb: v, Kind: kind, Project: "acme", Site: "lon1"}); got != may {
+					t.Errorf("%s %s %s = %v, want %v", role, v, kind, got, may)
+				}
+			}
+		}
+	}
+}
+
+func TestAllowedScope(t *testing.T) {
+	roles := map[string]*RoleSpec{"netter": {Rules: []Rule{{Verbs: []Verb{VerbWrite}, Kinds: []Kind{KindNetwork}}}}, "operator": {Rules: []Rule{{Verbs: []Verb{VerbWrite}, Kinds: []Kind{KindQuota}}}}}
+	f := func(b RoleBinding, r Request, want bool) {
+		t.Helper()
+		if got := Allowed([]RoleBinding{b}, roles, r); got != want {
+			t.Errorf("%+v %+v = %v, want %v", b, r, got, want)
+		}
+	}
+	acme := RoleBinding{Role: "member", Project: "acme"}
+	f(acme, Request{VerbWrite, KindNetwork, "acme", "lon1"}, true)
+	f(acme, Request{VerbWrite, KindNetwork, "evil", "lon1"}, false)
+	f(acme, Request{VerbRead, KindNetwork, "", ""}, false)
+	f(acme, Request{VerbRead, KindImage, "", ""}, true) // the catalog is for everyone with a binding
+	f(acme, Request{VerbWrite, KindImage, "", ""}, false)
+	lon := RoleBinding{Role: "operator", Site: "lon1"}
+	f(lon, Request{VerbWrite, KindMachine, "", "lon1"}, true)
+	f(lon, Request{VerbWrite, KindMachine, "", "par1"}, false)
+	f(lon, Request{VerbWrite, KindImage, "", ""}, false) // shared things are beyond one site
+	f(lon, Request{VerbRead, KindMachine, "", "par1"}, false)
+	f(RoleBinding{Role: "netter"}, Request{VerbWrite, KindNetwork, "acme", "lon1"}, true)
+	f(RoleBinding{Role: "netter"}, Request{VerbRead, KindNetwork, "acme", "lon1"}, false)
+	f(RoleBinding{Role: "operator"}, Request{VerbWrite, KindQuota, "acme", "lon1"}, false) // own roles never widen a built-in one
+	f(RoleBinding{Role: "ghost"}, Request{VerbRead, KindNetwork, "acme", "lon1"}, false)
+	f(RoleBinding{Role: "auditor"}, Request{VerbRead, "Planet", "", ""}, false)
+	if Allowed(nil, roles, Request{VerbRead, KindImage, "", ""}) {
+		t.Error("without a binding somebody may read")
+	}
+}
+
+func TestEpochLaws(t *testing.T) {
+	epoch := rapid.Custom(func(t *rapid.T) Epoch {
+		return Epoch{rapid.Uint64Range(0, 1<<40).Draw(t, "generation"), rapid.Uint64Range(0, 1<<60).Draw(t, "n")}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := epoch.Draw(t, "a"), epoch.Draw(t, "b")
+		if a.Compare(b) != -b.Compare(a) || (a.Compare(b) == 0) != (a == b) {
+			t.Fatalf("order of %v and %v is not one", a, b)
+		}
+		g := rapid.Uint64Range(0, 1<<40).Draw(t, "roster")
+		r1, r2 := rapid.Uint16().Draw(t, "rank1"), rapid.Uint16().Draw(t, "rank2")
+		n1, n2 := a.Next(g, r1), a.Next(g, r2)
+		if n1.Compare(a) <= 0 {
+			t.Fatalf("%v.Next = %v does not rise", a, n1)
+		}
+		if n1.Generation < g {
+			t.Fatalf("%v.Next(%d) = %v is below the roster", a, g, n1)
+		}
+		if (n1 == n2) != (r1 == r2) {
+			t.Fatalf("ranks %d and %d share epoch %v", r1, r2, n1)
+		}
+		back, err := ParseEpoch(n1.String())
+		if err != nil || back != n1 {
+			t.Fatalf("%v is read as %v, %v", n1, back, err)
+		}
+	})
+}
+
+func TestParseEpoch(t *testing.T) {
+	f := func(s string, ok bool) {
+		t.Helper()
+		e, err := ParseEpoch(s)
+		if (err == nil) != ok || (err != nil && !errors.Is(err, ErrEpoch)) || (ok && e.String() != s) {
+			t.Errorf("ParseEpoch(%q) = %v, %v", s, e, err)
+		}
+	}
+	f("0.0", true)
+	f("4.65537", true)
+	f(fmt.Sprintf("%d.%d", uint64(math.MaxUint64), uint64(math.MaxUint64)), true)
+	f("", false)
+	f("4", false)
+	f("4.", false)
+	f("04.1", false)
+	f("+4.1", false)
+	f("4.1.1", false)
+	f("18446744073709551616.0", false)
+	f(strings.Repeat("1", 50)+".1", false)
+}
+
+func TestStrengthAndEffect(t *testing.T) {
+	if got := fmt.Sprint(StrengthNone, StrengthSoft, StrengthHard, Strength(9)); got != "none soft hard none" {
+		t.Error(got)
+	}
+	if got := fmt.Sprint(EffectNone, EffectAccepted, EffectReadback, EffectObserved, Effect(9), Effect(-1)); got != "none accepted readback observed observed none" {
+		t.Error(got)
+	}
+}
+
+func TestManifestRoundTrip(t *testing.T) {
+	f := func(size int) {
+		t.Helper()
+		data := bytes.Repeat([]byte{7}, size)
+		m, err := ScanManifest(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := ParseManifest(m.Encode())
+		if err != nil {
+			t.Fatalf("%d octets: %v", size, err)
+		}
+		if back.Digest() != m.Digest() || back.Size != uint64(size) || back.Content != DigestOf(data) {
+			t.Errorf("%d octets: read back as %+v", size, back)
+		}
+		end := int64(0)
+		for i := range m.Chunks {
+			off, n := m.ChunkRange(i)
+			if off != end || n <= 0 || !m.VerifyChunk(i, data[off:off+int64(n)]) || m.VerifyChunk(i, data[off:off+int64(n)-1]) {
+				t.Errorf("%d octets: chunk %d at %d of %d does not verify", size, i, off, n)
+			}
+			end = off + int64(n)
+		}
+		if end != int64(size) || m.VerifyChunk(len(m.Chunks), nil) || m.VerifyChunk(-1, nil) {
+			t.Errorf("%d octets: chunks end at %d", size, end)
+		}
+	}
+	f(0)
+	f(1)
+	f(ChunkSize - 1)
+	f(ChunkSize)
+	f(ChunkSize + 1)
+	f(3*ChunkSize + 5)
+}
+
+func TestParseManifestHostile(t *testing.T) {
+	m, err := ScanManifest(bytes.NewReader(make([]byte, 2*ChunkSize+1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(what string, change func([]byte) []byte) {
+		t.Helper()
+		_, err := ParseManifest(change(m.Encode()))
+		if !errors.Is(err, ErrManifest) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	put32 := func(off int, v uint32) func([]byte) []byte {
+		return func(b []byte) []byte { binary.BigEndian.PutUint32(b[off:], v); return b }
+	}
+	f("magic or length", func([]byte) []byte { return nil })
+	f("magic or length", func(b []byte) []byte { return b[:manifestHeader-1] })
+	f("magic or length", func(b []byte) []byte { b[0] ^= 1; return b })
+	f("layout or hash", func(b []byte) []byte { b[8] = 2; return b })
+	f("layout or hash", func(b []byte) []byte { b[11] = 1; return b })
+	f("chunk size", put32(12, 0))
+	f("chunk size", put32(12, MaxChunkSize*2))
+	f("chunk size", put32(12, MinChunkSize+1))
+	f("chunk bounds", put32(28, 4096))
+	f("chunk bounds", put32(36, 1))
+	f("too large", put32(24, MaxChunks+1)) // refused before 32 MiB are asked for
+	f("too large", func(b []byte) []byte { binary.BigEndian.PutUint64(b[16:], MaxAssetSize+1); return b })
+	f("chunk count", put32(24, 2))
+	f("chunk count", func(b []byte) []byte { binary.BigEndian.PutUint64(b[16:], 1); return b })
+	f("table length", func(b []byte) []byte { return b[:len(b)-1] })
+	f("table length", func(b []byte) []byte { return append(b, 0) })
+}
+
+func TestDecodeEntry(t *testing.T) {
+	entry := func(kind, body string) string {
+		return `{"stream":"intent","epoch":1,"seq":2,"prev":"x","issued":"2026-01-01T00:00:00Z","site":"lon1","requires":{},"kind":"` + kind + `","body":` + body + `}`
+	}
+	f := func(text, want string) {
+		t.Helper()
+		e, err := DecodeEntry([]byte(text))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		case want == "":
+			if h := e.Head([]byte(text)); h != (Head{1, 2, DigestOf([]byte(text))}) {
+				t.Errorf("head is %+v", h)
+			}
+		}
+	}
+	for kind, body := range map[string]string{"put": `{"objects":[]}`, "tombstone": `{"objects":[{"kind":"Site","uid":"u","rev":1}]}`, "roster": `{"generation":1,"agents":[]}`, "secret": `{}`, "ack": `{"override":"o","decision":"adopt","rev":1}`} {
+		f(entry(kind, body), "")
+		f(strings.Replace(entry(kind, body), `"stream":"intent"`, `"stream":"trust"`, 1), `stream: "trust" is not intent`)
+		f(strings.Replace(entry(kind, body), `"seq":2`, `"seq":0`, 1), "seq and epoch begin at 1")
+		f(strings.Replace(entry(kind, body), `"epoch":1`, `"epoch":0`, 1), "seq and epoch begin at 1")
+		f(strings.Replace(entry(kind, body), `lon1`, `LON`, 1), "is not a site id")
+		f(entry(kind, `{"extra":1}`), "extra: unknown field")
+		f(entry(kind, body)+" ", "")
+		f(entry(kind, body)+"{}", "more data after the document")
+	}
+	f(entry("dance", `{}`), `kind: "dance" is not known; update the agent`)
+	many := strings.TrimSuffix(strings.Repeat(`{"kind":"Site","uid":"u","rev":1},`, MaxObjects+1), ",")
+	f(entry("tombstone", `{"objects":[`+many+`]}`), "257 objects; at most 256")
+	f(entry("put", `{"objects":[]}`)+strings.Repeat(" ", MaxEnvelope), "entry too large")
+}
+
+func TestHeadCompare(t *testing.T) {
+	a, b, c := Head{Epoch: 1, Seq: 9}, Head{Epoch: 2, Seq: 1}, Head{Epoch: 2, Seq: 2}
+	if a.Compare(b) != -1 || b.Compare(c) != -1 || c.Compare(a) != 1 || c.Compare(c) != 0 {
+		t.Error("heads are not ordered by epoch, then seq")
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add([]byte(`{"stream":"intent","epoch":1,"seq":2,"prev":"x","issued":"2026-01-01T00:00:00Z","site":"lon1","requires":{},"kind":"put","body":{"objects":[{"uid":"u","rev":1,"doc":{}}]}}`))
+	f.Add([]byte(`{"stream":"intent","epoch":1,"seq":2,"site":"lon1","kind":"roster","body":{"agents":[{"id":"a","tls":["AQ=="]}]}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := DecodeEntry(b)
+		if err != nil {
+			return
+		}
+		if e.Seq == 0 || e.Epoch == 0 || !IsLabel(e.Site) {
+			t.Fatalf("accepted %+v", e)
+		}
+		if _, err := e.DecodeBody(); err != nil {
+			t.Fatalf("accepted, then its body is refused: %v", err)
+		}
+	})
+}
+
+func FuzzParseManifest(f *testing.F) {
+	for _, n := range []int{0, 1, ChunkSize + 1} {
+		m, err := ScanManifest(bytes.NewReader(make([]byte, n)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(m.Encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := ParseManifest(b); err == nil && !bytes.Equal(m.Encode(), b) {
+			t.Fatal("two texts of one manifest: its digest would not be its identity")
+		}
+	})
+}
+
+func FuzzParseDigest(f *testing.F) {
+	f.Add(digestA)
+	f.Add(strings.Repeat("a", 64))
+	f.Add("sha256:" + strings.Repeat("A", 64))
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDigest(s)
+		if err != nil {
+			if !errors.Is(err, ErrDigest) {
+				t.Fatalf("error is %v", err)
+			}
+			return
+		}
+		if d.Hex() != strings.TrimPrefix(s, "sha256:") {
+			t.Fatalf("%q is read as %s", s, d)
+		}
+	})
+}
