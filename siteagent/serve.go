@@ -41,7 +41,6 @@ type server struct {
 	mu    sync.Mutex        // guards what follows
 	arch  map[string]string // MAC -> arch of its last firmware packet
 	seen  map[string]string // MAC|stage -> window nonce that was journaled
-	added uint64
 	lost  uint64
 }
 

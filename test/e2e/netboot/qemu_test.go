@@ -160,7 +160,7 @@ func waitText(t testing.TB, path, words string, limit time.Duration) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatal(fmt.Sprintf("no %q within %v", words, limit))
+			t.Fatalf("no %q within %v", words, limit)
 		}
 	}
 }
