@@ -44,7 +44,8 @@ func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, se
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	b.Close()
-	return s.ConnectionState(), <-done, clientErr
+	serverErr = <-done
+	return s.ConnectionState(), serverErr, clientErr
 }
 
 func TestHandshakes(t *testing.T) {
