@@ -280,7 +280,7 @@ func (c *Coordinator) wire() (err error) {
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now, reverse: c.reverse,
 	}
-	c.api = api.New(c.backend)
+	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger})
 	return nil
 }

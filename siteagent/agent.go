@@ -76,6 +76,7 @@ type Agent struct {
 	assets  *assets
 	inst    *installers
 	server  *server
+	traffic traffic
 	control *reconcile.Controller
 	over    *overrides
 	end     *transport.Endpoint
@@ -235,7 +236,7 @@ func (a *Agent) wireAPI() {
 		mesh: a.mesh, inst: a.inst, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff,
 	}
-	a.api = api.New(a.backend)
+	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: a.end, Log: a.cfg.Logger, StartSpread: a.cfg.Spread, MaxBackoff: a.cfg.MaxBackoff,
 		Hello: func() uplink.Hello {
@@ -305,10 +306,12 @@ func (a *Agent) serveBoot(run func(string, func(context.Context) error)) error {
 	log := a.cfg.Logger
 	loaders := ipxe.Loaders{Dir: a.cfg.IPXEDir}
 	handler := httpboot.NewHandler(httpboot.Config{
-		Scripts: a.server, Loaders: loaders, Assets: a.server, NoCloud: metadata.NewHandler(a.server, log), Logger: log, Seen: a.server.served,
+		Scripts: a.server, Loaders: loaders, Assets: a.server, NoCloud: metadata.NewHandler(a.server, log), Logger: log,
+		Seen: func(h httpboot.Served) { a.traffic.count(h); a.server.served(h) },
 	})
 	_, web := a.id.certificates(a.keys)
 	inst := install.NewHandler(a.inst)
+	a.traffic.install = inst
 	for _, addr := range a.cfg.Boot {
 		ip, err := netip.ParseAddr(addr)
 		if err != nil {
@@ -318,7 +321,9 @@ func (a *Agent) serveBoot(run func(string, func(context.Context) error)) error {
 		if err != nil {
 			return err
 		}
-		run("dhcp", dhcp.NewListener(dhcp.ListenerConfig{Iface: iface, Site: a.server, Logger: log}).Run)
+		dl := dhcp.NewListener(dhcp.ListenerConfig{Iface: iface, Site: a.server, Logger: log})
+		a.traffic.addDHCP(dl)
+		run("dhcp", dl.Run)
 		run("router advertisement", (&dhcp.Advertiser{Iface: iface, Logger: log, Known: func(m dhcp.MAC) bool {
 			v := a.server.View()
 			return v != nil && v.Known(m)
@@ -328,6 +333,7 @@ func (a *Agent) serveBoot(run func(string, func(context.Context) error)) error {
 			return fmt.Errorf("cannot serve TFTP: %w", err)
 		}
 		ts := tftp.New(tftp.Config{Loaders: loaders, Logger: log, Seen: a.server.sentLoader})
+		a.traffic.addTFTP(ts)
 		run("tftp", func(ctx context.Context) error { return ts.Serve(ctx, udp) })
 		ln, err := net.Listen("tcp", netip.AddrPortFrom(ip, httpPort).String())
 		if err != nil {

@@ -8,13 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -372,62 +369,6 @@ func (a *Agent) keepMarks(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// serveMetrics answers /metrics on the management network, in plain HTTP for Prometheus.
-func (a *Agent) serveMetrics(ctx context.Context) error {
-	if a.cfg.Metrics == "" {
-		<-ctx.Done()
-		return nil
-	}
-	ln, err := net.Listen("tcp", a.cfg.Metrics)
-	if err != nil {
-		return fmt.Errorf("cannot serve metrics: %w", err)
-	}
-	set := metrics.NewSet()
-	a.gauges(set)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		set.WritePrometheus(w)
-		metrics.WriteProcessMetrics(w)
-	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	return ignoreClosed(srv.Serve(ln))
-}
-
-func (a *Agent) gauges(set *metrics.Set) {
-	set.NewGauge("skerry_uplink_up", func() float64 { return boolGauge(a.uplink.Status().Up) })
-	set.NewGauge("skerry_recovering", func() float64 { return boolGauge(a.db.Recovering()) })
-	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
-	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
-	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })
-	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
-	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(len(a.server.events)) })
-	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.server.lostEvents()) })
-	for _, st := range []intent.MachineState{
-		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
-		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
-	} {
-		set.NewGauge(fmt.Sprintf("skerry_machines{state=%q}", st), func() float64 {
-			n := 0
-			for _, v := range a.world.views() {
-				if v.Status.State == st || (v.Status.State == "" && st == intent.StateExpected) {
-					n++
-				}
-			}
-			return float64(n)
-		})
-	}
-}
-
-func boolGauge(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // addressesOf implements transport.Resolver from the roster.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -181,13 +182,14 @@ type Caller struct {
 // API is the handler.
 type API struct {
 	b    Backend
+	log  *slog.Logger
 	mux  *http.ServeMux
 	huma huma.API
 }
 
-// New returns the handler of /v1 over b.
-func New(b Backend) *API {
-	a := &API{b: b, mux: http.NewServeMux()}
+// New returns the handler of /v1 over b. Each request gets a line in log: writes at info, reads at debug.
+func New(b Backend, log *slog.Logger) *API {
+	a := &API{b: b, log: log, mux: http.NewServeMux()}
 	a.huma = humago.New(a.mux, config())
 	a.objects()
 	a.actions()
@@ -204,9 +206,6 @@ func config() huma.Config {
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "sku1.<id>.<secret>"}}
 	return c
 }
-
-// ServeHTTP answers one request of an authenticated or not yet authenticated user.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
 
 // OpenAPI returns the description as JSON.
 func (a *API) OpenAPI() ([]byte, error) { return json.MarshalIndent(a.huma.OpenAPI(), "", "  ") }

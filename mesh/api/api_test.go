@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite goldens")
 
 // The description is a promise to everybody who generated a client from it.
 func TestOpenAPI(t *testing.T) {
-	got, err := New(newMemory()).OpenAPI()
+	got, err := New(newMemory(), slog.New(slog.DiscardHandler)).OpenAPI()
 	if err != nil {
 		t.Fatal(err)
 	}

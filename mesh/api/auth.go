@@ -116,7 +116,11 @@ func (a *API) caller(ctx context.Context, header string) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	return Authenticate(c, token, time.Now())
+	by, err := Authenticate(c, token, time.Now())
+	if q, ok := ctx.Value(requestKey{}).(*request); ok {
+		q.user = by.User
+	}
+	return by, err
 }
 
 // raw wraps a handler that streams and therefore is not huma's.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -221,7 +222,7 @@ func newScene(t *testing.T) *scene {
 		objects = append(objects, &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindUser, Metadata: intent.Metadata{Name: role, UID: "u-" + role, Rev: 1}, Spec: &intent.UserSpec{Tokens: []intent.UserToken{half}, Bindings: []intent.RoleBinding{b}}})
 	}
 	s.m = newMemory(objects...)
-	s.api = New(s.m)
+	s.api = New(s.m, slog.New(slog.DiscardHandler))
 	return s
 }
 

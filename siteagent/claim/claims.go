@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +43,15 @@ var (
 	ErrNotHeld = errors.New("the claim is not held")
 )
 
-const askTimeout = 3 * time.Second // one promise or confirmation: an fsync and a LAN round trip, with room for a slow disk
+const (
+	// fresh is how old an answer may be that Confirm counts (mesh.md section 7: far below HoldOff, after which a peer that
+	// this agent heard may promise somebody else).
+	fresh = 5 * time.Second
+	// lease is how long who confirmed promises nobody else: the step begins within fresh, and this is twice that.
+	lease = 2 * fresh
+
+	askTimeout = 3 * time.Second // one promise or confirmation: an fsync and a LAN round trip, with room for a slow disk
+)
 
 // Claims holds what this agent claimed and promised.
 type Claims struct {
@@ -53,8 +63,16 @@ type Claims struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	mu   sync.Mutex // guards what follows; never held over I/O
-	held map[string]held
+	started time.Time
+
+	// table is held over a change of the promises, so that no promise comes between a confirmation and its answer.
+	table sync.Mutex
+
+	mu     sync.Mutex // guards what follows; never held over I/O
+	held   map[string]held
+	lost   map[string]time.Time     // id -> when its fence was found raised by another, while that one counted as dead
+	lent   map[string]time.Time     // id -> until when its holder may act on a confirmation of ours
+	asking map[string]chan struct{} // ids that an Acquire of this process asks for; closed at its end
 }
 
 type held struct {
@@ -64,7 +82,10 @@ type held struct {
 
 // NewClaims returns the claim table of agent self. boot is a random id of this process life.
 func NewClaims(db *state.DB, self, boot string, sight Sight, remote Remote, log *slog.Logger) *Claims {
-	return &Claims{self: self, boot: boot, sight: sight, remote: remote, own: promises{db}, log: log, now: time.Now, held: map[string]held{}}
+	return &Claims{
+		self: self, boot: boot, sight: sight, remote: remote, own: promises{db}, log: log, now: time.Now, started: time.Now(),
+		held: map[string]held{}, asking: map[string]chan struct{}{}, lost: map[string]time.Time{}, lent: map[string]time.Time{},
+	}
 }
 
 // Held returns the claim on id if this process holds it.
@@ -76,39 +97,57 @@ func (c *Claims) Held(id string) (intent.Claim, bool) {
 }
 
 // Acquire claims id: own promise, then the others'; with a majority it is granted, with one of two agents dead for HoldOff
-// a hard fence decides. The device's fence, if any, is raised before Acquire returns. Errors: ErrNoMajority, *Refusal.
+// a hard fence decides. The device's fence, if any, is raised before Acquire returns. Callers of one process ask one after
+// another and share the claim. Errors: ErrNoMajority, *Refusal.
 func (c *Claims) Acquire(ctx context.Context, id string, fence Fence) (intent.Claim, error) {
-	if have, ok := c.Held(id); ok {
-		return have, nil
+	for {
+		c.mu.Lock()
+		h, ok := c.held[id]
+		other := c.asking[id]
+		if !ok && other == nil {
+			c.asking[id] = make(chan struct{})
+		}
+		c.mu.Unlock()
+		if ok {
+			return intent.Claim{ID: id, Epoch: h.promise.Epoch, Owner: c.self}, nil
+		}
+		if other == nil {
+			break
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return intent.Claim{}, fmt.Errorf("cannot claim %s: %w", id, ctx.Err())
+		}
 	}
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		close(c.asking[id])
+		delete(c.asking, id)
+	}()
+	return c.acquire(ctx, id, fence)
+}
+
+func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Claim, error) {
 	generation, members := c.sight.Members()
 	rank, ok := rankOf(members, c.self)
 	if !ok {
 		return intent.Claim{}, fmt.Errorf("cannot claim %s: %w: this agent is not in the roster", id, ErrNotHeld)
 	}
-	mine, err := c.own.load(id)
+	top, strength, err := c.top(ctx, id, fence)
 	if err != nil {
 		return intent.Claim{}, err
-	}
-	top, strength := mine.Epoch, intent.StrengthNone
-	if fence != nil {
-		onDevice, s, err := fence.ReadFence(ctx)
-		if err != nil {
-			return intent.Claim{}, fmt.Errorf("cannot read fence of %s: %w", id, err)
-		}
-		strength = s
-		if onDevice.Compare(top) > 0 {
-			top = onDevice
-		}
 	}
 	want := Promise{ID: id, Epoch: top.Next(generation, rank), Owner: c.self, Boot: c.boot}
 	votes, heard, err := c.collect(ctx, generation, members, &want)
 	if err != nil {
+		c.giveBack(ctx, want)
 		return intent.Claim{}, err
 	}
 	hard := false
 	if votes*2 <= len(members) {
-		if hard = votes == 1 && c.fenceMayDecide(members, strength); !hard {
+		if hard = votes == 1 && c.fenceMayDecide(members, strength) && !c.lostLately(id); !hard {
 			c.giveBack(ctx, want)
 			return intent.Claim{}, fmt.Errorf("cannot claim %s: %w (%d of %d, fence %s)%s", id, ErrNoMajority, votes, len(members), strength, heard)
 		}
@@ -121,44 +160,137 @@ func (c *Claims) Acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 	}
 	c.mu.Lock()
 	c.held[id] = held{want, hard}
+	if !hard {
+		delete(c.lost, id) // the peer was heard
+	}
 	c.mu.Unlock()
 	c.log.Info("claim granted", "claim", id, "epoch", want.Epoch.String(), "votes", votes, "fence", strength.String())
 	return intent.Claim{ID: id, Epoch: want.Epoch, Owner: c.self}, nil
 }
 
-// collect asks everybody. A higher epoch that is heard of raises the question once, so that a restarted agent catches up.
+// top returns the highest epoch that this agent and the device know of. A store that lost its tail may have forgotten what it
+// promised: it asks for nothing.
+func (c *Claims) top(ctx context.Context, id string, fence Fence) (intent.Epoch, intent.Strength, error) {
+	if c.own.db.Recovering() {
+		return intent.Epoch{}, intent.StrengthNone, fmt.Errorf("cannot claim %s: %w: this agent's state is behind", id, ErrNotHeld)
+	}
+	mine, err := c.own.load(id)
+	if err != nil || fence == nil {
+		return mine.Epoch, intent.StrengthNone, err
+	}
+	onDevice, strength, err := fence.ReadFence(ctx)
+	if err != nil {
+		return intent.Epoch{}, intent.StrengthNone, fmt.Errorf("cannot read fence of %s: %w", id, err)
+	}
+	if onDevice.Compare(mine.Epoch) > 0 {
+		return onDevice, strength, nil
+	}
+	return mine.Epoch, strength, nil
+}
+
+// rounds is how often one Acquire asks everybody: once, again above a higher epoch that was heard of, and again when an
+// earlier holder yielded (up to six of them); beyond that agents are racing and the next try, seconds later, decides.
+const rounds = 8
+
+// collect asks everybody. A higher epoch that is heard of raises the question, so that a restarted agent catches up; an
+// earlier holder whose release was not heard everywhere is asked to yield. Errors: *Refusal when somebody alive holds id.
 func (c *Claims) collect(ctx context.Context, generation uint64, members []Member, want *Promise) (votes int, heard string, err error) {
 	rank, _ := rankOf(members, c.self)
-	for range 2 {
-		if err := c.own.promise(*want, c.alive(members)); err != nil {
-			return 0, "", fmt.Errorf("cannot claim %s: %w", want.ID, err)
+	for range rounds {
+		var r *Refusal
+		if votes, heard, r, err = c.ask(ctx, generation, members, *want); err != nil || r == nil {
+			return votes, heard, err
 		}
-		votes, heard = 1, ""
-		again := intent.Epoch{}
-		for _, m := range members {
-			if m.ID == c.self || !m.Alive {
-				continue
-			}
-			actx, cancel := context.WithTimeout(ctx, askTimeout)
-			err := c.remote.Promise(actx, m.ID, generation, *want)
-			cancel()
-			if err == nil {
-				votes++
-				continue
-			}
-			heard += "; " + m.ID + ": " + err.Error()
-			if r, ok := errors.AsType[*Refusal](err); ok && r.Why == "lower" && r.Epoch.Compare(want.Epoch) >= 0 {
-				again = r.Epoch
-			} else if ok && r.Why == "owner_alive" {
-				return votes, heard, nil
+		switch r.Why {
+		case "lower":
+			want.Epoch = r.Epoch.Next(generation, rank)
+		case "owner_alive":
+			if !c.yields(ctx, generation, members, want, r) {
+				return 0, "", fmt.Errorf("cannot claim %s: %w", want.ID, r)
 			}
 		}
-		if again == (intent.Epoch{}) {
-			return votes, heard, nil
-		}
-		want.Epoch = again.Next(generation, rank)
 	}
-	return votes, heard, nil
+	return 0, heard, nil
+}
+
+// ask puts the question once: to this agent, then to all that gossip holds alive. It returns the refusal that asking again
+// may overcome, if any.
+func (c *Claims) ask(ctx context.Context, generation uint64, members []Member, want Promise) (votes int, heard string, again *Refusal, err error) {
+	if err := c.promise(want, members); err != nil {
+		if r, ok := errors.AsType[*Refusal](err); ok {
+			return 0, "", r, nil
+		}
+		return 0, "", nil, fmt.Errorf("cannot claim %s: %w", want.ID, err)
+	}
+	votes = 1
+	for _, m := range members {
+		if m.ID == c.self || !m.Alive {
+			continue
+		}
+		err := c.askOne(ctx, m.ID, generation, want)
+		if err == nil {
+			votes++
+			continue
+		}
+		heard += "; " + m.ID + ": " + err.Error()
+		r, ok := errors.AsType[*Refusal](err)
+		switch {
+		case !ok:
+		case r.Why == "owner_alive":
+			return votes, heard, r, nil
+		case r.Why == "lower" && (again == nil || r.Epoch.Compare(again.Epoch) > 0):
+			again = r
+		}
+	}
+	return votes, heard, again, nil
+}
+
+func (c *Claims) askOne(ctx context.Context, peer string, generation uint64, want Promise) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return c.remote.Promise(ctx, peer, generation, want)
+}
+
+// yields asks the holder that somebody named whether it holds id still: a release is a message and may be lost, also by a
+// crash of its sender. It does not when it promises, and also when it names somebody else in its turn: then it promised that
+// one, who is asked in the next round.
+func (c *Claims) yields(ctx context.Context, generation uint64, members []Member, want *Promise, r *Refusal) bool {
+	live := slices.ContainsFunc(members, func(m Member) bool { return m.ID == r.Owner && m.Alive && m.ID != c.self })
+	if !live || want.Yielded[r.Owner].Compare(r.Epoch) >= 0 {
+		return false
+	}
+	rank, _ := rankOf(members, c.self)
+	if want.Epoch.Compare(r.Epoch) <= 0 {
+		want.Epoch = r.Epoch.Next(generation, rank)
+	}
+	err := c.askOne(ctx, r.Owner, generation, *want)
+	said, ok := errors.AsType[*Refusal](err)
+	if ok && said.Why == "lower" {
+		want.Epoch = said.Epoch.Next(generation, rank)
+		err = c.askOne(ctx, r.Owner, generation, *want)
+		said, ok = errors.AsType[*Refusal](err)
+	}
+	if err != nil && !(ok && said.Why == "owner_alive" && said.Owner != r.Owner) {
+		return false
+	}
+	yielded := maps.Clone(want.Yielded) // a promise that was sent is never changed
+	if yielded == nil {
+		yielded = map[string]intent.Epoch{}
+	}
+	yielded[r.Owner] = r.Epoch
+	want.Yielded = yielded
+	return true
+}
+
+// fenceRest is how long an agent that lost a device by its fence does not raise it again: the peer that gossip calls dead is
+// alive behind a cut, and two agents would take the device from each other for ever (mesh.md section 7).
+const fenceRest = 15 * time.Minute
+
+func (c *Claims) lostLately(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.lost[id]
+	return ok && c.now().Sub(at) < fenceRest
 }
 
 // fenceMayDecide: two agents, the other dead for the whole hold-off, and a hard fence on the device. One agent is its own
@@ -175,15 +307,34 @@ func (c *Claims) fenceMayDecide(members []Member, s intent.Strength) bool {
 	return true
 }
 
-func (c *Claims) alive(members []Member) func(string) bool {
-	return func(agent string) bool {
-		for _, m := range members {
-			if m.ID == agent {
-				return m.Alive || c.now().Sub(m.Since) < HoldOff
-			}
-		}
-		return false
+// promise writes a promise of this agent's, to itself or to a peer.
+func (c *Claims) promise(p Promise, members []Member) error {
+	c.table.Lock()
+	defer c.table.Unlock()
+	now := c.now()
+	c.mu.Lock()
+	until := c.lent[p.ID]
+	c.mu.Unlock()
+	if again := c.started.Add(lease); again.After(until) {
+		until = again // an earlier life of this process may have confirmed
 	}
+	return c.own.promise(p, func(agent string) bool {
+		i := slices.IndexFunc(members, func(m Member) bool { return m.ID == agent })
+		return now.Before(until) || (i >= 0 && (members[i].Alive || now.Sub(members[i].Since) < HoldOff))
+	})
+}
+
+// confirm tells whether exactly this promise stands here, and keeps it so for a lease.
+func (c *Claims) confirm(p Promise) error {
+	c.table.Lock()
+	defer c.table.Unlock()
+	if err := c.own.confirm(p); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lent[p.ID] = c.now().Add(lease)
+	return nil
 }
 
 func rankOf(members []Member, id string) (uint16, bool) {
@@ -204,13 +355,23 @@ func (c *Claims) Confirm(ctx context.Context, cl intent.Claim, fence Fence) erro
 	if !ok || h.promise.Epoch != cl.Epoch {
 		return fmt.Errorf("cannot confirm %s: %w", cl.ID, ErrNotHeld)
 	}
+	asked := c.now()
 	_, members := c.sight.Members()
+	if _, ok := rankOf(members, c.self); !ok {
+		c.lose(ctx, h.promise)
+		return fmt.Errorf("cannot confirm %s: %w: this agent is not in the roster", cl.ID, ErrNotHeld)
+	}
 	votes := 0
-	if err := c.own.confirm(h.promise); err == nil {
+	if err := c.confirm(h.promise); err == nil {
 		votes = 1
+	} else {
+		if _, refused := errors.AsType[*Refusal](err); refused {
+			c.lose(ctx, h.promise)
+		}
+		return fmt.Errorf("cannot confirm %s: %w: %w", cl.ID, ErrNotHeld, err)
 	}
 	for _, m := range members {
-		if m.ID == c.self || !m.Alive {
+		if m.ID == c.self || !m.Alive || votes*2 > len(members) {
 			continue
 		}
 		actx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -218,10 +379,13 @@ func (c *Claims) Confirm(ctx context.Context, cl intent.Claim, fence Fence) erro
 		cancel()
 		if err == nil {
 			votes++
-		} else if _, refused := errors.AsType[*Refusal](err); refused {
-			c.drop(cl.ID)
+		} else if r, refused := errors.AsType[*Refusal](err); refused && r.Why == "lower" {
+			c.lose(ctx, h.promise)
 			return fmt.Errorf("cannot confirm %s: %w: %w", cl.ID, ErrNotHeld, err)
 		}
+	}
+	if took := c.now().Sub(asked); took > fresh {
+		return fmt.Errorf("cannot confirm %s: %w: the first answer is %s old", cl.ID, ErrNoMajority, took)
 	}
 	if votes*2 > len(members) {
 		return nil
@@ -235,16 +399,23 @@ func (c *Claims) Confirm(ctx context.Context, cl intent.Claim, fence Fence) erro
 			return nil
 		}
 		if e.Compare(cl.Epoch) > 0 {
-			c.drop(cl.ID)
+			c.mu.Lock()
+			c.lost[cl.ID] = c.now()
+			c.mu.Unlock()
+			c.lose(ctx, h.promise)
 		}
 	}
 	return fmt.Errorf("cannot confirm %s: %w", cl.ID, ErrNoMajority)
 }
 
-func (c *Claims) drop(id string) {
+// lose gives up a claim that somebody else was promised after us.
+func (c *Claims) lose(ctx context.Context, p Promise) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.held, id)
+	if c.held[p.ID].promise.Epoch == p.Epoch {
+		delete(c.held, p.ID)
+	}
+	c.mu.Unlock()
+	c.giveBack(ctx, p)
 }
 
 // Release gives the claim back, here and at the live peers; a peer that does not hear it learns by the next promise.
@@ -300,10 +471,10 @@ func (c *Claims) OnPromise(generation uint64, p Promise) error {
 	if generation != mine {
 		return &Refusal{Why: "roster", Epoch: intent.Epoch{Generation: mine}}
 	}
-	if _, ok := rankOf(members, p.Owner); !ok {
-		return &Refusal{Why: "roster", Epoch: intent.Epoch{Generation: mine}}
+	if err := c.mayAnswer(mine, members, p); err != nil {
+		return err
 	}
-	if err := c.own.promise(p, c.alive(members)); err != nil {
+	if err := c.promise(p, members); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -314,8 +485,26 @@ func (c *Claims) OnPromise(generation uint64, p Promise) error {
 	return nil
 }
 
+// mayAnswer refuses an owner that the roster does not hold any more, and everybody while this agent's own table is behind:
+// what it promised before it may have forgotten.
+func (c *Claims) mayAnswer(generation uint64, members []Member, p Promise) error {
+	if c.own.db.Recovering() {
+		return &Refusal{Why: "recovering"}
+	}
+	if _, ok := rankOf(members, p.Owner); !ok {
+		return &Refusal{Why: "roster", Epoch: intent.Epoch{Generation: generation}}
+	}
+	return nil
+}
+
 // OnConfirm answers a peer's confirmation. Errors: *Refusal.
-func (c *Claims) OnConfirm(p Promise) error { return c.own.confirm(p) }
+func (c *Claims) OnConfirm(p Promise) error {
+	generation, members := c.sight.Members()
+	if err := c.mayAnswer(generation, members, p); err != nil {
+		return err
+	}
+	return c.confirm(p)
+}
 
 // OnRelease notes a peer's release.
 func (c *Claims) OnRelease(p Promise) error { return c.own.release(p) }

@@ -75,7 +75,9 @@ const (
 	// MaxPull bounds one answer; with bodies of some KiB it stays under the 1 MiB of an RPC.
 	MaxPull = 128
 	// maxBody bounds one record's body: an inventory of a large machine is about 64 KiB.
-	maxBody = 512 << 10
+	maxBody  = 512 << 10
+	maxKey   = 300     // kind and key of a record; the longest are project/name pairs of two labels
+	maxClock = 1 << 60 // milliseconds since 1970 times 256 reach it in the year 144,000
 	// pullEvery is how often missed records are asked for; a push is the normal way.
 	pullEvery = 2 * time.Second
 
@@ -132,9 +134,10 @@ func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, e
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err
 			}
-			j.heads[r.Agent] = chainHead{r.Seq, hashRecord(r)}
+			hash, err := hashRecord(r)
+			j.heads[r.Agent] = chainHead{r.Seq, hash}
 			j.clock = max(j.clock, r.Clock)
-			return nil
+			return err
 		})
 	})
 	if err != nil {
@@ -160,12 +163,12 @@ func (j *Journal) OnRecord(fn func(old *Record, r Record)) {
 
 func journalKey(agent string, seq uint64) string { return fmt.Sprintf("%s/%016x", agent, seq) }
 
-func hashRecord(r Record) intent.Digest {
+func hashRecord(r Record) (intent.Digest, error) {
 	b, err := json.Marshal(r)
 	if err != nil {
-		panic(fmt.Sprintf("claim: cannot encode own record: %v", err)) // plain data with a valid RawMessage
+		return intent.Digest{}, fmt.Errorf("cannot encode record %d of %s: %w", r.Seq, r.Agent, err)
 	}
-	return intent.DigestOf(b)
+	return intent.DigestOf(b), nil
 }
 
 // Append writes the drafts as one transaction and returns when they are on disk here and, for Replicated, on every live
@@ -201,7 +204,11 @@ func (j *Journal) write(drafts []Draft) error {
 			Agent: j.self, Seq: head.seq + 1, Prev: head.hash, Clock: clock, Time: time.Now().UTC(),
 			Kind: d.Kind, Key: d.Key, Epoch: d.Epoch, Body: body,
 		}
-		head = chainHead{r.Seq, hashRecord(r)}
+		hash, err := hashRecord(r)
+		if err != nil {
+			return err
+		}
+		head = chainHead{r.Seq, hash}
 		records = append(records, r)
 	}
 	return j.store(records, head)
@@ -272,87 +279,6 @@ func newer(a, b Record) bool {
 	return a.Agent > b.Agent
 }
 
-// replicate pushes what live peers lack, to all at once.
-func (j *Journal) replicate(ctx context.Context, peers Peers) error {
-	live := peers.Live()
-	errs := make([]error, len(live))
-	var wg sync.WaitGroup
-	for i, p := range live {
-		wg.Go(func() { errs[i] = j.pushTo(ctx, peers, p) })
-	}
-	wg.Wait()
-	for i, err := range errs {
-		if err != nil && slices.Contains(peers.Live(), live[i]) {
-			return fmt.Errorf("cannot copy journal to %s: %w: %w", live[i], ErrWaitingPeer, err)
-		}
-	}
-	return nil
-}
-
-func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
-	defer cancel()
-	for {
-		j.mu.Lock()
-		last, known := j.acked[peer]
-		head := j.heads[j.self].seq
-		j.mu.Unlock()
-		if known && last >= head {
-			return nil
-		}
-		records := []Record(nil)
-		if known {
-			var err error
-			if records, err = j.Range(j.self, last+1, MaxPull); err != nil {
-				return err
-			}
-		}
-		got, err := peers.Push(ctx, peer, records) // an empty push asks how far the peer is
-		if err != nil {
-			return err
-		}
-		if got > head {
-			return j.restore(ctx, peers, peer, head)
-		}
-		j.mu.Lock()
-		j.acked[peer] = got
-		j.mu.Unlock()
-		if known && got <= last && len(records) > 0 {
-			return fmt.Errorf("peer stays at %d: %w", got, ErrChain)
-		}
-	}
-}
-
-// restore takes back the end of our own chain, which a peer has and we lost with a restored or damaged store.
-func (j *Journal) restore(ctx context.Context, peers Peers, peer string, head uint64) error {
-	records, err := peers.Pull(ctx, peer, j.self, head+1)
-	if err != nil {
-		return err
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if _, err := j.receive(j.self, records); err != nil {
-		return fmt.Errorf("cannot take our own records back from %s: %w", peer, err)
-	}
-	j.log.Warn("took back records of our own chain", "peer", peer, "from", head+1, "to", j.heads[j.self].seq)
-	return nil
-}
-
-// Level tells whether every live peer holds our chain to its end: nothing of ours is missing here, nothing there.
-func (j *Journal) Level() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.peers == nil {
-		return false
-	}
-	for _, p := range j.peers.Live() {
-		if last, known := j.acked[p]; !known || last != j.heads[j.self].seq {
-			return false
-		}
-	}
-	return true
-}
-
 // Receive takes records of a peer's own chain and returns the last one that is stored. What is known already is skipped.
 // Errors: ErrChain for a gap or a record that does not link; nothing after it is stored.
 func (j *Journal) Receive(agent string, records []Record) (last uint64, err error) {
@@ -361,28 +287,35 @@ func (j *Journal) Receive(agent string, records []Record) (last uint64, err erro
 	if agent == j.self {
 		return j.heads[agent].seq, nil
 	}
-	return j.receive(agent, records)
+	return j.take(agent, records)
 }
 
-// receive is Receive under the lock, for our own chain too.
-func (j *Journal) receive(agent string, records []Record) (last uint64, err error) {
+// take stores what continues an agent's chain. The caller holds the lock.
+func (j *Journal) take(agent string, records []Record) (last uint64, err error) {
 	head := j.heads[agent]
 	var take []Record
 	for _, r := range records {
 		if r.Seq <= head.seq {
 			continue
 		}
-		if r.Agent != agent || r.Seq != head.seq+1 || r.Prev != head.hash || len(r.Body) > maxBody || r.Kind == "" {
+		hash, herr := hashRecord(r)
+		if herr != nil || r.Agent != agent || r.Seq != head.seq+1 || r.Prev != head.hash || !r.bounded() {
 			err = fmt.Errorf("cannot take record %d of %s after %d: %w", r.Seq, agent, head.seq, ErrChain)
 			break
 		}
-		head = chainHead{r.Seq, hashRecord(r)}
+		head = chainHead{r.Seq, hash}
 		take = append(take, r)
 	}
 	if serr := j.store(take, head); serr != nil {
 		return j.heads[agent].seq, serr
 	}
 	return j.heads[agent].seq, err
+}
+
+// bounded tells whether a peer's record is of a kind and size that this agent could have written. A clock beyond maxClock
+// would leave no room for ours.
+func (r Record) bounded() bool {
+	return r.Kind != "" && !strings.Contains(r.Kind, "/") && len(r.Kind)+len(r.Key) <= maxKey && len(r.Body) <= maxBody && r.Clock < maxClock
 }
 
 // Range returns up to limit records of an agent's chain from seq on.
@@ -462,64 +395,6 @@ func Load[T any](j *Journal, kind, key string) (v T, ok bool) {
 		return v, false
 	}
 	return v, true
-}
-
-// Run pushes and pulls what was missed, until ctx ends.
-func (j *Journal) Run(ctx context.Context) error {
-	tick := time.NewTicker(pullEvery)
-	defer tick.Stop()
-	for {
-		_, wake := j.Rev()
-		j.mu.Lock()
-		peers := j.peers
-		j.mu.Unlock()
-		if peers != nil {
-			if err := j.replicate(ctx, peers); err != nil && ctx.Err() == nil {
-				j.log.Debug("journal copy is late", "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if peers != nil {
-				j.pull(ctx, peers)
-			}
-		case <-wake:
-			// Records that come together go together: peers stand 100 requests a second (mesh.md section 1).
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(gather):
-			}
-		}
-	}
-}
-
-// gather is how long a local record may wait for company; a copy that somebody waits for does not wait.
-const gather = 25 * time.Millisecond
-
-// pull asks each live peer for its own chain, so that an agent that was away learns what it missed.
-func (j *Journal) pull(ctx context.Context, peers Peers) {
-	for _, p := range peers.Live() {
-		for {
-			from := j.Heads()[p] + 1
-			pctx, cancel := context.WithTimeout(ctx, pushTimeout)
-			records, err := peers.Pull(pctx, p, p, from)
-			cancel()
-			if err != nil {
-				j.log.Debug("cannot pull journal", "peer", p, "err", err)
-				break
-			}
-			if len(records) == 0 {
-				break
-			}
-			if _, err := j.Receive(p, records); err != nil {
-				j.log.Warn("peer's journal does not link", "peer", p, "err", err)
-				break
-			}
-		}
-	}
 }
 
 // Events calls fn for the events of all agents after the given sequence numbers (nil: all), in order of their clocks.

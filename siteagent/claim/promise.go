@@ -16,6 +16,9 @@ type Promise struct {
 	Owner    string       `json:"owner"`
 	Boot     string       `json:"boot"` // random id of the owner's process life
 	Released bool         `json:"released,omitempty"`
+	// Yielded are earlier holders who promised this one themselves, so that their own release need not have been heard by
+	// everybody. It is part of the question, never of the table.
+	Yielded map[string]intent.Epoch `json:"yielded,omitempty"`
 }
 
 // Refusal is why a promise or a confirmation was not given.
@@ -75,9 +78,10 @@ func (p promises) promise(want Promise, alive func(agent string) bool) error {
 			return &Refusal{"lower", have.Epoch, have.Owner}
 		case c == 0:
 			return nil // a lost reply
-		case have.Owner != "" && have.Owner != want.Owner && !have.Released && alive(have.Owner):
+		case have.Owner != "" && have.Owner != want.Owner && !have.Released && alive(have.Owner) && want.Yielded[have.Owner].Compare(have.Epoch) < 0:
 			return &Refusal{"owner_alive", have.Epoch, have.Owner}
 		}
+		want.Yielded = nil
 		return p.put(tx, want)
 	})
 }
@@ -102,14 +106,14 @@ func (p promises) confirm(want Promise) error {
 	return nil
 }
 
-// release marks the promise as given back, if it still stands.
+// release marks what the owner was promised up to this epoch as given back. One that it asked for later stands.
 func (p promises) release(want Promise) error {
 	return p.db.UpdateVital(func(tx *state.Tx) error {
 		have, err := p.get(tx, want.ID)
 		if err != nil {
 			return err
 		}
-		if have.Epoch != want.Epoch || have.Owner != want.Owner {
+		if have.Owner != want.Owner || have.Released || have.Epoch.Compare(want.Epoch) > 0 {
 			return nil
 		}
 		have.Released = true

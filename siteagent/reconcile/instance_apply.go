@@ -15,7 +15,7 @@ func (c *Controller) instances(ctx context.Context, want Want) {
 	for _, t := range PlanInstances(v) {
 		id := "binding/" + t.Binding.Instance
 		if c.owns(id) {
-			c.start(ctx, id, func(ctx context.Context) error { return c.bind(ctx, id, t) })
+			c.start(ctx, id, func(ctx context.Context) error { return c.bind(ctx, id, t, v.Majority) })
 		}
 	}
 }
@@ -40,9 +40,8 @@ func (c *Controller) instanceView(want Want) InstanceView {
 }
 
 // bind decides one binding under its own claim and the machine's, so that two instances never get one machine: who holds
-// the machine's claim looks at the journal once more before it writes.
-func (c *Controller) bind(ctx context.Context, id string, t BindTask) error {
-	_, members := c.cfg.Members()
+// the machine's claim looks at the journal once more before it writes. majority says how the plan was made.
+func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority bool) error {
 	b := t.Binding
 	v, ok := c.viewOf(b.Machine)
 	if !ok {
@@ -71,7 +70,7 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask) error {
 		if decision.Epoch.Compare(epoch) > 0 {
 			epoch = decision.Epoch
 		}
-	case errors.Is(err, claim.ErrNoMajority) && len(members) == 2:
+	case errors.Is(err, claim.ErrNoMajority) && !majority:
 		// The peer is dead: the plan took only the first machine of the instance's order, and the machine's hard fence stands.
 	default:
 		c.let(ctx, b.Machine)

@@ -1,0 +1,162 @@
+package claim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// replicate pushes what live peers lack, to all at once.
+func (j *Journal) replicate(ctx context.Context, peers Peers) error {
+	live := peers.Live()
+	errs := make([]error, len(live))
+	var wg sync.WaitGroup
+	for i, p := range live {
+		wg.Go(func() { errs[i] = j.pushTo(ctx, peers, p) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil && slices.Contains(peers.Live(), live[i]) {
+			return fmt.Errorf("cannot copy journal to %s: %w: %w", live[i], ErrWaitingPeer, err)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
+	for {
+		j.mu.Lock()
+		last, known := j.acked[peer]
+		head := j.heads[j.self].seq
+		j.mu.Unlock()
+		if known && last >= head {
+			return nil
+		}
+		records := []Record(nil)
+		if known {
+			var err error
+			if records, err = j.Range(j.self, last+1, MaxPull); err != nil {
+				return err
+			}
+		}
+		got, err := peers.Push(ctx, peer, records) // an empty push asks how far the peer is
+		if err != nil {
+			return err
+		}
+		j.mu.Lock()
+		own := j.heads[j.self].seq // it may have grown, and been pushed, meanwhile
+		if got <= own {
+			j.acked[peer] = min(got, head)
+		}
+		j.mu.Unlock()
+		if got > own {
+			if err := j.reclaim(ctx, peers, peer, got); err != nil {
+				return err
+			}
+			continue
+		}
+		if known && got <= last && len(records) > 0 {
+			return fmt.Errorf("peer stays at %d: %w", got, ErrChain)
+		}
+	}
+}
+
+// reclaim takes back the end of this agent's own chain from a peer: its store lost it. Errors: ErrChain when other records
+// were written since; then no step that must be replicated goes on until an operator decides.
+func (j *Journal) reclaim(ctx context.Context, peers Peers, peer string, has uint64) error {
+	j.mu.Lock()
+	from := j.heads[j.self].seq + 1
+	j.mu.Unlock()
+	records, err := peers.Pull(ctx, peer, j.self, from)
+	if err != nil {
+		return fmt.Errorf("cannot take back own records from %d: %w", from, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	last, err := j.take(j.self, records)
+	if err == nil && last < has && len(records) == 0 {
+		err = ErrChain
+	}
+	if err != nil {
+		return fmt.Errorf("cannot take back own records, %s has %d and this agent %d: %w", peer, has, last, err)
+	}
+	j.log.Warn("took back own journal records that this store had lost", "peer", peer, "from", from, "last", last)
+	return nil
+}
+
+// Run pushes and pulls what was missed, until ctx ends.
+func (j *Journal) Run(ctx context.Context) error {
+	tick := time.NewTicker(pullEvery)
+	defer tick.Stop()
+	for {
+		_, wake := j.Rev()
+		j.mu.Lock()
+		peers := j.peers
+		j.mu.Unlock()
+		if peers != nil {
+			if err := j.replicate(ctx, peers); err != nil && ctx.Err() == nil {
+				j.log.Debug("journal copy is late", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if peers != nil {
+				j.pull(ctx, peers)
+			}
+		case <-wake:
+			// Records that come together go together: peers stand 100 requests a second (mesh.md section 1).
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(gather):
+			}
+		}
+	}
+}
+
+// gather is how long a local record may wait for company; a copy that somebody waits for does not wait.
+const gather = 25 * time.Millisecond
+
+// pull asks each live peer for its own chain, so that an agent that was away learns what it missed.
+func (j *Journal) pull(ctx context.Context, peers Peers) {
+	for _, p := range peers.Live() {
+		for {
+			from := j.Heads()[p] + 1
+			pctx, cancel := context.WithTimeout(ctx, pushTimeout)
+			records, err := peers.Pull(pctx, p, p, from)
+			cancel()
+			if err != nil {
+				j.log.Debug("cannot pull journal", "peer", p, "err", err)
+				break
+			}
+			if len(records) == 0 {
+				break
+			}
+			if _, err := j.Receive(p, records); err != nil {
+				j.log.Warn("peer's journal does not link", "peer", p, "err", err)
+				break
+			}
+		}
+	}
+}
+
+// Level tells whether every live peer holds this agent's chain to its end: nothing of it is missing here, nothing there.
+func (j *Journal) Level() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.peers == nil {
+		return false
+	}
+	for _, p := range j.peers.Live() {
+		if last, known := j.acked[p]; !known || last != j.heads[j.self].seq {
+			return false
+		}
+	}
+	return true
+}
