@@ -145,3 +145,18 @@ func (j *Journal) pull(ctx context.Context, peers Peers) {
 		}
 	}
 }
+
+// Level tells whether every live peer holds our chain to its end: nothing of ours is missing here, nothing there.
+func (j *Journal) Level() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.peers == nil {
+		return false
+	}
+	for _, p := range j.peers.Live() {
+		if last, known := j.acked[p]; !known || last != j.heads[j.self].seq {
+			return false
+		}
+	}
+	return true
+}
