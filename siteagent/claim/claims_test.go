@@ -94,6 +94,11 @@ func TestPromiseTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	f("released", Promise{Epoch: intent.Epoch{Generation: 2, N: 2}, Owner: "a", Boot: "1"}, true, "")
+	if err := own.release(Promise{ID: "machine/m1", Epoch: intent.Epoch{Generation: 2, N: 2}, Owner: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	f("an epoch that was given back", Promise{Epoch: intent.Epoch{Generation: 2, N: 2}, Owner: "a", Boot: "1"}, true, "lower")
+	f("the next one", Promise{Epoch: intent.Epoch{Generation: 2, N: 3}, Owner: "a", Boot: "1"}, true, "")
 	p, err := own.load("machine/m1")
 	if err != nil || p.Owner != "a" || p.Released || p.Yielded != nil {
 		t.Fatalf("the table holds %+v, %v", p, err)

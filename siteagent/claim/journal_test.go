@@ -237,11 +237,17 @@ func TestJournalLostTail(t *testing.T) {
 		return old
 	}
 	old := restore(3)
+	if old.Level() {
+		t.Fatal("level though its peer has more of its chain")
+	}
 	if err := old.replicate(t.Context(), netPeer{n, "a"}); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(chain(t, a, "a"), chain(t, old, "a"), sameRecord()); d != "" {
 		t.Fatalf("not what was lost:\n%s", d)
+	}
+	if !old.Level() {
+		t.Fatal("not level after taking back what was lost")
 	}
 	put(t, old, Replicated, "machine", "m1", 301)
 	if v, _ := Load[int](b, "machine", "m1"); v != 301 {

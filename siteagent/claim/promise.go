@@ -62,8 +62,8 @@ func (p promises) load(id string) (pr Promise, err error) {
 	return pr, err
 }
 
-// promise gives want unless a higher epoch, or this epoch by another owner or boot, was promised, or alive says that
-// another holder has not released. The promise is on disk when it returns nil. Errors: *Refusal, the store's.
+// promise gives want unless a higher epoch, or this epoch by another owner or boot, was promised or given back, or alive says
+// that another holder has not released. The promise is on disk when it returns nil. Errors: *Refusal, the store's.
 func (p promises) promise(want Promise, alive func(agent string) bool) error {
 	return p.db.UpdateVital(func(tx *state.Tx) error {
 		have, err := p.get(tx, want.ID)
@@ -74,7 +74,7 @@ func (p promises) promise(want Promise, alive func(agent string) bool) error {
 		switch {
 		case c < 0:
 			return &Refusal{"lower", have.Epoch, have.Owner}
-		case c == 0 && (have.Owner != want.Owner || have.Boot != want.Boot):
+		case c == 0 && (have.Owner != want.Owner || have.Boot != want.Boot || have.Released):
 			return &Refusal{"lower", have.Epoch, have.Owner}
 		case c == 0:
 			return nil // a lost reply

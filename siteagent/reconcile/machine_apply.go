@@ -152,8 +152,8 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 	}
 	status := step.Status
 	status.Owner, status.Epoch = cl.Owner, cl.Epoch.String()
-	task := fmt.Sprintf("%s/%s/%d", step.Action, v.Name, status.Generation)
-	if step.Action != ActionNone {
+	task := fmt.Sprintf("%s/%s/%d/%d", step.Action, v.Name, status.Generation, status.Attempts)
+	if step.Action != ActionNone && !c.acted(v, step, task) {
 		if err := c.act(ctx, v, step, cl, ctl, task); err != nil {
 			return err
 		}
@@ -172,6 +172,14 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 		c.let(ctx, v.Name)
 	}
 	return nil
+}
+
+// acted tells whether this power cycle was made already and only the status that follows was lost: a crash between the two
+// must not cut the power of a machine whose installer is loading. Powering off reads back by itself and may be repeated.
+func (c *Controller) acted(v MachineView, step Step, task string) bool {
+	rec, ok := claim.Load[TaskRecord](c.cfg.Journal, KindTask, task)
+	return ok && step.Action == ActionNetboot && rec.State == "done" &&
+		v.Window != nil && v.Window.Task == task && !v.Window.Opened.Before(v.Status.Since) && v.Now.Before(v.Window.Until)
 }
 
 // resting states hold no claim: the natural owner may take the machine back.
