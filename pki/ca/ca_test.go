@@ -22,6 +22,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -190,9 +191,10 @@ func TestSaveLoad(t *testing.T) {
 
 // TestOpenSSLAgrees lets a second implementation verify the chain.
 func TestOpenSSLAgrees(t *testing.T) {
+	lab.Need(t, lab.Tool("openssl", "openssl"))
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("needs openssl (Debian package openssl)")
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	root, sub := authority(t)

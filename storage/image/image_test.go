@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 var errPower = errors.New("power cut")
@@ -172,9 +173,7 @@ func TestInstalledDiskIsJudgedByOthers(t *testing.T) {
 	}
 	run := func(pkg, name string, args ...string) string {
 		t.Helper()
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("needs %s: apt-get install %s", name, pkg)
-		}
+		lab.Need(t, lab.Tool(name, pkg))
 		c := exec.Command(name, args...)
 		c.Env = append(os.Environ(), "MTOOLS_SKIP_CHECK=0", "LC_ALL=C")
 		out, err := c.CombinedOutput()

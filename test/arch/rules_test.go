@@ -178,6 +178,38 @@ func checkState(files []source, blind map[string]string) []string {
 	return out
 }
 
+// checkSkips complains of a test that skips for a missing program by itself: only lab.Need fails it where lab is strict. lab
+// stands on netlab, whose own tests cannot use it: without root or iproute2 every test of lab fails strictly.
+func checkSkips(files []source) []string {
+	var out []string
+	for _, f := range files {
+		ast.Inspect(f.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || !f.test || within(f.dir, "test/sim/netlab") || len(call.Args) == 0 {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			lit, isLit := call.Args[0].(*ast.BasicLit)
+			if ok && isLit && strings.HasPrefix(sel.Sel.Name, "Skip") && strings.Contains(lit.Value, "needs ") {
+				out = append(out, fmt.Sprintf("%s: a skip of its own: lab.Need says the package and fails in CI", f.at(call.Pos())))
+			}
+			return true
+		})
+	}
+	return out
+}
+
+func TestSkips(t *testing.T) { report(t, checkSkips(tree(t))) }
+
+func TestSkipsSeen(t *testing.T) {
+	of := func(body string) []source {
+		return []source{parse(t, "a/x_test.go", "package p\nfunc f() {"+body+"}\n")}
+	}
+	wantRed(t, checkSkips(of(`t.Skip("needs cpio")`)), "x_test.go:2")
+	wantRed(t, checkSkips(of(`t.Skipf("needs %s", x)`)), "x_test.go:2")
+	wantGreen(t, checkSkips(of(`t.Skip("takes long"); lab.Need(t)`)))
+}
+
 func checkVars(f source, d *ast.GenDecl) []string {
 	var out []string
 	for _, s := range d.Specs {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/storage/state"
+	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 var (
@@ -389,12 +390,7 @@ func judge(t *testing.T, dir string, last int, want map[string]string) string {
 
 // TestPowerCut is F3: the image of a mounted file system is copied under the writer, as a power cut would leave it.
 func TestPowerCut(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root (loop mounts)")
-	}
-	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		t.Skip("needs mkfs.ext4: apt-get install e2fsprogs")
-	}
+	lab.Need(t, lab.Root, lab.Tool("mkfs.ext4", "e2fsprogs"))
 	rnd := random(t)
 	dir := t.TempDir()
 	img, mnt, cut := filepath.Join(dir, "img"), filepath.Join(dir, "mnt"), filepath.Join(dir, "cut")

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 var update = flag.Bool("update", false, "rewrite goldens")
@@ -93,9 +95,10 @@ func TestModuleOrder(t *testing.T) {
 }
 
 func TestArchiveIsReadByCpio(t *testing.T) {
+	lab.Need(t, lab.Tool("cpio", "cpio"))
 	cpio, err := exec.LookPath("cpio")
 	if err != nil {
-		t.Skip("needs cpio: apt-get install cpio")
+		t.Fatal(err)
 	}
 	root := kernel(t)
 	c := Config{KernelRoot: root, Init: filepath.Join(root, "init"), Modules: []string{"virtio"},

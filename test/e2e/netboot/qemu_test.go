@@ -126,7 +126,7 @@ func TestLocalBoot(t *testing.T) {
 func TestKernel(t *testing.T) {
 	needQEMU(t)
 	if os.Getenv("SKERRY_NETBOOT_KERNEL") == "" {
-		t.Skip("needs SKERRY_NETBOOT_KERNEL, SKERRY_NETBOOT_RAMDISK, SKERRY_NETBOOT_WORDS: make ramdisk")
+		t.Skip("only with SKERRY_NETBOOT_KERNEL, SKERRY_NETBOOT_RAMDISK, SKERRY_NETBOOT_WORDS: make ramdisk")
 	}
 	for _, f := range []firmware{bios(), uefi(t, false), uefi(t, true)} {
 		t.Run(f.name, func(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/ipxe"
 	"github.com/skerry-metal/skerry/boot/tftp"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 // serverEnv makes the test binary an agent's boot servers instead: SKERRY_NETBOOT_CHILD=<json of child>.
@@ -192,16 +193,11 @@ type rack struct {
 
 func need(t testing.TB, tools ...string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root (network namespaces, raw sockets)")
-	}
+	reqs := []lab.Requirement{lab.Root}
 	for i := 0; i+1 < len(tools); i += 2 {
-		if _, err := exec.LookPath(tools[i]); err != nil {
-			if _, err := os.Stat(tools[i]); err != nil {
-				t.Skipf("needs %s: apt-get install %s", tools[i], tools[i+1])
-			}
-		}
+		reqs = append(reqs, lab.Tool(tools[i], tools[i+1]))
 	}
+	lab.Need(t, reqs...)
 }
 
 func run(t testing.TB, args ...string) string {
