@@ -38,11 +38,10 @@ type server struct {
 	view   atomic.Pointer[dhcp.View]
 	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
 
-	mu    sync.Mutex        // guards what follows
-	arch  map[string]string // MAC -> arch of its last firmware packet
-	seen  map[string]string // MAC|stage -> window nonce that was journaled
-	added uint64
-	lost  uint64
+	mu   sync.Mutex        // guards what follows
+	arch map[string]string // MAC -> arch of its last firmware packet
+	seen map[string]string // MAC|stage -> window nonce that was journaled
+	lost uint64
 }
 
 // maxSeen bounds what is remembered per MAC: a site has some thousand machines; strangers beyond that are forgotten.

@@ -187,7 +187,11 @@ func Clean(raw string) string {
 	if len(raw) > maxName {
 		return ""
 	}
-	s := strings.ToLower(strings.TrimRight(raw, "\xff\x00 "))
+	end := len(raw)
+	for end > 0 && (raw[end-1] == 0xFF || raw[end-1] == 0 || raw[end-1] == ' ') { // octets: 0xFF is no UTF-8
+		end--
+	}
+	s := strings.ToLower(raw[:end])
 	s = strings.ReplaceAll(s, `\`, "/")
 	s = strings.TrimLeft(s, "/")
 	if dir, rest, ok := strings.Cut(s, "/"); ok && isMAC(dir) {

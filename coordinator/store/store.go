@@ -40,7 +40,7 @@ type Entry struct {
 type Store interface {
 	// Get returns one key. Errors: ErrAbsent.
 	Get(ctx context.Context, key string) (Entry, error)
-	// Range calls fn for the keys that begin with prefix and are not below from, in order. fn may return Stop.
+	// Range calls fn for the keys that begin with prefix and are not below from, in order. fn may return ErrStop.
 	Range(ctx context.Context, prefix, from string, fn func(Entry) error) error
 	// Commit applies c if every guard holds and returns the new revision. Errors: ErrConflict.
 	Commit(ctx context.Context, c Commit) (rev uint64, err error)
@@ -50,8 +50,8 @@ type Store interface {
 	Close() error
 }
 
-// Stop ends a Range early without an error.
-var Stop = errors.New("stop")
+// ErrStop, returned by fn, ends a Range early without an error.
+var ErrStop = errors.New("stop")
 
 const (
 	bucket  = "coordinator"
@@ -139,7 +139,7 @@ func (s *Badger) Range(ctx context.Context, prefix, from string, fn func(Entry) 
 			if err != nil {
 				return err
 			}
-			if err := fn(e); errors.Is(err, Stop) {
+			if err := fn(e); errors.Is(err, ErrStop) {
 				return state.ErrStop
 			} else if err != nil {
 				return err

@@ -140,8 +140,8 @@ func TestRange(t *testing.T) {
 		f("b", "", "b/1", "b/2", "b/3", "b/30", "b0")
 		f("d", "")
 		n := 0
-		if err := s.Range(t.Context(), "b/", "", func(Entry) error { n++; return Stop }); err != nil || n != 1 {
-			t.Errorf("Stop: %d calls, %v", n, err)
+		if err := s.Range(t.Context(), "b/", "", func(Entry) error { n++; return ErrStop }); err != nil || n != 1 {
+			t.Errorf("ErrStop: %d calls, %v", n, err)
 		}
 		boom := errors.New("boom")
 		if err := s.Range(t.Context(), "b/", "", func(Entry) error { return boom }); !errors.Is(err, boom) {

@@ -70,8 +70,8 @@ type itemInput struct {
 }
 
 type listInput struct {
-	Site    string `query:"site" doc:"only objects of this site" maxLength:"63"`
-	Project string `query:"project" doc:"only objects of this project" maxLength:"63"`
+	Site    string `query:"site" doc:"only objects of this site; kinds that belong to none are not narrowed" maxLength:"63"`
+	Project string `query:"project" doc:"only objects of this project; kinds that belong to none are not narrowed" maxLength:"63"`
 }
 
 type writeInput struct {
@@ -202,8 +202,7 @@ func (a *API) list(ctx context.Context, info intent.KindInfo, in *listInput) (*l
 	out := &listOutput{}
 	out.Body.Revision, out.Body.Items = rev, []*intent.Object{}
 	for _, o := range c.List(info.Kind) {
-		if (in.Site == "" || o.Metadata.Site == in.Site) && (in.Project == "" || o.Metadata.Project == in.Project) &&
-			may(c, by, requestFor(intent.VerbRead, o)) {
+		if info.Selects(o, in.Site, in.Project) && may(c, by, requestFor(intent.VerbRead, o)) {
 			out.Body.Items = append(out.Body.Items, redact(o))
 		}
 	}

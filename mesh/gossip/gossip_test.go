@@ -177,7 +177,7 @@ func TestSite(t *testing.T) {
 		}
 	}
 	t.Logf("a3 missed by all after %v", time.Since(start))
-	a3 = s.start(a3.n, a3.addr, nil)
+	s.start(a3.n, a3.addr, nil)
 	for _, m := range []*member{a1, a2} {
 		await(t, "a3 back", m, func(e Event) bool { return e.Kind == EventAlive && e.Member.ID == "a3" })
 	}

@@ -77,6 +77,13 @@ func Kinds() []KindInfo {
 	}
 }
 
+// Selects tells whether o of this kind lies in the site and the project; "" is any. What has no site, or no project, lies in
+// all of them: a default site must not hide the images.
+func (i KindInfo) Selects(o *Object, site, project string) bool {
+	return (site == "" || !i.NeedSite || o.Metadata.Site == site) &&
+		(project == "" || i.Scope != ScopeProject || o.Metadata.Project == project)
+}
+
 // Info returns what is known of k; ok is false for an unknown kind.
 func (k Kind) Info() (info KindInfo, ok bool) {
 	for _, i := range Kinds() {

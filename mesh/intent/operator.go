@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -365,13 +364,4 @@ func (s *SecretSpec) validate(c *checker) {
 	if s.Type == "bmc" && len(s.Data) > 0 && (s.Data["username"] == "" || s.Data["password"] == "") {
 		c.add("data", "a bmc secret lacks username or password", "give both")
 	}
-}
-
-// CheckURL wants http or https with a host and without user information.
-func CheckURL(s string) error {
-	u, err := url.Parse(s)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || len(s) > 2048 {
-		return fmt.Errorf("cannot use URL %q: want http(s)://host/path", clip(s, 80))
-	}
-	return nil
 }

@@ -260,7 +260,7 @@ func (e *Endpoint) adopt(c *Conn) *Conn {
 		return c
 	}
 	keep, drop := c, old
-	if time.Now().Sub(old.born) < simultaneous && old.dialled != c.dialled {
+	if time.Since(old.born) < simultaneous && old.dialled != c.dialled {
 		lowerDialled := func(x *Conn) bool { return x.dialled == (e.cfg.TLS.Self.ID < x.id.ID) }
 		if lowerDialled(old) {
 			keep, drop = old, c

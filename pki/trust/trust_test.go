@@ -21,7 +21,7 @@ import (
 )
 
 // shake runs one handshake over a pipe and returns what each side thinks.
-func shake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error, cs tls.ConnectionState) {
+func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -44,7 +44,8 @@ func shake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	b.Close()
-	return <-done, clientErr, s.ConnectionState()
+	serverErr = <-done
+	return s.ConnectionState(), serverErr, clientErr
 }
 
 func TestHandshakes(t *testing.T) {
@@ -62,7 +63,7 @@ func TestHandshakes(t *testing.T) {
 	coord := trust.Want{Kind: trust.Coordinator}
 	f := func(what string, ok bool, server, client *pkitest.Node, alpn string, want trust.Want) {
 		t.Helper()
-		serr, cerr, cs := shake(t, server.TLS.Server(all...), client.TLS.Client(alpn, want))
+		cs, serr, cerr := shake(t, server.TLS.Server(all...), client.TLS.Client(alpn, want))
 		if (serr == nil && cerr == nil) != ok {
 			t.Errorf("%s: server %v, client %v, want ok %v", what, serr, cerr, ok)
 		}
@@ -91,17 +92,17 @@ func TestHandshakes(t *testing.T) {
 
 	mixed := a2.TLS.Client(trust.ALPNMesh, agent("lon1", "a1"))
 	mixed.NextProtos = []string{trust.ALPNMesh, trust.ALPNH2}
-	if serr, _, _ := shake(t, a1.TLS.Server(all...), mixed); serr == nil {
+	if _, serr, _ := shake(t, a1.TLS.Server(all...), mixed); serr == nil {
 		t.Error("a skerry protocol among others was chosen")
 	}
 	bare := a2.TLS.Client(trust.ALPNMesh, agent("lon1", "a1"))
 	bare.GetClientCertificate = nil
-	if serr, _, _ := shake(t, a1.TLS.Server(all...), bare); serr == nil {
+	if _, serr, _ := shake(t, a1.TLS.Server(all...), bare); serr == nil {
 		t.Error("mesh without a client certificate")
 	}
 	old := a2.TLS.Client(trust.ALPNMesh, agent("lon1", "a1"))
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	if serr, _, _ := shake(t, a1.TLS.Server(all...), old); serr == nil {
+	if _, serr, _ := shake(t, a1.TLS.Server(all...), old); serr == nil {
 		t.Error("TLS 1.2 was spoken")
 	}
 
@@ -127,7 +128,7 @@ func TestWeb(t *testing.T) {
 	}
 	f := func(ok bool, c *tls.Config, want trust.Identity) {
 		t.Helper()
-		serr, cerr, cs := shake(t, srv(), c)
+		cs, serr, cerr := shake(t, srv(), c)
 		if (serr == nil && cerr == nil) != ok {
 			t.Errorf("server %v, client %v, want ok %v", serr, cerr, ok)
 			return
@@ -237,7 +238,7 @@ func TestDecades(t *testing.T) {
 	a1, a2 := d.Agent("lon1", "a1", ""), d.Agent("lon1", "a2", "")
 	synctest.Test(t, func(t *testing.T) { // the bubble's clock begins at 2000-01-01
 		for range 4 {
-			serr, cerr, _ := shake(t, a1.TLS.Server(trust.ALPNMesh), a2.TLS.Client(trust.ALPNMesh, trust.Want{Kind: trust.Agent, Site: "lon1", ID: "a1"}))
+			_, serr, cerr := shake(t, a1.TLS.Server(trust.ALPNMesh), a2.TLS.Client(trust.ALPNMesh, trust.Want{Kind: trust.Agent, Site: "lon1", ID: "a1"}))
 			if serr != nil || cerr != nil {
 				t.Errorf("in %d: %v, %v", time.Now().Year(), serr, cerr)
 			}

@@ -70,6 +70,7 @@ type Claims struct {
 
 	mu     sync.Mutex // guards what follows; never held over I/O
 	held   map[string]held
+	lost   map[string]time.Time     // id -> when its fence was found raised by another, while that one counted as dead
 	lent   map[string]time.Time     // id -> until when its holder may act on a confirmation of ours
 	asking map[string]chan struct{} // ids that an Acquire of this process asks for; closed at its end
 }
@@ -83,7 +84,7 @@ type held struct {
 func NewClaims(db *state.DB, self, boot string, sight Sight, remote Remote, log *slog.Logger) *Claims {
 	return &Claims{
 		self: self, boot: boot, sight: sight, remote: remote, own: promises{db}, log: log, now: time.Now, started: time.Now(),
-		held: map[string]held{}, asking: map[string]chan struct{}{}, lent: map[string]time.Time{},
+		held: map[string]held{}, asking: map[string]chan struct{}{}, lost: map[string]time.Time{}, lent: map[string]time.Time{},
 	}
 }
 
@@ -146,7 +147,7 @@ func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 	}
 	hard := false
 	if votes*2 <= len(members) {
-		if hard = votes == 1 && c.fenceMayDecide(members, strength); !hard {
+		if hard = votes == 1 && c.fenceMayDecide(members, strength) && !c.lostLately(id); !hard {
 			c.giveBack(ctx, want)
 			return intent.Claim{}, fmt.Errorf("cannot claim %s: %w (%d of %d, fence %s)%s", id, ErrNoMajority, votes, len(members), strength, heard)
 		}
@@ -159,6 +160,9 @@ func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 	}
 	c.mu.Lock()
 	c.held[id] = held{want, hard}
+	if !hard {
+		delete(c.lost, id) // the peer was heard
+	}
 	c.mu.Unlock()
 	c.log.Info("claim granted", "claim", id, "epoch", want.Epoch.String(), "votes", votes, "fence", strength.String())
 	return intent.Claim{ID: id, Epoch: want.Epoch, Owner: c.self}, nil
@@ -278,6 +282,17 @@ func (c *Claims) yields(ctx context.Context, generation uint64, members []Member
 	return true
 }
 
+// fenceRest is how long an agent that lost a device by its fence does not raise it again: the peer that gossip calls dead is
+// alive behind a cut, and two agents would take the device from each other for ever (mesh.md section 7).
+const fenceRest = 15 * time.Minute
+
+func (c *Claims) lostLately(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at, ok := c.lost[id]
+	return ok && c.now().Sub(at) < fenceRest
+}
+
 // fenceMayDecide: two agents, the other dead for the whole hold-off, and a hard fence on the device. One agent is its own
 // majority and never comes here.
 func (c *Claims) fenceMayDecide(members []Member, s intent.Strength) bool {
@@ -384,6 +399,9 @@ func (c *Claims) Confirm(ctx context.Context, cl intent.Claim, fence Fence) erro
 			return nil
 		}
 		if e.Compare(cl.Epoch) > 0 {
+			c.mu.Lock()
+			c.lost[cl.ID] = c.now()
+			c.mu.Unlock()
 			c.lose(ctx, h.promise)
 		}
 	}

@@ -146,7 +146,7 @@ func (j *Journal) pull(ctx context.Context, peers Peers) {
 	}
 }
 
-// Level tells whether every live peer holds our chain to its end: nothing of ours is missing here, nothing there.
+// Level tells whether every live peer holds this agent's chain to its end: nothing of it is missing here, nothing there.
 func (j *Journal) Level() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

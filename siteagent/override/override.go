@@ -41,20 +41,6 @@ func Sign(d intent.Override, key ed25519.PrivateKey) (*Record, error) {
 	return &Record{Envelope: *env, Doc: d}, nil
 }
 
-// Open verifies an override that an agent with one of the keys took, and returns its payload. Errors: document's, and
-// intent.Problems.
-func Open(env *intent.Envelope, keys []ed25519.PublicKey) (*intent.Override, error) {
-	payload, err := document.Open(env, intent.PayloadOverride, keys, 1)
-	if err != nil {
-		return nil, err
-	}
-	d := &intent.Override{}
-	if err := intent.DecodeStrict(payload, d); err != nil {
-		return nil, err
-	}
-	return d, nil
-}
-
 // State says how far one override got, from the acknowledgements and the active objects (by uid or key).
 func State(d intent.Override, active *intent.Catalog, acks map[string]intent.AckBody) string {
 	if a, ok := acks[d.ID]; ok {

@@ -148,12 +148,20 @@ func (a *app) contextCmd() *cobra.Command {
 			i = len(s.Contexts) - 1
 		}
 		cur := &s.Contexts[i]
+		if spec.Server == "" && cur.Server == "" {
+			return &usageError{errors.New("cannot add a context without its server: give --server https://HOST:7443")}
+		}
 		for _, v := range []struct {
 			flag     string
 			to, from *string
 		}{{"server", &cur.Server, &spec.Server}, {"token", &cur.Token, &spec.Token}, {"ca", &cur.CA, &spec.CA}, {"site", &cur.Site, &spec.Site}} {
 			if cmd.Flags().Changed(v.flag) {
 				*v.to = *v.from
+			}
+		}
+		if cmd.Flags().Changed("ca") && cur.CA != "" {
+			if cur.CA, err = filepath.Abs(cur.CA); err != nil {
+				return fmt.Errorf("cannot save context: %w", err)
 			}
 		}
 		if s.Current == "" {

@@ -10,5 +10,6 @@
 //
 // Concurrency: one command per process; progress bars own one goroutine, which ends with the command.
 //
-// Tests: test/script/*.txtar run the real main; yaml_test.go and table_test.go beside the code.
+// Tests: test/script/*.txtar run the real main; cli_test.go: every help text and the fields of every kind as goldens, places in
+// YAML, a fuzz target for documents.
 package cli

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -69,7 +70,11 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 				return err
 			}
 			if save != "" {
-				if err := a.saveContext(serverSpec{Name: save, Server: "https://" + cfg.Addr[0], Token: res.Token, CA: res.CA}); err != nil {
+				ca, err := filepath.Abs(res.CA) // the context is used from other directories too
+				if err != nil {
+					return fmt.Errorf("cannot save context: %w", err)
+				}
+				if err := a.saveContext(serverSpec{Name: save, Server: "https://" + cfg.Addr[0], Token: res.Token, CA: ca}); err != nil {
 					return err
 				}
 			}

@@ -56,7 +56,7 @@ func (a *app) getCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "get KIND [NAME]", Short: "List objects, or print one", ValidArgsFunction: completeKinds,
 		Example: "  skerry get machines\n  skerry get machine m1 --site lon1 -o yaml\n  skerry get instancearrays -w\n  skerry get kinds",
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    argsUpTo(1, "KIND", "NAME"),
 		RunE: func(c *cobra.Command, given []string) error {
 			if given[0] == "kinds" {
 				return a.printKinds()
@@ -87,10 +87,10 @@ func (a *app) getCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			if a.output == "table" || a.output == "wide" || a.output == "name" {
-				return a.printObjects([]*intent.Object{o})
+			if a.structured() {
+				return a.print(o, nil)
 			}
-			return a.print(o, nil)
+			return a.printObjects([]*intent.Object{o})
 		},
 	}
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on printing changes")
@@ -116,16 +116,11 @@ func kindNames() []string {
 
 func (a *app) watchKind(c *cobra.Command, cl *client.Client, info intent.KindInfo) error {
 	return explainClient(cl.Watch(c.Context(), info.Kind, func(ch api.Change) error {
-		if ch.Object == nil || (a.site != "" && ch.Object.Metadata.Site != a.site) || (a.project != "" && ch.Object.Metadata.Project != a.project) {
+		if ch.Object == nil || !info.Selects(ch.Object, a.site, a.project) {
 			return nil
 		}
-		if a.output == "json" {
-			b, err := json.Marshal(ch)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(a.Out, "%s\n", b)
-			return err
+		if a.structured() {
+			return a.printLine(ch)
 		}
 		_, err := fmt.Fprintf(a.Out, "%-6s %s  %s\n", ch.Type, ch.Object.Key(), summary(ch.Object))
 		return err
@@ -193,12 +188,20 @@ func summary(o *intent.Object) string {
 }
 
 func (a *app) describeCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "describe KIND NAME", Short: "Print one object in full, with what depends on it", Args: args("KIND", "NAME"), ValidArgsFunction: completeKinds,
+	var fields bool
+	c := &cobra.Command{
+		Use: "describe KIND [NAME]", Short: "Print one object in full, or the fields of a kind", Args: argsUpTo(1, "KIND", "NAME"), ValidArgsFunction: completeKinds,
+		Example: "  skerry describe machine m1 --site lon1\n  skerry describe --fields instancearray",
 		RunE: func(c *cobra.Command, given []string) error {
 			info, err := findKind(given[0])
 			if err != nil {
 				return err
+			}
+			if fields {
+				return a.printFields(info)
+			}
+			if len(given) == 1 {
+				return hint(&usageError{fmt.Errorf("cannot describe a %s without its name", info.Kind)}, "`skerry describe --fields "+given[0]+"` lists the fields of the kind")
 			}
 			cl, err := a.client()
 			if err != nil {
@@ -212,8 +215,11 @@ func (a *app) describeCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			if a.output != "table" && a.output != "wide" {
+			if a.structured() {
 				return a.print(o, nil)
+			}
+			if a.output == "name" {
+				return a.printObjects([]*intent.Object{o})
 			}
 			b, err := json.Marshal(o)
 			if err != nil {
@@ -223,10 +229,12 @@ func (a *app) describeCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("cannot print: %w", err)
 			}
-			_, err = fmt.Fprintf(a.Out, "%s\n# %s\n%s", o.Key(), summary(o), y)
+			_, err = fmt.Fprintf(a.Out, "# %s\n# %s\n%s", o.Key(), summary(o), y)
 			return err
 		},
 	}
+	c.Flags().BoolVar(&fields, "fields", false, "list the fields that documents of the kind may have")
+	return c
 }
 
 func (a *app) applyCmd() *cobra.Command {

@@ -33,11 +33,7 @@ func (a *app) tokenCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			if a.output == "table" {
-				_, err = fmt.Fprintln(a.Out, t.Token)
-				return err
-			}
-			return a.print(t, nil)
+			return a.printToken(t, t.Token)
 		},
 	}
 	create.Flags().StringVar(&jr.Agent, "agent", "", "id that the agent gets")
@@ -54,16 +50,21 @@ func (a *app) tokenCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			if a.output == "table" {
-				_, err = fmt.Fprintln(a.Out, t.Token)
-				return err
-			}
-			return a.print(t, nil)
+			return a.printToken(t, t.Token)
 		},
 	}
 	user.Flags().StringVar(&ur.TTL, "ttl", "", "after which it is refused; default: never")
 	c.AddCommand(create, user)
 	return c
+}
+
+// printToken prints v as JSON or YAML, else the token alone, so that a script can catch it.
+func (a *app) printToken(v any, token string) error {
+	if a.structured() {
+		return a.print(v, nil)
+	}
+	_, err := fmt.Fprintln(a.Out, token)
+	return err
 }
 
 func (a *app) assetCmd() *cobra.Command {
@@ -189,7 +190,7 @@ func (a *app) machineCmd() *cobra.Command {
 			if err != nil {
 				return explainClient(err)
 			}
-			if a.output == "json" || a.output == "yaml" {
+			if a.structured() {
 				return a.print(e, nil)
 			}
 			return explainText(a.Out, e)
@@ -248,7 +249,7 @@ const maxFactName = 48
 func (a *app) siteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "site", Short: "See how a site is doing"}
 	status := &cobra.Command{
-		Use: "status [SITE]", Short: "Agents, heads, machines and overrides of a site", Args: cobra.MaximumNArgs(1),
+		Use: "status [SITE]", Short: "Agents, heads, machines and overrides of a site", Args: argsUpTo(0, "SITE"),
 		RunE: func(c *cobra.Command, given []string) error {
 			cl, err := a.client()
 			if err != nil {
@@ -316,8 +317,8 @@ func (a *app) eventsCmd() *cobra.Command {
 				q.Since = time.Now().Add(-since)
 			}
 			return explainClient(cl.Events(c.Context(), q, func(e intent.Event) error {
-				if a.output == "json" {
-					return a.print(e, nil)
+				if a.structured() {
+					return a.printLine(e)
 				}
 				_, err := fmt.Fprintf(a.Out, "%s  %-4s %-26s %-8s %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), e.Agent, e.Type, e.Machine, e.Message)
 				return err

@@ -142,7 +142,25 @@ the site: --context lon1.`,
 func args(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, given []string) error {
 		if len(given) != len(names) {
-			return &usageError{fmt.Errorf("want %s, got %d arguments", strings.Join(names, " "), len(given))}
+			want := strings.Join(names, " ")
+			if want == "" {
+				want = "no arguments"
+			}
+			return &usageError{fmt.Errorf("want %s, got %d", want, len(given))}
+		}
+		return nil
+	}
+}
+
+// argsUpTo wants at least the first of the named arguments, and no more than all.
+func argsUpTo(least int, names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, given []string) error {
+		if len(given) < least || len(given) > len(names) {
+			want := strings.Join(names[:least], " ")
+			for _, n := range names[least:] {
+				want = strings.TrimSpace(want + " [" + n + "]")
+			}
+			return &usageError{fmt.Errorf("want %s, got %d", want, len(given))}
 		}
 		return nil
 	}
@@ -191,7 +209,7 @@ func explainClient(err error) error {
 		return hint(err, "`skerry context set NAME --token TOKEN` with a fresh token of `skerry token user USER`")
 	case client.Is(err, 404):
 		return hint(err, "`skerry get KIND` lists what you may see")
-	case client.Is(err, 409):
+	case client.IsType(err, "elsewhere"):
 		return hint(err, "`skerry --context SITE ...` asks an agent of the site")
 	case client.Is(err, 412):
 		return hint(err, "get the object again and repeat")

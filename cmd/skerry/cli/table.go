@@ -78,6 +78,25 @@ func (a *app) print(v any, fill func(*table)) error {
 	return t.write(a.Out)
 }
 
+// structured tells whether the output is for programs.
+func (a *app) structured() bool { return a.output == "json" || a.output == "yaml" }
+
+// printLine writes one value of a stream: JSON on a line of its own, or a YAML document.
+func (a *app) printLine(v any) error {
+	if a.output == "yaml" {
+		if _, err := fmt.Fprintln(a.Out, "---"); err != nil {
+			return err
+		}
+		return a.print(v, nil)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("cannot print: %w", err)
+	}
+	_, err = fmt.Fprintf(a.Out, "%s\n", b)
+	return err
+}
+
 // age prints how long ago t was, in its largest unit.
 func age(t, now time.Time) string {
 	if t.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -20,16 +21,17 @@ const maxYAML = 1 << 20
 
 // document is one YAML document and where it stands.
 type document struct {
-	file string
-	node ast.Node
-	json json.RawMessage
-	obj  *intent.Object
+	file   string
+	before int // lines before it in the file
+	node   ast.Node
+	json   json.RawMessage
+	obj    *intent.Object
 }
 
 // place returns "FILE:LINE:COLUMN" of a dotted path, or of its nearest parent that is written.
 func (d *document) place(path string) string {
 	line, col := position(d.node, splitPath(path))
-	return fmt.Sprintf("%s:%d:%d", d.file, line, col)
+	return fmt.Sprintf("%s:%d:%d", d.file, line+d.before, col)
 }
 
 // readDocuments reads a file ("-" = standard input) of one or more YAML or JSON documents. Every problem of every document
@@ -54,21 +56,68 @@ func (a *app) readDocuments(file string) ([]*document, error) {
 	return parseDocuments(file, b)
 }
 
-func parseDocuments(file string, b []byte) ([]*document, error) {
-	parsed, err := parser.ParseBytes(b, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %s", file, yamlError(err))
+// part is one document's text and the number of lines before it.
+type part struct {
+	text   string
+	before int
+}
+
+// splitDocuments cuts at the lines that begin with --- or ... (YAML 1.2.2, section 9.1.2: they mark documents wherever they
+// stand). It is ours because the library stops without a word at the first empty document, and what follows would be lost.
+func splitDocuments(b []byte) []part {
+	var out []part
+	var cur strings.Builder
+	start, n := 0, 0
+	for line := range strings.Lines(string(b)) {
+		rest, mark := strings.CutPrefix(line, "---")
+		if !mark {
+			rest, mark = strings.CutPrefix(line, "...")
+		}
+		if mark && (strings.TrimSpace(rest) == "" || rest[0] == ' ' || rest[0] == '\t') {
+			out = append(out, part{cur.String(), start})
+			cur.Reset()
+			start = n
+			line = "   " + rest
+		}
+		if strings.HasPrefix(line, "%") && strings.TrimSpace(cur.String()) == "" {
+			line = "\n" // a directive; we read one YAML only
+		}
+		cur.WriteString(line)
+		n++
 	}
+	return append(out, part{cur.String(), start})
+}
+
+func parseDocuments(file string, b []byte) ([]*document, error) {
 	var docs []*document
 	var bad []string
+	for _, p := range splitDocuments(b) {
+		more, problems := parsePart(file, p)
+		docs, bad = append(docs, more...), append(bad, problems...)
+	}
+	if len(bad) > 0 {
+		return nil, hint(fmt.Errorf("cannot apply %s, nothing was sent:\n%s", file, strings.Join(bad, "\n")), "correct the places above; `skerry describe --fields KIND` lists the fields")
+	}
+	if len(docs) == 0 {
+		return nil, fmt.Errorf("cannot apply %s: no document in it", file)
+	}
+	return docs, nil
+}
+
+// parsePart decodes one document, or none when there is only white space and comments.
+func parsePart(file string, p part) (docs []*document, bad []string) {
+	parsed, err := parser.ParseBytes([]byte(p.text), 0)
+	if err != nil {
+		return nil, []string{yamlError(file, p.before, err)}
+	}
 	for _, d := range parsed.Docs {
 		if d.Body == nil || d.Body.Type() == ast.NullType || d.Body.Type() == ast.CommentType {
 			continue
 		}
-		doc := &document{file: file, node: d.Body}
+		doc := &document{file: file, before: p.before, node: d.Body}
 		var v any
 		if err := yaml.NodeToValue(d.Body, &v); err != nil {
-			bad = append(bad, fmt.Sprintf("%s: %s", file, yamlError(err)))
+			bad = append(bad, yamlError(file, p.before, err))
 			continue
 		}
 		if doc.json, err = json.Marshal(v); err != nil {
@@ -81,13 +130,7 @@ func parseDocuments(file string, b []byte) ([]*document, error) {
 		}
 		docs = append(docs, doc)
 	}
-	if len(bad) > 0 {
-		return nil, hint(errors.New("nothing was sent:\n"+strings.Join(bad, "\n")), "correct the places above; `skerry describe --fields KIND` lists the fields")
-	}
-	if len(docs) == 0 {
-		return nil, fmt.Errorf("cannot apply %s: no document in it", file)
-	}
-	return docs, nil
+	return docs, bad
 }
 
 // problems renders decoding problems with positions in the YAML text.
@@ -104,10 +147,21 @@ func (d *document) problems(err error) []string {
 	return out
 }
 
-// yamlError keeps the first line of the library's message, which has the position; the rest is a drawing.
-func yamlError(err error) string {
+// yamlError returns "FILE:LINE:COLUMN: what" out of the first line of the library's message, "[LINE:COLUMN] what"; the rest is
+// a drawing. before is the number of lines before what the library saw.
+func yamlError(file string, before int, err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
-	return line
+	line = regexp.MustCompile(`\[(\d+):(\d+)\]`).ReplaceAllStringFunc(line, func(s string) string {
+		var l, c int
+		if _, err := fmt.Sscanf(s, "[%d:%d]", &l, &c); err != nil {
+			return s
+		}
+		return fmt.Sprintf("[%d:%d]", l+before, c)
+	})
+	if place, what, ok := strings.Cut(strings.TrimPrefix(line, "["), "] "); ok && strings.HasPrefix(line, "[") {
+		return file + ":" + place + ": " + what
+	}
+	return file + ": " + line
 }
 
 // splitPath turns "spec.nics[1].mac" into "spec", "nics", "1", "mac".

@@ -71,6 +71,12 @@ func Is(err error, status int) bool {
 	return ok && p.Status == status
 }
 
+// IsType reports whether err is an answer of that problem type, like "elsewhere".
+func IsType(err error, name string) bool {
+	p, ok := errors.AsType[*Problem](err)
+	return ok && strings.HasSuffix(p.Type, "/"+name)
+}
+
 func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
 	u := c.base + path
 	if len(q) > 0 {

@@ -2,7 +2,6 @@ package netboot
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,7 +159,7 @@ func waitText(t testing.TB, path, words string, limit time.Duration) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatal(fmt.Sprintf("no %q within %v", words, limit))
+			t.Fatalf("no %q within %v", words, limit)
 		}
 	}
 }
