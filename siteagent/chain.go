@@ -76,7 +76,13 @@ func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self s
 			return nil, err
 		}
 	}
-	return s, s.refreshView()
+	if err := s.refreshView(); err != nil {
+		return nil, err
+	}
+	if err := s.activate(); err != nil { // what was staged when the agent died, or what an older agent could not read
+		s.log.Error("staged intent is rejected; the last good state stays", "err", err)
+	}
+	return s, nil
 }
 
 func (s *site) load(tx *state.Tx) error {
