@@ -157,8 +157,10 @@ func (b *bench) writing() string {
 		b.t.Fatal(err)
 	}
 	e := intent.Epoch{Generation: 1, N: 1}
-	f := reconcile.Facts{Serial: "SN-M1", UUID: testUUID, Firmware: "bios", CPUs: 1, MemoryMiB: 512, MACs: []string{testMAC}, Time: time.Now(),
-		Disks: []reconcile.DiskFacts{{DiskID: intent.DiskID{Serial: "DISK-1", SizeBytes: 256 << 20}}}}
+	f := reconcile.Facts{
+		Serial: "SN-M1", UUID: testUUID, Firmware: "bios", CPUs: 1, MemoryMiB: 512, MACs: []string{testMAC}, Time: time.Now(),
+		Disks: []reconcile.DiskFacts{{DiskID: intent.DiskID{Serial: "DISK-1", SizeBytes: 256 << 20}}},
+	}
 	b.add(reconcile.KindAccepted, "m1", e, f)
 	b.add(reconcile.KindBinding, "inst", e, reconcile.Binding{Instance: "inst", Project: "acme", Array: "web", Machine: "m1", Generation: 1, Image: "tiny", Cause: "intent 1.1"})
 	b.add(reconcile.KindMachine, "m1", e, intent.MachineStatus{State: intent.StateInstalling, Phase: reconcile.PhaseWrite, Generation: 1, Attempts: 1, Epoch: e.String(), Since: time.Now()})

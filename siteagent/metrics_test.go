@@ -107,8 +107,10 @@ func TestMalformedDHCPCounted(t *testing.T) {
 	if err := ns.Addr("lo", "10.88.0.11/24"); err != nil {
 		t.Fatal(err)
 	}
-	v, err := dhcp.NewView(dhcp.Facts{Self: "a1", Agents: []dhcp.Agent{{ID: "a1", Boot: []netip.Addr{netip.MustParseAddr("10.88.0.11")}}},
-		Subnets: []dhcp.Subnet{{Name: "boot", Prefix: netip.MustParsePrefix("10.88.0.0/24"), Mode: dhcp.ModeAuthoritative}}})
+	v, err := dhcp.NewView(dhcp.Facts{
+		Self: "a1", Agents: []dhcp.Agent{{ID: "a1", Boot: []netip.Addr{netip.MustParseAddr("10.88.0.11")}}},
+		Subnets: []dhcp.Subnet{{Name: "boot", Prefix: netip.MustParsePrefix("10.88.0.0/24"), Mode: dhcp.ModeAuthoritative}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

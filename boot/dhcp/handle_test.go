@@ -55,8 +55,10 @@ func facts() Facts {
 			{ID: "a2", Boot: []netip.Addr{ip("10.88.0.12")}},
 		},
 		Subnets: []Subnet{
-			{Name: "rack", Prefix: netip.MustParsePrefix("10.88.0.0/24"), Router: ip("10.88.0.1"), DNS: []netip.Addr{ip("10.88.0.1"), ip("10.88.0.2")},
-				Domain: "lon1.example", DynFirst: ip("10.88.0.100"), DynLast: ip("10.88.0.199"), Mode: ModeAuthoritative, Discovery: true},
+			{
+				Name: "rack", Prefix: netip.MustParsePrefix("10.88.0.0/24"), Router: ip("10.88.0.1"), DNS: []netip.Addr{ip("10.88.0.1"), ip("10.88.0.2")},
+				Domain: "lon1.example", DynFirst: ip("10.88.0.100"), DynLast: ip("10.88.0.199"), Mode: ModeAuthoritative, Discovery: true,
+			},
 			{Name: "far", Prefix: netip.MustParsePrefix("10.90.0.0/24"), Mode: ModeAuthoritative, Relays: []netip.Addr{ip("10.90.0.1")}},
 			{Name: "quiet", Prefix: netip.MustParsePrefix("10.91.0.0/24")},
 		},

@@ -78,7 +78,8 @@ func newBench(t *testing.T) *bench {
 	if err := os.WriteFile(file, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Logger: slog.New(slog.DiscardHandler), Loaders: loaders{}, Seen: func(s Served) { b.seen <- s },
+	cfg := Config{
+		Logger: slog.New(slog.DiscardHandler), Loaders: loaders{}, Seen: func(s Served) { b.seen <- s },
 		Scripts: &scripter{func(r ScriptRequest) (string, string, error) {
 			if r.MAC == "52-54-00-00-00-09" {
 				return "", "", errors.New("no view")
@@ -229,9 +230,11 @@ func FuzzHandler(f *testing.F) {
 	for _, p := range []string{"/boot/52-54-00-00-00-01/auto.ipxe", "/assets/" + id("file").Hex() + "/k", "/loaders/x", "/nocloud/a/b", "//", "/boot//"} {
 		f.Add("GET", p)
 	}
-	h := NewHandler(Config{Logger: slog.New(slog.DiscardHandler), Loaders: loaders{},
+	h := NewHandler(Config{
+		Logger: slog.New(slog.DiscardHandler), Loaders: loaders{},
 		Scripts: &scripter{func(ScriptRequest) (string, string, error) { return "x", "", nil }},
-		Assets:  &opener{func(intent.Digest) (io.ReadSeekCloser, error) { return nil, ErrAbsent }}})
+		Assets:  &opener{func(intent.Digest) (io.ReadSeekCloser, error) { return nil, ErrAbsent }},
+	})
 	f.Fuzz(func(t *testing.T, method, path string) {
 		r, err := http.NewRequest(method, "http://x"+path, nil)
 		if err != nil {

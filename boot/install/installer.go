@@ -251,8 +251,10 @@ func (j *job) same(w Work) bool {
 // permission asks, verifies and compares. Errors: ErrStale, ErrPermission, *DiskError.
 func (in *Installer) permission(ctx context.Context, w Work, hw *inventory.Report) (*intent.Permission, inventory.Disk, error) {
 	none := inventory.Disk{}
-	env, err := in.Client.Permit(ctx, PermissionRequest{Task: w.Task, Act: intent.ActInstall, Generation: w.Generation, Epoch: w.Epoch,
-		Serial: hw.Serial, UUID: hw.UUID, Disks: hw.Disks})
+	env, err := in.Client.Permit(ctx, PermissionRequest{
+		Task: w.Task, Act: intent.ActInstall, Generation: w.Generation, Epoch: w.Epoch,
+		Serial: hw.Serial, UUID: hw.UUID, Disks: hw.Disks,
+	})
 	if err != nil {
 		return nil, none, err
 	}

@@ -116,10 +116,14 @@ func newScene(t *testing.T) *scene {
 	if s.m, err = intent.ScanManifest(bytes.NewReader(s.img)); err != nil {
 		t.Fatal(err)
 	}
-	s.hw = inventory.Report{Serial: "SN1", UUID: "u1", Boot: inventory.Boot{Firmware: "bios"},
-		Disks: []inventory.Disk{{Name: "sda", Serial: "D1", SizeBytes: diskBytes}, {Name: "sdb", Serial: "D2", SizeBytes: diskBytes}}}
-	s.perm = intent.Permission{ID: "p1", Act: intent.ActInstall, Serial: "SN1", UUID: "u1", Generation: 3,
-		Claim: intent.Epoch{Generation: 1, N: 1}, Disks: []intent.DiskID{{Serial: "D1", SizeBytes: diskBytes}}}
+	s.hw = inventory.Report{
+		Serial: "SN1", UUID: "u1", Boot: inventory.Boot{Firmware: "bios"},
+		Disks: []inventory.Disk{{Name: "sda", Serial: "D1", SizeBytes: diskBytes}, {Name: "sdb", Serial: "D2", SizeBytes: diskBytes}},
+	}
+	s.perm = intent.Permission{
+		ID: "p1", Act: intent.ActInstall, Serial: "SN1", UUID: "u1", Generation: 3,
+		Claim: intent.Epoch{Generation: 1, N: 1}, Disks: []intent.DiskID{{Serial: "D1", SizeBytes: diskBytes}},
+	}
 	s.writer = &fakeWriter{m: s.m, blocks: map[int][]byte{}}
 	s.site = &fakeSite{
 		WorkFunc: func() (Work, error) {
@@ -160,7 +164,8 @@ func (s *scene) source(change func(w http.ResponseWriter, r *http.Request) bool)
 func (s *scene) work(sources ...string) Work {
 	w := Work{Kind: WorkInstall, Task: "t1", Generation: 3, Epoch: intent.Epoch{Generation: 1, N: 1}, Install: &InstallWork{
 		Image: s.m.Content, Manifest: s.m.Digest(), SizeBytes: s.m.Size, Disk: intent.DiskID{Serial: "D1", SizeBytes: diskBytes},
-		Verify: VerifyFull}}
+		Verify: VerifyFull,
+	}}
 	for _, u := range sources {
 		w.Install.Sources = append(w.Install.Sources, u+"/image")
 		w.Install.Manifests = append(w.Install.Manifests, u+"/manifest")
@@ -172,7 +177,8 @@ func (s *scene) run(orders ...Work) WorkKind {
 	s.t.Helper()
 	s.order = orders
 	a, p, _ := agent(s.t, NewHandler(s.site))
-	in := &Installer{Client: newClient(s.t, p, a), Version: "t", Log: quiet(),
+	in := &Installer{
+		Client: newClient(s.t, p, a), Version: "t", Log: quiet(),
 		Collect: func(context.Context) (*inventory.Report, error) { r := s.hw; return &r, nil },
 		Open: func(d inventory.Disk, m *intent.Manifest) (ImageWriter, error) {
 			if d.Name != "sda" {

@@ -178,8 +178,12 @@ func Code(err error) string {
 		err  error
 		name string
 	}{
-		{ErrPermission, "permission"}, {ErrDisk, "disk"}, {ErrImage, "image"}, {ErrSources, "sources"},
-		{ErrAborted, "aborted"}, {ErrStale, "stale"},
+		{ErrPermission, "permission"},
+		{ErrDisk, "disk"},
+		{ErrImage, "image"},
+		{ErrSources, "sources"},
+		{ErrAborted, "aborted"},
+		{ErrStale, "stale"},
 	} {
 		if errors.Is(err, c.err) {
 			return c.name

@@ -55,8 +55,10 @@ func table() []byte {
 		smbiosStructure(1, body(27, map[int]any{4: 1, 5: 2, 7: 3, 8: uuid, 0x19: 4}), "ACME", "R1  ", "SN\x01 1", "SKU9"),
 		smbiosStructure(2, body(15, map[int]any{4: 1, 7: 2}), "ACME", "To Be Filled By O.E.M."),
 		smbiosStructure(3, body(22, map[int]any{4: 1, 7: 2, 8: 3}), "ACME", "CH1", "TAG1"),
-		smbiosStructure(4, body(48, map[int]any{4: 1, 5: 3, 0x10: 2, 0x16: uint16(2600), 0x18: 0x41, 0x23: 0xFF, 0x25: 0xFF,
-			0x2A: uint16(300), 0x2E: uint16(600)}), "CPU0", "Big CPU"),
+		smbiosStructure(4, body(48, map[int]any{
+			4: 1, 5: 3, 0x10: 2, 0x16: uint16(2600), 0x18: 0x41, 0x23: 0xFF, 0x25: 0xFF,
+			0x2A: uint16(300), 0x2E: uint16(600),
+		}), "CPU0", "Big CPU"),
 		smbiosStructure(4, body(48, map[int]any{4: 1, 5: 3, 0x18: 0}), "CPU1"), // empty socket
 		smbiosStructure(17, body(40, map[int]any{0x0C: uint16(0x7FFF), 0x10: 1, 0x17: 2, 0x18: 3, 0x1A: 4, 0x1C: uint32(64 << 10), 0x20: uint16(3200)}),
 			"DIMM_A1", "Maker", "DS1", "PART1"),

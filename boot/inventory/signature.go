@@ -18,10 +18,19 @@ type magic struct {
 // Ceph BlueStore's label.
 func magics() []magic {
 	ms := []magic{
-		{"md", 0, "\xfc\x4e\x2b\xa9"}, {"md", 4096, "\xfc\x4e\x2b\xa9"},
-		{"ext4", 1080, "\x53\xef"}, {"luks", 0, "LUKS\xba\xbe"}, {"xfs", 0, "XFSB"}, {"btrfs", 65600, "_BHRfS_M"},
-		{"swap", 4086, "SWAPSPACE2"}, {"vfat", 54, "FAT1"}, {"vfat", 82, "FAT32"}, {"ceph", 0, "bluestore block device"},
-		{"iso9660", 32769, "CD001"}, {"gpt", 512, "EFI PART"}, {"gpt", 4096, "EFI PART"},
+		{"md", 0, "\xfc\x4e\x2b\xa9"},
+		{"md", 4096, "\xfc\x4e\x2b\xa9"},
+		{"ext4", 1080, "\x53\xef"},
+		{"luks", 0, "LUKS\xba\xbe"},
+		{"xfs", 0, "XFSB"},
+		{"btrfs", 65600, "_BHRfS_M"},
+		{"swap", 4086, "SWAPSPACE2"},
+		{"vfat", 54, "FAT1"},
+		{"vfat", 82, "FAT32"},
+		{"ceph", 0, "bluestore block device"},
+		{"iso9660", 32769, "CD001"},
+		{"gpt", 512, "EFI PART"},
+		{"gpt", 4096, "EFI PART"},
 	}
 	for s := range int64(4) {
 		ms = append(ms, magic{"lvm", s * 512, "LABELONE"})

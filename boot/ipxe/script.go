@@ -169,8 +169,10 @@ func (in Input) check() error {
 		}
 		return nil
 	}
-	all := map[string]string{"machine": in.Machine, "mac": in.MAC, "token": in.Token, "pin": in.Pin, "console": in.Console,
-		"reason": strings.ReplaceAll(in.Reason, " ", "_")}
+	all := map[string]string{
+		"machine": in.Machine, "mac": in.MAC, "token": in.Token, "pin": in.Pin, "console": in.Console,
+		"reason": strings.ReplaceAll(in.Reason, " ", "_"),
+	}
 	for what, s := range all {
 		if err := word(what, s); err != nil {
 			return err

@@ -18,10 +18,12 @@ import (
 var update = flag.Bool("update", false, "rewrite goldens")
 
 func input(act Act) Input {
-	in := Input{Act: act, Machine: "m1", MAC: "52-54-00-00-00-01", HTTP: []string{"10.88.0.12:7480", "10.88.0.11:7480"},
+	in := Input{
+		Act: act, Machine: "m1", MAC: "52-54-00-00-00-01", HTTP: []string{"10.88.0.12:7480", "10.88.0.11:7480"},
 		Kernel: intent.DigestOf([]byte("kernel")), Ramdisk: intent.DigestOf([]byte("ramdisk")),
 		Agents: []string{"10.88.0.12:7444", "10.88.0.11:7444"}, Pin: strings.Repeat("ab", 32),
-		Addr: netip.MustParsePrefix("10.88.0.21/24"), Gateway: netip.MustParseAddr("10.88.0.1"), DNS: netip.MustParseAddr("10.88.0.1")}
+		Addr: netip.MustParsePrefix("10.88.0.21/24"), Gateway: netip.MustParseAddr("10.88.0.1"), DNS: netip.MustParseAddr("10.88.0.1"),
+	}
 	if act == ActInstaller {
 		in.Token = "skm1.abcDEF-_123"
 	}

@@ -36,11 +36,15 @@ func golden(t *testing.T, name, got string) {
 }
 
 func instance() Instance {
-	return Instance{ID: "lon1-web-0-g4", Hostname: "web-0", Domain: "lon1.example", User: "debian",
+	return Instance{
+		ID: "lon1-web-0-g4", Hostname: "web-0", Domain: "lon1.example", User: "debian",
 		SSHKeys: []string{"ssh-ed25519 AAAA ana@example", `ssh-rsa BBBB "quoted" \ #`}, UserData: "#cloud-config\npackages: [htop]\n",
-		NICs: []NIC{{MAC: "52:54:00:00:00:01", Addrs: []netip.Prefix{netip.MustParsePrefix("10.88.0.21/24")}, Gateway: netip.MustParseAddr("10.88.0.1"),
-			DNS: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, Search: []string{"lon1.example"}, MTU: 1500}, {MAC: "52:54:00:00:01:01", DHCP: true}},
-		PhoneHome: []string{"http://10.88.0.11:7480/nocloud/T/phone-home", "http://10.88.0.12:7480/nocloud/T/phone-home"}}
+		NICs: []NIC{{
+			MAC: "52:54:00:00:00:01", Addrs: []netip.Prefix{netip.MustParsePrefix("10.88.0.21/24")}, Gateway: netip.MustParseAddr("10.88.0.1"),
+			DNS: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, Search: []string{"lon1.example"}, MTU: 1500,
+		}, {MAC: "52:54:00:00:01:01", DHCP: true}},
+		PhoneHome: []string{"http://10.88.0.11:7480/nocloud/T/phone-home", "http://10.88.0.12:7480/nocloud/T/phone-home"},
+	}
 }
 
 func TestRender(t *testing.T) {

@@ -50,8 +50,11 @@ func parseCmdline(line string) (settings, error) {
 		missing bool
 		name    string
 	}{
-		{len(s.agents) == 0, "skerry.agents"}, {len(s.pins) == 0, "skerry.pin"}, {s.token == "", "skerry.token"},
-		{!s.addr.IsValid() || !s.addr.Addr().Is4(), "skerry.ip (IPv4)"}, {len(s.mac) != 6, "BOOTIF"},
+		{len(s.agents) == 0, "skerry.agents"},
+		{len(s.pins) == 0, "skerry.pin"},
+		{s.token == "", "skerry.token"},
+		{!s.addr.IsValid() || !s.addr.Addr().Is4(), "skerry.ip (IPv4)"},
+		{len(s.mac) != 6, "BOOTIF"},
 	} {
 		if m.missing {
 			errs = append(errs, fmt.Errorf("cannot go on without %s on the kernel command line", m.name))

@@ -44,7 +44,8 @@ func (a *API) applyMany(ctx context.Context, in *struct {
 	DryRun  bool   `query:"dryRun" doc:"check and answer, change nothing"`
 	Reason  string `query:"reason" maxLength:"256" doc:"kept in the audit log"`
 	RawBody []byte `contentType:"application/json"`
-}) (*resultsOutput, error) {
+},
+) (*resultsOutput, error) {
 	objects, err := decodeBatch(in.RawBody)
 	if err != nil {
 		return nil, problem(err)
@@ -82,7 +83,8 @@ func (a *API) siteActions() {
 		Body    struct {
 			Action string `json:"action" enum:"on,off,cycle,soft-off,status"`
 		}
-	}) (*struct{ Body *PowerResult }, error) {
+	},
+	) (*struct{ Body *PowerResult }, error) {
 		verb := intent.VerbPower
 		if in.Body.Action == "status" {
 			verb = intent.VerbRead
@@ -113,7 +115,8 @@ func (a *API) tokenActions() {
 	huma.Register(a.huma, join, func(ctx context.Context, in *struct {
 		Site string `path:"site" maxLength:"63"`
 		Body JoinTokenRequest
-	}) (*struct{ Body *JoinTokenResult }, error) {
+	},
+	) (*struct{ Body *JoinTokenResult }, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
@@ -127,7 +130,8 @@ func (a *API) tokenActions() {
 	huma.Register(a.huma, user, func(ctx context.Context, in *struct {
 		User string `path:"user" maxLength:"63"`
 		Body UserTokenRequest
-	}) (*struct{ Body *UserTokenResult }, error) {
+	},
+	) (*struct{ Body *UserTokenResult }, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindUser}); err != nil {
 			return nil, problem(err)
 		}

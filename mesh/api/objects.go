@@ -148,7 +148,8 @@ func (a *API) kind(info intent.KindInfo, schema *huma.Schema) {
 	if info.Scope == intent.ScopeGlobal {
 		huma.Register(a.huma, get, func(ctx context.Context, in *struct {
 			Name string `path:"name" maxLength:"63"`
-		}) (*objectOutput, error) {
+		},
+		) (*objectOutput, error) {
 			return a.get(ctx, info, "", in.Name)
 		})
 		huma.Register(a.huma, put, func(ctx context.Context, in *globalWrite) (*resultsOutput, error) {

@@ -195,8 +195,12 @@ func TestSite(t *testing.T) {
 func TestMergeRefuses(t *testing.T) {
 	s := newSite(t)
 	s.edit(func(r *intent.RosterBody) {
-		r.Agents = []intent.RosterAgent{{ID: "a1", State: "agent", Addr: []string{"10.0.0.1:7444"}}, {ID: "a2", State: "agent", Addr: []string{"10.0.0.2:7444"}},
-			{ID: "s1", State: "spare", Addr: []string{"10.0.0.3:7444"}}, {ID: "a4", State: "agent", Addr: []string{"host.example.net:7444"}}}
+		r.Agents = []intent.RosterAgent{
+			{ID: "a1", State: "agent", Addr: []string{"10.0.0.1:7444"}},
+			{ID: "a2", State: "agent", Addr: []string{"10.0.0.2:7444"}},
+			{ID: "s1", State: "spare", Addr: []string{"10.0.0.3:7444"}},
+			{ID: "a4", State: "agent", Addr: []string{"host.example.net:7444"}},
+		}
 	})
 	p := &Pool{cfg: Config{Self: transport.Peer{Site: "lon1", ID: "a1"}, Roster: s.Roster}}
 	f := func(ok bool, id, ip string, port uint16) {

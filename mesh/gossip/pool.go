@@ -316,8 +316,10 @@ func (p *Pool) note(m serf.Member) {
 func (p *Pool) member(m serf.Member) Member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Member{ID: m.Name, Alive: m.Status == serf.StatusAlive, Since: p.since[m.Name].at,
-		Addr: net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port))), Tags: decodeTags(m.Tags)}
+	return Member{
+		ID: m.Name, Alive: m.Status == serf.StatusAlive, Since: p.since[m.Name].at,
+		Addr: net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port))), Tags: decodeTags(m.Tags),
+	}
 }
 
 // Members returns every agent of the roster, by id, this one included. Whom gossip knows and the roster does not is left out.

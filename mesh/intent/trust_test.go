@@ -8,8 +8,10 @@ import (
 func TestTrustBodyValidate(t *testing.T) {
 	f := func(want string, change func(*TrustBody)) {
 		t.Helper()
-		b := &TrustBody{Header: Header{Stream: StreamTrust, Seq: 1}, Domain: "example.net", Roots: RootSet{Threshold: 1, Keys: [][]byte{{1}}},
-			CAs: []CACert{{State: KeyUse}}, Writers: []Writer{{Epoch: 1, Mode: ModeContinue, State: KeyAccept}}}
+		b := &TrustBody{
+			Header: Header{Stream: StreamTrust, Seq: 1}, Domain: "example.net", Roots: RootSet{Threshold: 1, Keys: [][]byte{{1}}},
+			CAs: []CACert{{State: KeyUse}}, Writers: []Writer{{Epoch: 1, Mode: ModeContinue, State: KeyAccept}},
+		}
 		change(b)
 		err := b.Validate()
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

@@ -99,7 +99,8 @@ func (q *quicStream) Close() error {
 func readKind(c interface {
 	io.Reader
 	SetReadDeadline(time.Time) error
-}, wait time.Duration) (byte, error) {
+}, wait time.Duration,
+) (byte, error) {
 	var b [1]byte
 	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return 0, err

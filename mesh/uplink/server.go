@@ -90,8 +90,10 @@ func (s *Server) Sessions() []SessionInfo {
 	var out []SessionInfo
 	for _, site := range slices.Sorted(maps.Keys(s.sites)) {
 		for x := range s.sites[site] {
-			out = append(out, SessionInfo{Site: site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
-				Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads})
+			out = append(out, SessionInfo{
+				Site: site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
+				Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads,
+			})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b SessionInfo) int {

@@ -230,8 +230,10 @@ func TestIntentChainProperties(t *testing.T) {
 }
 
 func trustBody(head intent.Head, roots intent.RootSet, next intent.Digest) *intent.TrustBody {
-	return &intent.TrustBody{Header: Follow(head, intent.StreamTrust, 0, epoch0), Domain: "example.net", Roots: roots, Next: next,
-		Writers: []intent.Writer{writer(key(1), 1, intent.KeyUse)}}
+	return &intent.TrustBody{
+		Header: Follow(head, intent.StreamTrust, 0, epoch0), Domain: "example.net", Roots: roots, Next: next,
+		Writers: []intent.Writer{writer(key(1), 1, intent.KeyUse)},
+	}
 }
 
 func rootSet(threshold int, ks ...ed25519.PrivateKey) intent.RootSet {

@@ -12,6 +12,7 @@
 // Concurrency: Journal and Claims are safe for concurrent use. They own no goroutine but Journal.Run, which pulls what a
 // push missed.
 //
-// Tests: tables and rapid properties over several journals and claim tables in one process (in-memory peers, crash by
-// reopening the store).
+// Tests: TestModel runs real Claims over real stores through seeded histories (crash, cut, pause, lost and late messages, wrong
+// gossip, a changed roster; replay with -seed) and checks mesh.md's invariants 1 to 4 and 6; tables for promises and chains;
+// rapid laws for owner and view; FuzzReceive for what peers send.
 package claim

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
 )
 
 func array(name string, rev uint64, count int) *intent.Object {
@@ -203,18 +204,25 @@ func TestSignOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Open(&rec.Envelope, []ed25519.PublicKey{other, public})
+	open := func(keys ...ed25519.PublicKey) ([]byte, error) { // as the coordinator does
+		return document.Open(&rec.Envelope, intent.PayloadOverride, keys, 1)
+	}
+	payload, err := open(other, public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(&d, got); d != "" {
+	got := intent.Override{}
+	if err := intent.DecodeStrict(payload, &got); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(d, got); d != "" {
 		t.Fatal(d)
 	}
-	if _, err := Open(&rec.Envelope, []ed25519.PublicKey{other}); err == nil {
+	if _, err := open(other); err == nil {
 		t.Fatal("somebody else's key opens it")
 	}
 	rec.Envelope.Payload[20] ^= 1
-	if _, err := Open(&rec.Envelope, []ed25519.PublicKey{public}); err == nil {
+	if _, err := open(public); err == nil {
 		t.Fatal("a changed override opens")
 	}
 }

@@ -228,8 +228,10 @@ func (c *Controller) act(ctx context.Context, v MachineView, step Step, cl inten
 	if err != nil {
 		rec.State, rec.Result = "failed", err.Error()
 	}
-	end := []claim.Draft{{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec},
-		Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()})}
+	end := []claim.Draft{
+		{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec},
+		Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()}),
+	}
 	if aerr := c.cfg.Journal.Append(ctx, claim.Local, end...); aerr != nil {
 		return errors.Join(err, aerr)
 	}

@@ -35,8 +35,10 @@ func (b *bench) open(t *testing.T) {
 	t.Helper()
 	statfs := func(string) (uint64, uint64, error) { return b.free, 200 << 30, nil }
 	var err error
-	b.db, err = state.Open(state.Config{Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32),
-		Logger: slog.New(slog.DiscardHandler), Statfs: func(string) (uint64, uint64, error) { return 100 << 30, 200 << 30, nil }})
+	b.db, err = state.Open(state.Config{
+		Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32),
+		Logger: slog.New(slog.DiscardHandler), Statfs: func(string) (uint64, uint64, error) { return 100 << 30, 200 << 30, nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -162,8 +162,10 @@ func (s *Store) load(key string, value []byte) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	e := &entry{m: m, file: f, have: bitmap(r.Have), verified: newBitmap(n), saved: bitmap(slices.Clone(r.Have)),
-		complete: r.Complete, lastUsed: r.LastUsed, last: time.Now()}
+	e := &entry{
+		m: m, file: f, have: bitmap(r.Have), verified: newBitmap(n), saved: bitmap(slices.Clone(r.Have)),
+		complete: r.Complete, lastUsed: r.LastUsed, last: time.Now(),
+	}
 	if !r.Complete {
 		e.recheck(bitmap(r.Fresh))
 	}
@@ -385,8 +387,10 @@ func (s *Store) List() []Info {
 	out := make([]Info, 0, len(s.blobs))
 	for d, e := range s.blobs {
 		e.mu.Lock()
-		out = append(out, Info{Digest: d, Manifest: e.m.Digest(), Size: e.m.Size, Chunks: len(e.m.Chunks), Have: e.have.count(),
-			Complete: e.complete, Pinned: s.pins[d], LastUsed: e.lastUsed})
+		out = append(out, Info{
+			Digest: d, Manifest: e.m.Digest(), Size: e.m.Size, Chunks: len(e.m.Chunks), Have: e.have.count(),
+			Complete: e.complete, Pinned: s.pins[d], LastUsed: e.lastUsed,
+		})
 		e.mu.Unlock()
 	}
 	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Digest.Hex(), b.Digest.Hex()) })

@@ -86,8 +86,10 @@ func parseGPT(head []byte, imageBytes uint64) (*gpt, error) {
 	if end > headBytes {
 		return bad("table beyond the first MiB")
 	}
-	g := &gpt{header: h, entries: bytes.Clone(head[table*sector : end]), size: int(size), firstUse: le.Uint64(h[40:]),
-		tableLBA: table, protected: bytes.Clone(head[:sector])}
+	g := &gpt{
+		header: h, entries: bytes.Clone(head[table*sector : end]), size: int(size), firstUse: le.Uint64(h[40:]),
+		tableLBA: table, protected: bytes.Clone(head[:sector]),
+	}
 	if crc32.ChecksumIEEE(g.entries) != le.Uint32(h[88:]) {
 		return bad("table checksum")
 	}

@@ -97,8 +97,10 @@ func (w *Writer) IsZero(i int) bool {
 
 // Busy returns how long the stages hash, write and read-back were at work, summed over all callers.
 func (w *Writer) Busy() map[string]time.Duration {
-	return map[string]time.Duration{"hash": time.Duration(w.hashing.Load()), "write": time.Duration(w.writing.Load()),
-		"readback": time.Duration(w.reading.Load())}
+	return map[string]time.Duration{
+		"hash": time.Duration(w.hashing.Load()), "write": time.Duration(w.writing.Load()),
+		"readback": time.Duration(w.reading.Load()),
+	}
 }
 
 func timed(to *atomic.Int64, fn func() error) error {
@@ -159,8 +161,14 @@ func (w *Writer) Start(b []byte) error {
 // foreignFormat names a container or compression format by its magic.
 func foreignFormat(b []byte) string {
 	for _, f := range []struct{ magic, name string }{
-		{"QFI\xfb", "qcow2"}, {"KDMV", "vmdk"}, {"vhdxfile", "vhdx"}, {"\x1f\x8b", "gzip"}, {"\xfd7zXZ", "xz"},
-		{"\x28\xb5\x2f\xfd", "zstd"}, {"BZh", "bzip2"}, {"PK\x03\x04", "zip"},
+		{"QFI\xfb", "qcow2"},
+		{"KDMV", "vmdk"},
+		{"vhdxfile", "vhdx"},
+		{"\x1f\x8b", "gzip"},
+		{"\xfd7zXZ", "xz"},
+		{"\x28\xb5\x2f\xfd", "zstd"},
+		{"BZh", "bzip2"},
+		{"PK\x03\x04", "zip"},
 	} {
 		if bytes.HasPrefix(b, []byte(f.magic)) {
 			return f.name

@@ -18,8 +18,10 @@ func errno(n string) syscall.Errno {
 }
 
 func marks(n uint64) Marks {
-	return Marks{Heads: map[string]intent.Head{"intent": {Epoch: 1, Seq: n, Hash: intent.DigestOf([]byte{byte(n)})}},
-		Floor: time.Unix(int64(n), 0).UTC(), Boots: n, MaxVersion: n, Chains: map[string]uint64{"receipt": n}}
+	return Marks{
+		Heads: map[string]intent.Head{"intent": {Epoch: 1, Seq: n, Hash: intent.DigestOf([]byte{byte(n)})}},
+		Floor: time.Unix(int64(n), 0).UTC(), Boots: n, MaxVersion: n, Chains: map[string]uint64{"receipt": n},
+	}
 }
 
 func TestMarks(t *testing.T) {

@@ -155,8 +155,10 @@ func (d *DB) openOrMoveAside() (*badger.DB, error) {
 
 // environmental errors say nothing about the files: moving them aside would throw away good state.
 func environmental(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE,
-		syscall.ENOMEM, syscall.EROFS, syscall.EDQUOT, syscall.EAGAIN} {
+	for _, e := range []error{
+		syscall.ENOSPC, syscall.EACCES, syscall.EPERM, syscall.EMFILE, syscall.ENFILE,
+		syscall.ENOMEM, syscall.EROFS, syscall.EDQUOT, syscall.EAGAIN,
+	} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -21,8 +21,10 @@ import (
 var testKey = bytes.Repeat([]byte{7}, macKeySize)
 
 func config(dir string) Config {
-	return Config{Dir: dir, Key: testKey, Logger: slog.New(slog.DiscardHandler),
-		Statfs: func(string) (uint64, uint64, error) { return 100 << 30, 200 << 30, nil }}
+	return Config{
+		Dir: dir, Key: testKey, Logger: slog.New(slog.DiscardHandler),
+		Statfs: func(string) (uint64, uint64, error) { return 100 << 30, 200 << 30, nil },
+	}
 }
 
 func open(t testing.TB, dir string) *DB {

@@ -19,12 +19,10 @@ type library struct {
 // libraries is the page of our dependencies as a table: one library lives in one room.
 func libraries() []library {
 	return []library{
-		{"filippo.io/age", []string{"pki/seal"}, "operators' files"},
 		{"github.com/VictoriaMetrics/metrics", []string{"*"}, "metrics"},
 		{"github.com/cloudflare/cfssl", []string{"pki/ca"}, "certificates"},
 		{"github.com/danielgtaylor/huma/v2", []string{"mesh/api"}, "OpenAPI 3.1"},
 		{"github.com/dgraph-io/badger/v4", []string{"storage/state"}, "all state"},
-		{"github.com/diskfs/go-diskfs", []string{"storage/image"}, "FAT"},
 		{"github.com/goccy/go-yaml", []string{"cmd/skerry/cli", "deploy/images/tinyinit"}, "YAML for people; tinyinit is a guest's program and reads NoCloud, which is YAML"},
 		{"github.com/google/go-cmp", nil, "differences"},
 		{"github.com/hashicorp/memberlist", []string{"mesh/gossip"}, "Serf's transport interface"},
@@ -35,18 +33,14 @@ func libraries() []library {
 		{"github.com/quic-go/quic-go", []string{"mesh/transport"}, "QUIC"},
 		{"github.com/rogpeppe/go-internal", nil, "testscript"},
 		{"github.com/secure-systems-lab/go-securesystemslib", []string{"pki/document"}, "DSSE"},
-		{"github.com/siderolabs/go-blockdevice/v2", []string{"storage/image"}, "GPT"},
 		{"github.com/spf13/cobra", []string{"cmd/skerry"}, "commands"},
 		{"github.com/stmcginnis/gofish", []string{"boot/bmc/redfish"}, "Redfish"},
 		{"github.com/vbauerster/mpb/v8", []string{"cmd/skerry"}, "progress bars"},
-		{"github.com/vishvananda/netlink", []string{"fabric/device/linux"}, "links"},
-		{"github.com/vishvananda/netns", []string{"fabric/device/linux"}, "namespaces"},
 		{"go.uber.org/goleak", nil, "leaked goroutines"},
 		{"golang.org/x/crypto", []string{"fabric/device"}, "SSH"},
 		{"golang.org/x/net", []string{"*"}, "supplements of the standard library"},
 		{"golang.org/x/sync", []string{"*"}, "supplements of the standard library"},
 		{"golang.org/x/sys", []string{"*"}, "supplements of the standard library"},
-		{"golang.org/x/term", []string{"cmd/skerry"}, "is it a terminal"},
 		{"golang.org/x/time", []string{"*"}, "one token bucket for all that is limited"},
 		{"pgregory.net/rapid", nil, "laws"},
 	}

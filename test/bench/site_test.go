@@ -119,8 +119,10 @@ func (s *site) start(name, verb string, args ...string) {
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	p, err := netlab.StartProc(netlab.Command{Name: name, Path: s.exe, Output: log,
-		Args: append([]string{verb, "--data", s.data(name), "--reserve-bytes", reserve}, args...)})
+	p, err := netlab.StartProc(netlab.Command{
+		Name: name, Path: s.exe, Output: log,
+		Args: append([]string{verb, "--data", s.data(name), "--reserve-bytes", reserve}, args...),
+	})
 	if err != nil {
 		s.tb.Fatal(err)
 	}
@@ -149,7 +151,8 @@ func (s *site) api(who string) *client.Client {
 		s.tb.Fatal("no root certificate")
 	}
 	return client.New("https://"+s.addr[who], s.token, &http.Transport{
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, ForceAttemptHTTP2: true})
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, ForceAttemptHTTP2: true,
+	})
 }
 
 func (s *site) apply(docs ...string) []api.Result {

@@ -34,8 +34,10 @@ func TestInstallDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	public := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	ctx, machine, rack := installBareDisk(t, scenario{fw: vm.UEFIPXE, image: debianPath, diskBytes: 4 << 30, memoryMiB: 1024, limit: 40 * time.Minute,
-		userData: "#cloud-config\nusers:\n  - name: ops\n    shell: /bin/bash\n    ssh_authorized_keys: [" + public + "]\n" + phoneHome})
+	ctx, machine, rack := installBareDisk(t, scenario{
+		fw: vm.UEFIPXE, image: debianPath, diskBytes: 4 << 30, memoryMiB: 1024, limit: 40 * time.Minute,
+		userData: "#cloud-config\nusers:\n  - name: ops\n    shell: /bin/bash\n    ssh_authorized_keys: [" + public + "]\n" + phoneHome,
+	})
 	got, err := login(ctx, rack, signer, "hostname; df -BM --output=size / | tail -1")
 	if err != nil {
 		b, _ := os.ReadFile(machine.SerialLog())
@@ -55,8 +57,10 @@ func login(ctx context.Context, rack *netlab.Namespace, signer ssh.Signer, comma
 		return "", err
 	}
 	defer c.Close()
-	conn, chans, reqs, err := ssh.NewClientConn(c, machineIP, &ssh.ClientConfig{User: "ops", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute})
+	conn, chans, reqs, err := ssh.NewClientConn(c, machineIP, &ssh.ClientConfig{
+		User: "ops", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: time.Minute,
+	})
 	if err != nil {
 		return "", err
 	}

@@ -103,14 +103,18 @@ func (s *site) Work(context.Context, string, time.Duration) (install.Work, error
 		if base == "" {
 			base = "http://" + serverIP + ":7480/assets/"
 		}
-		w = install.Work{Kind: install.WorkInstall, Task: "t1", Generation: 3, Epoch: intent.Epoch{Generation: 1, N: 65536},
-			Install: &install.InstallWork{Image: s.manifest.Content, Manifest: s.manifest.Digest(), SizeBytes: s.manifest.Size, Disk: s.disk(),
+		w = install.Work{
+			Kind: install.WorkInstall, Task: "t1", Generation: 3, Epoch: intent.Epoch{Generation: 1, N: 65536},
+			Install: &install.InstallWork{
+				Image: s.manifest.Content, Manifest: s.manifest.Digest(), SizeBytes: s.manifest.Size, Disk: s.disk(),
 				Sources: []string{base + "image"}, Manifests: []string{base + "manifest"}, Verify: install.VerifyFull,
 				Seed: map[string]string{
 					"meta-data":      "instance-id: i-1\nlocal-hostname: web-1\n",
 					"user-data":      s.userData,
 					"network-config": "version: 2\nethernets:\n  id0:\n    match: {macaddress: \"" + machineMAC + "\"}\n    addresses: [" + machineIP + "/24]\n",
-				}}}
+				},
+			},
+		}
 	}
 	return w, nil
 }
@@ -119,8 +123,10 @@ func (s *site) Permit(_ context.Context, _ string, r install.PermissionRequest) 
 	if r.Serial != machineSerial {
 		return install.PermissionEnvelope{}, install.ErrStale
 	}
-	b, err := json.Marshal(intent.Permission{Site: "lon1", Agent: "a1", Seq: 1, ID: "p-" + r.Task, Act: r.Act, Machine: "m1", UUID: machineUUID,
-		Serial: machineSerial, Disks: []intent.DiskID{s.disk()}, Generation: 3, Claim: r.Epoch, Time: time.Unix(1, 0).UTC()})
+	b, err := json.Marshal(intent.Permission{
+		Site: "lon1", Agent: "a1", Seq: 1, ID: "p-" + r.Task, Act: r.Act, Machine: "m1", UUID: machineUUID,
+		Serial: machineSerial, Disks: []intent.DiskID{s.disk()}, Generation: 3, Claim: r.Epoch, Time: time.Unix(1, 0).UTC(),
+	})
 	if err != nil {
 		return install.PermissionEnvelope{}, err
 	}
@@ -172,8 +178,10 @@ func TestInstallFromBareDiskUEFI(t *testing.T) { installTiny(t, vm.UEFIPXE) }
 
 func installTiny(t *testing.T, fw vm.Firmware) {
 	lab.Need(t, lab.Built(imagePath, "image-tiny"))
-	ctx, machine, _ := installBareDisk(t, scenario{fw: fw, image: imagePath, diskBytes: 128 << 20, limit: 4 * time.Minute,
-		userData: "#cloud-config\nusers:\n  - name: ops\n    ssh_authorized_keys: [ssh-ed25519 AAAA ops@example]\n" + phoneHome})
+	ctx, machine, _ := installBareDisk(t, scenario{
+		fw: fw, image: imagePath, diskBytes: 128 << 20, limit: 4 * time.Minute,
+		userData: "#cloud-config\nusers:\n  - name: ops\n    ssh_authorized_keys: [ssh-ed25519 AAAA ops@example]\n" + phoneHome,
+	})
 	if _, err := machine.WaitSerial(ctx, "skerry-tiny: phoned home", 0); err != nil {
 		t.Error(err)
 	}

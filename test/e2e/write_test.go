@@ -188,8 +188,10 @@ func busyboxGuest(b *testing.B, path string) map[string]time.Duration {
 	}
 	loop := filepath.Join(dir, "copy")
 	sh(b, "CGO_ENABLED=0 go build -o "+loop+" ./testdata/copy")
-	out, err := ramdisk.Build(ramdisk.Config{KernelRoot: kernelRoot, Init: script, Modules: []string{"virtio_pci", "virtio_net", "virtio_blk"},
-		Files: map[string]string{"/bin/busybox": "/bin/busybox", "/bin/copy": loop}})
+	out, err := ramdisk.Build(ramdisk.Config{
+		KernelRoot: kernelRoot, Init: script, Modules: []string{"virtio_pci", "virtio_net", "virtio_blk"},
+		Files: map[string]string{"/bin/busybox": "/bin/busybox", "/bin/copy": loop},
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -200,9 +202,11 @@ func busyboxGuest(b *testing.B, path string) map[string]time.Duration {
 		}
 	}
 	rack, _, _ := newSite(b, img, scenario{}).open(b, img)
-	m, err := vm.New(vm.Config{Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: vm.BIOS, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}},
+	m, err := vm.New(vm.Config{
+		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: vm.BIOS, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}},
 		Disks: []vm.Disk{{Path: filepath.Join(dir, "disk"), SizeBytes: guestImage + spare, Serial: diskSerial}, {Path: path, SizeBytes: guestImage, Serial: "SRC"}},
-		Boot:  func() vm.Device { return vm.BootNet }, Kernel: kernel, Initrd: initrd, Append: "console=ttyS0 panic=1 quiet"})
+		Boot:  func() vm.Device { return vm.BootNet }, Kernel: kernel, Initrd: initrd, Append: "console=ttyS0 panic=1 quiet",
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -331,10 +335,13 @@ func installHost(b *testing.B, path string) (write, whole time.Duration) {
 		b.Fatal(err)
 	}
 	var disk *timedDisk
-	in := &install.Installer{Client: client, Version: "bench", Log: slog.New(slog.DiscardHandler), Verifier: everyone,
+	in := &install.Installer{
+		Client: client, Version: "bench", Log: slog.New(slog.DiscardHandler), Verifier: everyone,
 		Collect: func(context.Context) (*inventory.Report, error) {
-			return &inventory.Report{Serial: machineSerial, UUID: machineUUID, Boot: inventory.Boot{Firmware: "bios"},
-				Disks: []inventory.Disk{{Name: filepath.Base(loop), Serial: diskSerial, SizeBytes: hostImage + spare}}}, nil
+			return &inventory.Report{
+				Serial: machineSerial, UUID: machineUUID, Boot: inventory.Boot{Firmware: "bios"},
+				Disks: []inventory.Disk{{Name: filepath.Base(loop), Serial: diskSerial, SizeBytes: hostImage + spare}},
+			}, nil
 		},
 		Open: func(d inventory.Disk, m *intent.Manifest) (install.ImageWriter, error) {
 			dev, err := image.OpenDisk(loop, hostImage+spare)
@@ -344,7 +351,8 @@ func installHost(b *testing.B, path string) (write, whole time.Duration) {
 			w, err := image.NewWriter(dev, m)
 			disk = &timedDisk{Writer: w, dev: dev, begun: time.Now()}
 			return disk, err
-		}}
+		},
+	}
 	ctx, cancel := context.WithTimeout(b.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := in.Run(ctx); err != nil {

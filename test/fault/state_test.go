@@ -58,8 +58,10 @@ func random(t *testing.T) *rand.Rand {
 }
 
 func open(dir string) (*state.DB, error) {
-	return state.Open(state.Config{Dir: filepath.Join(dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler),
-		UserFree: 1, VitalFree: 1, StopFree: 1, UserFraction: -1})
+	return state.Open(state.Config{
+		Dir: filepath.Join(dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler),
+		UserFree: 1, VitalFree: 1, StopFree: 1, UserFraction: -1,
+	})
 }
 
 const keys = 40

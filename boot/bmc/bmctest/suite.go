@@ -47,8 +47,14 @@ func Run(t *testing.T, open func(t *testing.T) Device) {
 		name string
 		run  func(t *testing.T, ctx context.Context, d Device)
 	}{
-		{"power", power}, {"boot", boot}, {"reads", reads}, {"fence", fence}, {"fence-race", fenceRace},
-		{"foreign-tag", foreignTag}, {"deadline", deadline}, {"close", closing},
+		{"power", power},
+		{"boot", boot},
+		{"reads", reads},
+		{"fence", fence},
+		{"fence-race", fenceRace},
+		{"foreign-tag", foreignTag},
+		{"deadline", deadline},
+		{"close", closing},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -97,8 +97,10 @@ func (c *Controller) session(ctx context.Context) (*gofish.APIClient, error) {
 		rctx, cancel := context.WithTimeout(ctx, requestLimit)
 		defer cancel()
 		var err error
-		cl, err = gofish.ConnectContext(rctx, gofish.ClientConfig{Endpoint: c.cfg.Address, Username: c.cfg.User, Password: c.cfg.Password,
-			HTTPClient: &http.Client{Transport: c.gov, CheckRedirect: noRedirect}, NoModifyTransport: true, ReuseConnections: true})
+		cl, err = gofish.ConnectContext(rctx, gofish.ClientConfig{
+			Endpoint: c.cfg.Address, Username: c.cfg.User, Password: c.cfg.Password,
+			HTTPClient: &http.Client{Transport: c.gov, CheckRedirect: noRedirect}, NoModifyTransport: true, ReuseConnections: true,
+		})
 		return classify(err)
 	})
 	c.mu.Lock()

@@ -75,9 +75,11 @@ func (w *statusWriter) WriteHeader(s int) { w.status = s; w.ResponseWriter.Write
 func newBox(t *testing.T, faults ...sim.Fault) *box {
 	t.Helper()
 	x := &box{t: t, p: &plug{}}
-	x.b = sim.New(sim.Config{User: "admin", Password: "secret", Firmware: vm.UEFIPXE, UUID: "00112233-4455-6677-8899-AABBCCDDEEFF", Serial: "SN1",
+	x.b = sim.New(sim.Config{
+		User: "admin", Password: "secret", Firmware: vm.UEFIPXE, UUID: "00112233-4455-6677-8899-AABBCCDDEEFF", Serial: "SN1",
 		Maker: "ACME", MACs: []string{"52:54:00:00:00:01"}, Disks: []vm.Disk{{Serial: "D1", SizeBytes: 1 << 30}}, Memory: 256,
-		PostTime: time.Second, StaleTime: time.Second, LoginTime: 300 * time.Millisecond}, x.p)
+		PostTime: time.Second, StaleTime: time.Second, LoginTime: 300 * time.Millisecond,
+	}, x.p)
 	if err := x.b.SetFaults(faults...); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +124,8 @@ func (x *box) direct(method, body string) map[string]any {
 }
 
 func (x *box) device(faults ...sim.Fault) bmctest.Device {
-	d := bmctest.Device{Controller: x.driver(), Another: func() bmc.Controller { return x.driver() }, On: x.p.PowerOn,
+	d := bmctest.Device{
+		Controller: x.driver(), Another: func() bmc.Controller { return x.driver() }, On: x.p.PowerOn,
 		Writes: func() int { x.mu.Lock(); defer x.mu.Unlock(); return x.writes },
 		Boot: func() (bmc.BootDevice, bool) {
 			b := x.direct("GET", "")["Boot"].(map[string]any)

@@ -101,8 +101,10 @@ func TestArchiveIsReadByCpio(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := kernel(t)
-	c := Config{KernelRoot: root, Init: filepath.Join(root, "init"), Modules: []string{"virtio"},
-		Files: map[string]string{"bin/tool": filepath.Join(root, "init")}}
+	c := Config{
+		KernelRoot: root, Init: filepath.Join(root, "init"), Modules: []string{"virtio"},
+		Files: map[string]string{"bin/tool": filepath.Join(root, "init")},
+	}
 	out, err := Build(c)
 	if err != nil {
 		t.Fatal(err)

@@ -195,8 +195,10 @@ func (l *lab) startCoordinator() error {
 
 func (l *lab) startAgent(i int, join string) error {
 	name := fmt.Sprintf("a%d", i)
-	args := []string{"agent", "--data", filepath.Join(l.dir, name), "--management", fmt.Sprintf("10.99.1.1%d:7444", i), "--boot", fmt.Sprintf("10.88.0.1%d", i),
-		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve}
+	args := []string{
+		"agent", "--data", filepath.Join(l.dir, name), "--management", fmt.Sprintf("10.99.1.1%d:7444", i), "--boot", fmt.Sprintf("10.88.0.1%d", i),
+		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
+	}
 	if join != "" {
 		args = append(args, "--join", join)
 	}

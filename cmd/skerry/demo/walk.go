@@ -375,8 +375,10 @@ func (w *walk) audit(agent string) (string, error) {
 			facts = e.Fields
 		}
 	}
-	for _, need := range []string{"instance.bound", "machine.allocated", "machine.power.asked", "machine.boot.dhcp", "machine.boot.script", "machine.boot.hello",
-		"machine.installing", "permit.granted", "image.written", "image.verified", "machine.boot.reboot", "machine.boot.phonehome", "machine.running"} {
+	for _, need := range []string{
+		"instance.bound", "machine.allocated", "machine.power.asked", "machine.boot.dhcp", "machine.boot.script", "machine.boot.hello",
+		"machine.installing", "permit.granted", "image.written", "image.verified", "machine.boot.reboot", "machine.boot.phonehome", "machine.running",
+	} {
 		if count[need] == 0 {
 			return "", fmt.Errorf("event %s is missing", need)
 		}

@@ -45,8 +45,10 @@ func TestReadSeed(t *testing.T) {
 			"network-config": "version: 2\nethernets:\n  id0:\n    match: {macaddress: \"52:54:00:00:00:01\"}\n    set-name: eth0\n    addresses: [10.0.0.2/24]\n" +
 				"    routes: [{to: default, via: 10.0.0.1}]\n    nameservers: {addresses: [1.1.1.1]}\n  id1: {dhcp4: true}\n",
 		})
-	f("i-1 web-1 [] [{ e false [10.0.0.2/24] 10.0.0.1 []}] ", map[string]string{"meta-data": meta, "user-data": "#!/bin/sh\n",
-		"network-config": "network:\n  version: 2\n  ethernets:\n    e: {addresses: [10.0.0.2/24], gateway4: 10.0.0.1}\n"})
+	f("i-1 web-1 [] [{ e false [10.0.0.2/24] 10.0.0.1 []}] ", map[string]string{
+		"meta-data": meta, "user-data": "#!/bin/sh\n",
+		"network-config": "network:\n  version: 2\n  ethernets:\n    e: {addresses: [10.0.0.2/24], gateway4: 10.0.0.1}\n",
+	})
 	f("error", nil)
 	f("error", map[string]string{"meta-data": meta, "user-data": "#cloud-config\nusers: [{name: ../x}]\n"})
 	f("error", map[string]string{"meta-data": meta, "network-config": "ethernets: {e: {addresses: [nonsense]}}"})

@@ -70,8 +70,10 @@ func (r *rack) peer() {
 	// Without a router advertisement iPXE waits 13 s; dnsmasq sends one only where it has an address of that prefix.
 	run(t, "ip", "-n", r.ns("d"), "addr", "add", "fd00:88::1/64", "dev", "e0", "nodad")
 	dir := t.TempDir()
-	script, err := ipxe.Script(ipxe.Input{Act: ipxe.ActInstaller, Machine: "m1", MAC: "52-54-00-00-00-01", Kernel: kernelID(), Ramdisk: ramdiskID(), Pin: "00", Token: "t",
-		HTTP: []string{peerAddr + ":7480"}, Agents: []string{peerAddr + ":7444"}})
+	script, err := ipxe.Script(ipxe.Input{
+		Act: ipxe.ActInstaller, Machine: "m1", MAC: "52-54-00-00-00-01", Kernel: kernelID(), Ramdisk: ramdiskID(), Pin: "00", Token: "t",
+		HTTP: []string{peerAddr + ":7480"}, Agents: []string{peerAddr + ":7444"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,8 +33,10 @@ func uefi(t *testing.T, http bool) firmware {
 	if err := os.WriteFile(vars, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := firmware{"uefi-pxe", []string{"-M", "q35", "-m", "384",
-		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + ovmf + "OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,unit=1,file=" + vars}}
+	f := firmware{"uefi-pxe", []string{
+		"-M", "q35", "-m", "384",
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + ovmf + "OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,unit=1,file=" + vars,
+	}}
 	if http {
 		f.name = "uefi-http"
 		f.args = append(f.args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
@@ -51,9 +53,11 @@ func (b *rack) power(f firmware, console *os.File) {
 	if f.name != "bios" {
 		nic += ",romfile="
 	}
-	args := append([]string{"netns", "exec", b.ns("r"), "qemu-system-x86_64", "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-vga", "none",
+	args := append([]string{
+		"netns", "exec", b.ns("r"), "qemu-system-x86_64", "-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot", "-vga", "none",
 		"-accel", "tcg", "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-device", "virtio-rng-pci", "-device", nic,
-		"-smbios", "type=1,serial=SN1,manufacturer=ACME,uuid=00112233-4455-6677-8899-aabbccddeeff"}, f.args...)
+		"-smbios", "type=1,serial=SN1,manufacturer=ACME,uuid=00112233-4455-6677-8899-aabbccddeeff",
+	}, f.args...)
 	cmd := exec.Command("ip", args...)
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -133,10 +133,14 @@ func serve(env string) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
-	s := &site{c: c, f: dhcp.Facts{Self: c.Self, Subnets: []dhcp.Subnet{{Name: "rack", Prefix: netip.MustParsePrefix("10.88.0.0/24"),
-		Router: netip.MustParseAddr("10.88.0.1"), DNS: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, DynFirst: netip.MustParseAddr("10.88.0.100"),
-		DynLast: netip.MustParseAddr("10.88.0.199"), Mode: dhcp.ModeAuthoritative, Discovery: true, AnyClient: true}},
-		Hosts: []dhcp.Host{{MAC: dhcp.MAC{0x52, 0x54, 0, 0, 0, 1}, Name: "m1", Addr: netip.MustParseAddr("10.88.0.21"), Boot: true}}}}
+	s := &site{c: c, f: dhcp.Facts{
+		Self: c.Self, Subnets: []dhcp.Subnet{{
+			Name: "rack", Prefix: netip.MustParsePrefix("10.88.0.0/24"),
+			Router: netip.MustParseAddr("10.88.0.1"), DNS: []netip.Addr{netip.MustParseAddr("10.88.0.1")}, DynFirst: netip.MustParseAddr("10.88.0.100"),
+			DynLast: netip.MustParseAddr("10.88.0.199"), Mode: dhcp.ModeAuthoritative, Discovery: true, AnyClient: true,
+		}},
+		Hosts: []dhcp.Host{{MAC: dhcp.MAC{0x52, 0x54, 0, 0, 0, 1}, Name: "m1", Addr: netip.MustParseAddr("10.88.0.21"), Boot: true}},
+	}}
 	for i, a := range c.Both {
 		s.f.Agents = append(s.f.Agents, dhcp.Agent{ID: fmt.Sprintf("a%d", i+1), Boot: []netip.Addr{a}})
 	}

@@ -290,8 +290,10 @@ func TestOtherFaults(t *testing.T) {
 
 // TestGofishReadsIt lets the library that the product uses judge the tree.
 func TestGofishReadsIt(t *testing.T) {
-	k := newBench(t, Config{Serial: "SN1", UUID: "u", Maker: "ACME", MACs: []string{"52:54:00:00:00:01"}, Memory: 512,
-		Disks: []vm.Disk{{Serial: "D1", SizeBytes: 1 << 30}}})
+	k := newBench(t, Config{
+		Serial: "SN1", UUID: "u", Maker: "ACME", MACs: []string{"52:54:00:00:00:01"}, Memory: 512,
+		Disks: []vm.Disk{{Serial: "D1", SizeBytes: 1 << 30}},
+	})
 	c, err := gofish.ConnectContext(t.Context(), gofish.ClientConfig{Endpoint: k.url, Username: "admin", Password: "secret"})
 	if err != nil {
 		t.Fatal(err)

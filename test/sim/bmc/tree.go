@@ -71,43 +71,63 @@ func (b *BMC) static() map[string]map[string]any {
 		"/redfish/v1/Systems":  collection("/redfish/v1/Systems", "#ComputerSystemCollection.ComputerSystemCollection", id),
 		"/redfish/v1/Managers": collection("/redfish/v1/Managers", "#ManagerCollection.ManagerCollection", id),
 		"/redfish/v1/Chassis":  collection("/redfish/v1/Chassis", "#ChassisCollection.ChassisCollection", id),
-		mgr: {"@odata.type": "#Manager.v1_10_0.Manager", "Id": id, "Name": "Manager", "ManagerType": "BMC", "FirmwareVersion": "sim-1",
+		mgr: {
+			"@odata.type": "#Manager.v1_10_0.Manager", "Id": id, "Name": "Manager", "ManagerType": "BMC", "FirmwareVersion": "sim-1",
 			"Model": "Simulated BMC", "PowerState": "On", "Status": ok, "EthernetInterfaces": link(mgr + "/EthernetInterfaces"),
-			"Links": map[string]any{"ManagerForServers": []any{link(sys)}, "ManagerForChassis": []any{link(cha)}}},
+			"Links": map[string]any{"ManagerForServers": []any{link(sys)}, "ManagerForChassis": []any{link(cha)}},
+		},
 		mgr + "/EthernetInterfaces": collection(mgr+"/EthernetInterfaces", "#EthernetInterfaceCollection.EthernetInterfaceCollection", "1"),
-		mgr + "/EthernetInterfaces/1": {"@odata.type": "#EthernetInterface.v1_6_0.EthernetInterface", "Id": "1", "Name": "BMC",
-			"IPv4Addresses": []any{map[string]any{"Address": b.cfg.Address}}},
-		cha: {"@odata.type": "#Chassis.v1_14_0.Chassis", "Id": id, "Name": "Chassis", "ChassisType": "RackMount", "Manufacturer": b.cfg.Maker,
-			"Model": b.cfg.Model, "SerialNumber": b.cfg.Serial, "Status": ok, "Links": map[string]any{"ComputerSystems": []any{link(sys)}}},
-		"/redfish/v1/SessionService": {"@odata.type": "#SessionService.v1_1_7.SessionService", "Id": "SessionService", "Name": "Session Service",
-			"ServiceEnabled": true, "SessionTimeout": int(sessionIdle.Seconds()), "Sessions": link(sessionsPath)},
-		"/redfish/v1/AccountService": {"@odata.type": "#AccountService.v1_9_0.AccountService", "Id": "AccountService", "Name": "Account Service",
-			"ServiceEnabled": true, "Accounts": link("/redfish/v1/AccountService/Accounts")},
+		mgr + "/EthernetInterfaces/1": {
+			"@odata.type": "#EthernetInterface.v1_6_0.EthernetInterface", "Id": "1", "Name": "BMC",
+			"IPv4Addresses": []any{map[string]any{"Address": b.cfg.Address}},
+		},
+		cha: {
+			"@odata.type": "#Chassis.v1_14_0.Chassis", "Id": id, "Name": "Chassis", "ChassisType": "RackMount", "Manufacturer": b.cfg.Maker,
+			"Model": b.cfg.Model, "SerialNumber": b.cfg.Serial, "Status": ok, "Links": map[string]any{"ComputerSystems": []any{link(sys)}},
+		},
+		"/redfish/v1/SessionService": {
+			"@odata.type": "#SessionService.v1_1_7.SessionService", "Id": "SessionService", "Name": "Session Service",
+			"ServiceEnabled": true, "SessionTimeout": int(sessionIdle.Seconds()), "Sessions": link(sessionsPath),
+		},
+		"/redfish/v1/AccountService": {
+			"@odata.type": "#AccountService.v1_9_0.AccountService", "Id": "AccountService", "Name": "Account Service",
+			"ServiceEnabled": true, "Accounts": link("/redfish/v1/AccountService/Accounts"),
+		},
 		"/redfish/v1/AccountService/Accounts": collection("/redfish/v1/AccountService/Accounts", "#ManagerAccountCollection.ManagerAccountCollection", "1"),
-		"/redfish/v1/AccountService/Accounts/1": {"@odata.type": "#ManagerAccount.v1_8_0.ManagerAccount", "Id": "1", "Name": "User Account",
-			"UserName": b.cfg.User, "RoleId": "Administrator", "Enabled": true, "Locked": false},
+		"/redfish/v1/AccountService/Accounts/1": {
+			"@odata.type": "#ManagerAccount.v1_8_0.ManagerAccount", "Id": "1", "Name": "User Account",
+			"UserName": b.cfg.User, "RoleId": "Administrator", "Enabled": true, "Locked": false,
+		},
 		sys + "/Processors": collection(sys+"/Processors", "#ProcessorCollection.ProcessorCollection", "CPU0"),
-		sys + "/Processors/CPU0": {"@odata.type": "#Processor.v1_11_0.Processor", "Id": "CPU0", "Name": "Processor", "ProcessorType": "CPU",
-			"Model": "QEMU TCG CPU", "TotalCores": 1, "TotalThreads": 1, "Status": ok},
+		sys + "/Processors/CPU0": {
+			"@odata.type": "#Processor.v1_11_0.Processor", "Id": "CPU0", "Name": "Processor", "ProcessorType": "CPU",
+			"Model": "QEMU TCG CPU", "TotalCores": 1, "TotalThreads": 1, "Status": ok,
+		},
 		sys + "/Memory": collection(sys+"/Memory", "#MemoryCollection.MemoryCollection", "DIMM0"),
-		sys + "/Memory/DIMM0": {"@odata.type": "#Memory.v1_11_0.Memory", "Id": "DIMM0", "Name": "Memory", "CapacityMiB": b.cfg.Memory,
-			"MemoryDeviceType": "DDR4", "Status": ok},
+		sys + "/Memory/DIMM0": {
+			"@odata.type": "#Memory.v1_11_0.Memory", "Id": "DIMM0", "Name": "Memory", "CapacityMiB": b.cfg.Memory,
+			"MemoryDeviceType": "DDR4", "Status": ok,
+		},
 		sys + "/Storage": collection(sys+"/Storage", "#StorageCollection.StorageCollection", "1"),
 	}
 	var nics []string
 	for i, mac := range b.cfg.MACs {
 		n := strconv.Itoa(i + 1)
 		nics = append(nics, n)
-		docs[sys+"/EthernetInterfaces/"+n] = map[string]any{"@odata.type": "#EthernetInterface.v1_6_0.EthernetInterface", "Id": n,
-			"Name": "NIC " + n, "MACAddress": strings.ToUpper(mac), "PermanentMACAddress": strings.ToUpper(mac), "LinkStatus": "LinkUp", "SpeedMbps": 10000, "Status": ok}
+		docs[sys+"/EthernetInterfaces/"+n] = map[string]any{
+			"@odata.type": "#EthernetInterface.v1_6_0.EthernetInterface", "Id": n,
+			"Name": "NIC " + n, "MACAddress": strings.ToUpper(mac), "PermanentMACAddress": strings.ToUpper(mac), "LinkStatus": "LinkUp", "SpeedMbps": 10000, "Status": ok,
+		}
 	}
 	docs[sys+"/EthernetInterfaces"] = collection(sys+"/EthernetInterfaces", "#EthernetInterfaceCollection.EthernetInterfaceCollection", nics...)
 	drives := []any{}
 	for i, d := range b.cfg.Disks {
 		p := fmt.Sprintf("%s/Storage/1/Drives/%d", sys, i)
 		drives = append(drives, link(p))
-		docs[p] = map[string]any{"@odata.type": "#Drive.v1_11_0.Drive", "Id": strconv.Itoa(i), "Name": fmt.Sprintf("Drive %d", i),
-			"SerialNumber": d.Serial, "CapacityBytes": d.SizeBytes, "MediaType": "SSD", "Status": ok}
+		docs[p] = map[string]any{
+			"@odata.type": "#Drive.v1_11_0.Drive", "Id": strconv.Itoa(i), "Name": fmt.Sprintf("Drive %d", i),
+			"SerialNumber": d.Serial, "CapacityBytes": d.SizeBytes, "MediaType": "SSD", "Status": ok,
+		}
 	}
 	docs[sys+"/Storage/1"] = map[string]any{"@odata.type": "#Storage.v1_9_0.Storage", "Id": "1", "Name": "Storage", "Drives": drives, "Drives@odata.count": len(drives), "Status": ok}
 	return docs

@@ -1,0 +1,214 @@
+package siteagent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// next is a state that is being worked out: the active one and a run of entries over it.
+type next struct {
+	head    intent.Head
+	size    int // octets of the run's payloads
+	objects map[string]*intent.Object
+	puts    map[string]*intent.Object
+	tombs   []intent.TombstoneObject
+	acks    []intent.AckBody
+	deks    []intent.SealedDEK
+	records []intent.SealedRecord
+}
+
+func (n *next) clone() *next {
+	c := *n
+	c.objects, c.puts = maps.Clone(n.objects), maps.Clone(n.puts)
+	c.tombs, c.acks, c.deks, c.records = slices.Clone(n.tombs), slices.Clone(n.acks), slices.Clone(n.deks), slices.Clone(n.records)
+	return &c
+}
+
+const (
+	// activateBytes is where a run is activated if it holds together by itself: well below one transaction (2.4 MB).
+	activateBytes = 700_000
+	// activateLimit is the longest run that is tried as one: entries of which none but all together are valid.
+	activateLimit = 2_000_000
+)
+
+// activate moves the active head as far towards the staged one as holds together, a run at a time: each run all or nothing,
+// in one transaction with its head. What does not hold together stays staged; each new entry lets it be tried again.
+func (s *site) activate() error {
+	for s.active.Seq < s.chain.Head.Seq {
+		n, err := s.run(false)
+		if n == nil {
+			n, err = s.run(true) // the end does not fit: find how far it does
+		}
+		if n == nil {
+			s.rejected = err.Error()
+			s.bump()
+			return err
+		}
+		if err := s.db.Update(func(tx *state.Tx) error { return n.write(tx) }); err != nil {
+			s.rejected = err.Error()
+			s.bump()
+			return fmt.Errorf("cannot activate intent: %w", err)
+		}
+		s.take(n)
+	}
+	return nil
+}
+
+// run applies staged entries to the active state and returns the first whole run of activateBytes or, if there is less, all
+// of it; with every entry checked, the longest run that holds together. Nil, and why, when there is none.
+func (s *site) run(everyEntry bool) (best *next, err error) {
+	n := &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}}
+	verr := s.db.View(func(tx *state.Tx) error {
+		for seq := s.active.Seq + 1; seq <= s.chain.Head.Seq; seq++ {
+			b, err := tx.Get(bucketIntent, seqKey(seq))
+			if err != nil {
+				return fmt.Errorf("cannot read staged entry %d: %w", seq, err)
+			}
+			env, err := document.Decode(b)
+			if err != nil {
+				return err
+			}
+			if err := s.apply(n, env.Payload); err != nil {
+				return fmt.Errorf("entry %d: %w", seq, err)
+			}
+			n.size += len(env.Payload)
+			full := n.size >= activateBytes
+			if !full && !everyEntry && seq < s.chain.Head.Seq {
+				continue
+			}
+			cerr := n.check()
+			if cerr == nil {
+				best = n.clone()
+				if full {
+					return nil
+				}
+			} else if n.size > activateLimit || seq == s.chain.Head.Seq {
+				return fmt.Errorf("entry %d: %w", seq, cerr)
+			}
+		}
+		return nil
+	})
+	return best, verr
+}
+
+// take makes a run that was written the active state.
+func (s *site) take(n *next) {
+	for _, d := range n.deks {
+		if err := s.ring.Add(d); err != nil {
+			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+		}
+	}
+	for _, t := range n.tombs {
+		s.tombs[t.UID] = t
+	}
+	for _, a := range n.acks {
+		s.acks[a.Override] = a
+	}
+	for _, r := range n.records {
+		s.sealed[r.Name] = r
+	}
+	s.objects, s.active, s.rejected = n.objects, n.head, ""
+	s.bump()
+	s.log.Info("intent active", "epoch", n.head.Epoch, "seq", n.head.Seq)
+}
+
+// apply folds one entry into n.
+func (s *site) apply(n *next, payload []byte) error {
+	e, err := intent.DecodeEntry(payload)
+	if err != nil {
+		return err
+	}
+	body, err := e.DecodeBody()
+	if err != nil {
+		return err
+	}
+	n.head = e.Head(payload)
+	switch b := body.(type) {
+	case *intent.PutBody:
+		for _, p := range b.Objects {
+			o, err := intent.DecodeObject(p.Doc)
+			if err != nil {
+				return err
+			}
+			if o.Metadata.UID != p.UID || o.Metadata.Rev != p.Rev {
+				return fmt.Errorf("%s names another uid or generation than its entry", o.Key())
+			}
+			if old := n.objects[p.UID]; old != nil && old.Metadata.Rev > p.Rev {
+				return fmt.Errorf("%s goes back from generation %d to %d", o.Key(), old.Metadata.Rev, p.Rev)
+			}
+			n.objects[p.UID], n.puts[p.UID] = o, o
+		}
+	case *intent.TombstoneBody:
+		for _, t := range b.Objects {
+			delete(n.objects, t.UID)
+			delete(n.puts, t.UID)
+			n.tombs = append(n.tombs, t)
+		}
+	case *intent.SecretBody:
+		n.deks = append(n.deks, slices.DeleteFunc(slices.Clone(b.DEKs), func(d intent.SealedDEK) bool { return d.To != s.self })...)
+		n.records = append(n.records, slices.DeleteFunc(slices.Clone(b.Records), func(r intent.SealedRecord) bool { return r.To != s.self })...)
+	case *intent.AckBody:
+		n.acks = append(n.acks, *b)
+	}
+	return nil
+}
+
+// check refuses a state that does not fit together. Two objects of one key would make it depend on map order.
+func (n *next) check() error {
+	c := intent.NewCatalog()
+	for uid, o := range n.objects {
+		if other := c.Get(o.Key()); other != nil {
+			return fmt.Errorf("%s is there twice, as %s and %s", o.Key(), uid, other.Metadata.UID)
+		}
+		c.Put(o)
+	}
+	if ps := localProblems(c); len(ps) > 0 {
+		return fmt.Errorf("%s: %s (%d problems)", ps[0].Key, ps[0].Problem, len(ps))
+	}
+	return nil
+}
+
+// localProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users elsewhere.
+func localProblems(c *intent.Catalog) []intent.ObjectProblem {
+	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
+		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindProject
+	})
+}
+
+func (n *next) write(tx *state.Tx) error {
+	for uid, o := range n.puts {
+		if err := putJSON(tx, bucketObject, uid, o); err != nil {
+			return err
+		}
+	}
+	for _, t := range n.tombs {
+		if err := putJSON(tx, bucketTomb, t.UID, t); err != nil {
+			return err
+		}
+		if err := tx.Delete(bucketObject, t.UID); err != nil && !errors.Is(err, state.ErrAbsent) {
+			return err
+		}
+	}
+	for _, a := range n.acks {
+		if err := putJSON(tx, bucketAck, a.Override, a); err != nil {
+			return err
+		}
+	}
+	for _, d := range n.deks {
+		if err := putJSON(tx, bucketSealed, fmt.Sprintf("dek/%d", d.DEK), d); err != nil {
+			return err
+		}
+	}
+	for _, r := range n.records {
+		if err := putJSON(tx, bucketSealed, "rec/"+r.Name, r); err != nil {
+			return err
+		}
+	}
+	return putJSON(tx, bucketMeta, "head", n.head)
+}

@@ -1,0 +1,152 @@
+package siteagent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/install"
+	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// Permit implements install.Site: the holder of the claim signs; another agent asks it.
+func (i *installers) Permit(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	s, err := i.session(session)
+	if err != nil {
+		return install.PermissionEnvelope{}, err
+	}
+	if owner := i.owner("machine/" + s.Machine); owner != i.self {
+		if owner == "" {
+			return install.PermissionEnvelope{}, install.ErrBusy
+		}
+		return i.forward(ctx, owner, session, r)
+	}
+	return i.permit(ctx, s, r)
+}
+
+func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	var none install.PermissionEnvelope
+	v, ok := i.control.View(s.Machine)
+	if !ok || v.Binding == nil || v.Binding.Released || v.Accepted == nil || v.Status.State != intent.StateInstalling ||
+		v.Status.Phase != reconcile.PhaseWrite || r.Act != intent.ActInstall || r.Task != v.TaskID() || r.Generation != v.Binding.Generation {
+		return none, i.refuse(ctx, s.Machine, r, "the machine is not to be written now, or the work is of another attempt")
+	}
+	if why := differs(v.Accepted, r); why != "" {
+		err := i.w.journal.Append(ctx, claim.Replicated, claim.Draft{
+			Kind: reconcile.KindEvidence, Key: s.Machine, Body: reconcile.Evidence{Nonce: s.Nonce, What: "the hardware is another: " + why, Time: time.Now().UTC()},
+		})
+		if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+			return none, fmt.Errorf("%w: %w", install.ErrBusy, err)
+		}
+		return none, i.refuse(ctx, s.Machine, r, why)
+	}
+	cl, err := i.control.Permitted(ctx, v)
+	if err != nil {
+		i.log.Warn("permission waits for the claim", "machine", s.Machine, "err", err)
+		return none, install.ErrBusy
+	}
+	return i.grant(ctx, v, s, r, cl)
+}
+
+// differs compares the hardware as found with the accepted inventory; the permission is made of the latter alone.
+func differs(a *reconcile.Facts, r install.PermissionRequest) string {
+	if a.Serial != r.Serial || a.UUID != r.UUID {
+		return fmt.Sprintf("serial %q, UUID %q instead of %q, %q", r.Serial, r.UUID, a.Serial, a.UUID)
+	}
+	for _, d := range a.Disks {
+		found := slices.ContainsFunc(r.Disks, func(x inventory.Disk) bool { return x.ID() == d.DiskID })
+		if !found {
+			return fmt.Sprintf("disk %s %s of the accepted inventory is not there", d.WWN, d.Serial)
+		}
+	}
+	return ""
+}
+
+func (i *installers) refuse(ctx context.Context, machine string, r install.PermissionRequest, why string) error {
+	err := i.w.journal.Append(ctx, claim.Local, reconcile.Event(machine, r.Task, r.Epoch, "permit.refused", why, nil))
+	return errors.Join(fmt.Errorf("%w: %s", install.ErrStale, why), err)
+}
+
+// grant signs one permission per task, session and claim epoch: a repeated request gets the same one; an installer that goes
+// on under a new owner's claim gets a new one.
+func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, cl intent.Claim) (install.PermissionEnvelope, error) {
+	attempt := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
+	id := attempt + "@" + cl.Epoch.String()
+	old, had := claim.Load[intent.Envelope](i.w.journal, reconcile.KindPermission, v.Name)
+	var prev intent.Permission
+	if had && json.Unmarshal(old.Payload, &prev) == nil {
+		if prev.ID == id {
+			return install.PermissionEnvelope{Envelope: old}, nil
+		}
+		if strings.HasPrefix(prev.ID, r.Task+"@") && !strings.HasPrefix(prev.ID, attempt+"@") {
+			return install.PermissionEnvelope{}, i.refuse(ctx, v.Name, r, "the permission of this attempt was given to another session")
+		}
+	}
+	p := intent.Permission{
+		Site: i.w.site.id, Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
+		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: "quota",
+	}
+	if had {
+		p.Prev = old.Digest().String()
+	}
+	work, err := i.installWork(v)
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	}
+	p.Disks = []intent.DiskID{work.Disk} // the only disk that may be written
+	payload, err := json.Marshal(p)
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("cannot encode permission: %w", err)
+	}
+	env, err := document.Sign(intent.PayloadPermission, payload, i.sign)
+	if err != nil {
+		return install.PermissionEnvelope{}, err
+	}
+	rec := reconcile.TaskRecord{Task: r.Task, Device: "machine/" + v.Name, Step: "write", Class: "destructive", State: "started", Epoch: cl.Epoch}
+	err = i.w.journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: reconcile.KindTask, Key: r.Task, Epoch: cl.Epoch, Body: rec},
+		claim.Draft{Kind: reconcile.KindPermission, Key: v.Name, Epoch: cl.Epoch, Body: env},
+		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial), map[string]string{
+			"permission": id, "serial": p.Serial, "generation": fmt.Sprint(p.Generation), "cause": p.Cause, "digest": env.Digest().Short(),
+		}))
+	if err != nil {
+		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err) // nothing may be written that no live peer knows of
+	}
+	return install.PermissionEnvelope{Envelope: *env}, nil
+}
+
+// permitHandler answers POST /m/1/permission of a peer whose installer this agent's machine is.
+func (i *installers) permitHandler(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Session string                    `json:"session"`
+		Request install.PermissionRequest `json:"request"`
+	}
+	if !readJSON(w, r, &in) {
+		return
+	}
+	s, err := i.session(in.Session)
+	if err == nil {
+		var env install.PermissionEnvelope
+		if env, err = i.permit(r.Context(), s, in.Request); err == nil {
+			answerJSON(w, http.StatusOK, env)
+			return
+		}
+	}
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, install.ErrStale):
+		status = http.StatusConflict
+	case errors.Is(err, install.ErrSession):
+		status = http.StatusUnauthorized
+	}
+	answerJSON(w, status, map[string]string{"error": err.Error()})
+}
