@@ -148,6 +148,11 @@ func (b *backend) Power(context.Context, api.Caller, string, string, string) (*a
 	return nil, api.ErrElsewhere
 }
 
+// Clear implements api.Backend.
+func (b *backend) Clear(context.Context, api.Caller, string, string, string) error {
+	return api.ErrElsewhere
+}
+
 // Release implements api.Backend.
 func (b *backend) Release(context.Context, api.Caller, string, string) error { return api.ErrElsewhere }
 

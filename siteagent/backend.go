@@ -256,6 +256,18 @@ func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, actio
 	return &api.PowerResult{Machine: machine, Power: string(p), Effect: effect.String()}, nil
 }
 
+// Clear implements api.Backend.
+func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reason string) error {
+	v, ok := b.inst.control.View(machine)
+	if site != b.w.site.id || !ok {
+		return api.ErrNotFound
+	}
+	if v.Status.State != intent.StateBroken && v.Status.State != intent.StateQuarantined {
+		return api.Refuse(fmt.Sprintf("%s is %s; only a broken or quarantined machine is cleared", machine, v.Status.State))
+	}
+	return b.inst.control.Clear(ctx, v, by.User+": "+reason)
+}
+
 // Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
 func (b *backend) Release(ctx context.Context, by api.Caller, site, machine string) error {
 	v, ok := b.inst.control.View(machine)

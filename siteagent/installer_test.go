@@ -320,3 +320,33 @@ func TestMetadataTokenDiesWithBinding(t *testing.T) {
 		t.Error("the token outlives its binding")
 	}
 }
+
+// TestClear: an operator takes a quarantined machine back: the evidence is settled, nobody keeps a session, what belongs to an
+// instance gets another generation, and the machine is inspected anew.
+func TestClear(t *testing.T) {
+	b := newBench(t)
+	id := b.writing()
+	r := hardware("DISK-2")
+	if _, err := b.inst.Permit(t.Context(), id, r); !errors.Is(err, install.ErrStale) {
+		t.Fatal(err)
+	}
+	v, _ := b.inst.control.View("m1")
+	b.add(reconcile.KindMachine, "m1", intent.Epoch{Generation: 1, N: 1}, reconcile.PlanMachine(v).Status)
+	v, _ = b.inst.control.View("m1")
+	if v.Status.State != intent.StateQuarantined {
+		t.Fatalf("state %q, want quarantined", v.Status.State)
+	}
+	if err := b.inst.control.Clear(t.Context(), v, "ana: disk swapped on purpose"); err != nil {
+		t.Fatal(err)
+	}
+	v, _ = b.inst.control.View("m1")
+	if step := reconcile.PlanMachine(v); v.Status.State != intent.StateExpected || step.Status.State == intent.StateQuarantined || step.Status.State == intent.StateAvailable {
+		t.Errorf("cleared to %q, planned %q; want expected, and nothing before another inspection", v.Status.State, step.Status.State)
+	}
+	if v.Binding.Generation != 2 {
+		t.Errorf("generation %d, want 2", v.Binding.Generation)
+	}
+	if _, err := b.inst.Work(t.Context(), id, time.Millisecond); !errors.Is(err, install.ErrSession) {
+		t.Errorf("the old session: %v, want %v", err, install.ErrSession)
+	}
+}

@@ -38,6 +38,8 @@ type Backend interface {
 	Explain(ctx context.Context, site, machine string) (*Explanation, error)
 	// Power asks for a power change; the answer says how far it is proven.
 	Power(ctx context.Context, by Caller, site, machine string, action string) (*PowerResult, error)
+	// Clear takes a broken or quarantined machine back into service; reason is kept in the event log.
+	Clear(ctx context.Context, by Caller, site, machine, reason string) error
 	// Release gives a machine's instance back.
 	Release(ctx context.Context, by Caller, site, machine string) error
 	// JoinToken makes a single-use token for a new agent.

@@ -137,6 +137,10 @@ func (m *memory) Power(_ context.Context, by Caller, site, machine, action strin
 	return &PowerResult{Machine: machine, Power: action, Effect: "readback"}, m.call("power %s %s %s by %s", site, machine, action, by.User)
 }
 
+func (m *memory) Clear(_ context.Context, by Caller, site, machine, reason string) error {
+	return m.call("clear %s %s %s by %s", site, machine, reason, by.User)
+}
+
 func (m *memory) Release(_ context.Context, by Caller, site, machine string) error {
 	return m.call("release %s %s by %s", site, machine, by.User)
 }

@@ -330,6 +330,43 @@ func (c *Controller) Permitted(ctx context.Context, v MachineView) (intent.Claim
 	return cl, c.cfg.Claims.Confirm(ctx, cl, fence)
 }
 
+// Clear takes a broken or quarantined machine back into service, under the claim: it is inspected again, and installed again
+// if it belongs to an instance.
+func (c *Controller) Clear(ctx context.Context, v MachineView, why string) error {
+	_, fence, err := c.device(ctx, v)
+	if err != nil && v.Spec.BMC != nil {
+		return err
+	}
+	cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
+	if err != nil {
+		return err
+	}
+	status := v.cleared()
+	status.Owner, status.Epoch = cl.Owner, cl.Epoch.String()
+	drafts := []claim.Draft{
+		{Kind: KindMachine, Key: v.Name, Epoch: cl.Epoch, Body: status},
+		// The evidence is settled, and whoever held a session then has none: the machine boots anew.
+		{Kind: KindEvidence, Key: v.Name, Body: Evidence{What: "settled: " + why, Time: v.Now}},
+		{Kind: KindSession, Key: v.Name, Body: Session{Machine: v.Name, Nonce: "cleared", Agent: c.cfg.Self, Since: v.Now}},
+		Event(v.Name, "", cl.Epoch, "machine.cleared", why, map[string]string{"was": string(v.Status.State), "reason": v.Status.Reason}),
+	}
+	if v.Binding != nil && !v.Binding.Released {
+		b := *v.Binding
+		b.Generation++ // other tasks and permissions than those that failed
+		e := cl.Epoch
+		if r, ok := c.cfg.Journal.Latest(KindBinding, b.Instance); ok && r.Epoch.Compare(e) > 0 {
+			e = r.Epoch
+		}
+		drafts = append(drafts, claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: e, Body: b})
+	}
+	err = c.cfg.Journal.Append(ctx, claim.Replicated, drafts...)
+	c.let(ctx, v.Name)
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
 // Power changes a machine's power for an operator, under the claim.
 func (c *Controller) Power(ctx context.Context, v MachineView, action string) (bmc.PowerState, intent.Effect, error) {
 	ctl, fence, err := c.device(ctx, v)

@@ -349,6 +349,14 @@ func (v MachineView) failed(reason string) Step {
 	return st
 }
 
+// cleared is the status of a machine that an operator takes back into service: it is inspected again, whatever it was, so
+// that what is accepted is what is there now. A standing binding then installs it under a new generation.
+func (v MachineView) cleared() intent.MachineStatus {
+	s := v.Status
+	s.State, s.Phase, s.Reason, s.Since, s.Percent, s.Attempts = intent.StateExpected, "", "", v.Now, 0, 0
+	return s
+}
+
 // retryAfter is how long a broken machine rests before attempt n+1 (boot.md section 1: 1, 5, 15 min).
 func retryAfter(attempts int) time.Duration {
 	return []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute}[min(max(attempts-1, 0), 2)]

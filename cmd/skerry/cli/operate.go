@@ -149,7 +149,7 @@ func (a *app) progress(r io.Reader, name string, size int64) (io.Reader, func(ok
 }
 
 func (a *app) machineCmd() *cobra.Command {
-	c := &cobra.Command{Use: "machine", Short: "Power, explain and release machines"}
+	c := &cobra.Command{Use: "machine", Short: "Power, explain, release and clear machines"}
 	needSite := func() error {
 		if a.site == "" {
 			return hint(&usageError{errors.New("cannot find a machine without its site")}, "give --site SITE, or set it in the context")
@@ -213,7 +213,30 @@ func (a *app) machineCmd() *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(power, explain, release)
+	var reason string
+	clearCmd := &cobra.Command{
+		Use: "clear NAME --reason TEXT", Short: "Take a broken or quarantined machine back into service", Args: args("NAME"),
+		Long: "Take a broken or quarantined machine back into service, after the cause was settled: it is inspected again,\nand installed again, under a new permission, if it belongs to an instance.",
+		RunE: func(c *cobra.Command, given []string) error {
+			if reason == "" {
+				return &usageError{errors.New("cannot clear without a reason: give --reason TEXT; it is kept in the event log")}
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := needSite(); err != nil {
+				return err
+			}
+			if err := cl.Clear(c.Context(), a.site, given[0], reason); err != nil {
+				return explainClient(err)
+			}
+			_, err = fmt.Fprintf(a.Out, "%s is cleared; `skerry machine explain %s` follows it\n", given[0], given[0])
+			return err
+		},
+	}
+	clearCmd.Flags().StringVar(&reason, "reason", "", "why the evidence is settled; kept in the event log")
+	c.AddCommand(power, explain, release, clearCmd)
 	return c
 }
 

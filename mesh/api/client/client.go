@@ -283,6 +283,11 @@ func (c *Client) Power(ctx context.Context, site, machine, action string) (*api.
 	return out, c.call(ctx, http.MethodPost, machinePath(site, machine, "power"), nil, map[string]string{"action": action}, out)
 }
 
+// Clear takes a broken or quarantined machine back into service.
+func (c *Client) Clear(ctx context.Context, site, machine, reason string) error {
+	return c.call(ctx, http.MethodPost, machinePath(site, machine, "clear"), nil, map[string]string{"reason": reason}, nil)
+}
+
 // Release takes a machine back from its instance.
 func (c *Client) Release(ctx context.Context, site, machine string) error {
 	return c.call(ctx, http.MethodPost, machinePath(site, machine, "release"), nil, nil, nil)
