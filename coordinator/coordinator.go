@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -66,6 +67,7 @@ type Coordinator struct {
 	backend *backend
 
 	mu    sync.Mutex      // guards what follows
+	told  time.Time       // when a refusal was last kept in the audit log
 	dirty map[string]bool // sites whose chain may have to say something new
 	kick  chan struct{}
 	locks map[string]*sync.Mutex // one writer per chain in this process
@@ -274,6 +276,7 @@ func (c *Coordinator) wire() (err error) {
 	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
 		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
 			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
+			c.auditRefusal(ctx, "join refused, from "+conn.RemoteAddr().String()+": "+err.Error())
 		}
 	})
 	c.backend = &backend{
@@ -283,6 +286,31 @@ func (c *Coordinator) wire() (err error) {
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger})
 	return nil
+}
+
+// auditEvery bounds how fast strangers can make the audit log grow; what comes faster is in the process's log only.
+const auditEvery = time.Second
+
+// auditRefusal keeps that somebody was turned away.
+func (c *Coordinator) auditRefusal(ctx context.Context, what string) {
+	now := time.Now()
+	c.mu.Lock()
+	due := now.Sub(c.told) >= auditEvery
+	if due {
+		c.told = now
+	}
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	line, err := json.Marshal(audit{Time: now.UTC(), Reason: what})
+	if err == nil {
+		key := fmt.Sprintf("audit/%016x-%s", now.UnixNano(), newUID()[:8])
+		_, err = c.store.Commit(context.WithoutCancel(ctx), store.Commit{Put: map[string][]byte{key: line}})
+	}
+	if err != nil {
+		c.cfg.Logger.Error("refusal not kept in the audit log", "err", err)
+	}
 }
 
 func (c *Coordinator) reverse(site string) (http.RoundTripper, bool) {

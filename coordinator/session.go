@@ -85,6 +85,7 @@ func (c *Coordinator) takeOverride(w http.ResponseWriter, r *http.Request) {
 	decision, err := c.decide(r.Context(), peer.Site, &env)
 	if err != nil {
 		c.cfg.Logger.Warn("override refused", "site", peer.Site, "agent", peer.ID, "err", err)
+		c.auditRefusal(r.Context(), "override of "+peer.String()+" refused: "+err.Error())
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}

@@ -105,7 +105,8 @@ func (a *API) siteActions() {
 		Body    struct {
 			Reason string `json:"reason" minLength:"1" maxLength:"256" doc:"why the evidence is settled; kept in the event log"`
 		}
-	}) (*struct{}, error) {
+	},
+	) (*struct{}, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
