@@ -72,7 +72,7 @@ func Init(ctx context.Context, cfg InitConfig) (*InitResult, error) {
 	}
 	master := make([]byte, 32)
 	rand.Read(master) // never fails: crypto/rand, Go 1.24
-	if err := writeKey(filepath.Join(keys, fileMaster), master); err != nil {
+	if err := state.WriteFile(filepath.Join(keys, fileMaster), master); err != nil {
 		return nil, err
 	}
 	st, db, err := openStore(cfg.Data, master, cfg.Logger)
@@ -162,7 +162,7 @@ func certifyCoordinator(c *ca.CA, own *seal.Keys, cfg InitConfig, keys string, n
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeKey(filepath.Join(keys, "leaf.der"), leaf.Raw), writeKey(filepath.Join(keys, "web.der"), web.Raw))
+	return errors.Join(state.WriteFile(filepath.Join(keys, "leaf.der"), leaf.Raw), state.WriteFile(filepath.Join(keys, "web.der"), web.Raw))
 }
 
 // found writes the first objects and the trust chain in one commit.
@@ -219,7 +219,7 @@ func makeSigner(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode signing key: %w", err)
 	}
-	return key, writeKey(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return key, state.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func loadSigner(path string) (ed25519.PrivateKey, error) {
@@ -240,28 +240,4 @@ func loadSigner(path string) (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("cannot use signing key %s: not Ed25519", path)
 	}
 	return key, nil
-}
-
-// writeKey writes a file of mode 0600 that is whole or absent after a crash.
-func writeKey(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("cannot sync %s: %w", path, err)
-	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", path, err)
-	}
-	return nil
 }

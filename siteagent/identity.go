@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/join"
 	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // identity is who this agent is, as the coordinator decided when it joined. It is all that a cold start needs beside keys
@@ -111,29 +112,7 @@ func saveIdentity(dir string, id *identity) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode identity: %w", err)
 	}
-	return writeWhole(filepath.Join(dir, fileIdentity), b)
-}
-
-func writeWhole(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("cannot sync %s: %w", path, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", path, err)
-	}
-	return nil
+	return state.WriteFile(filepath.Join(dir, fileIdentity), b)
 }
 
 // stateKey returns the key of the record MACs, making it the first time.
@@ -151,5 +130,5 @@ func stateKey(data string) ([]byte, error) {
 	}
 	b = make([]byte, 32)
 	rand.Read(b) // never fails: crypto/rand, Go 1.24
-	return b, writeWhole(path, b)
+	return b, state.WriteFile(path, b)
 }

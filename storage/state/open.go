@@ -135,7 +135,7 @@ func (d *DB) openOrMoveAside() (*badger.DB, error) {
 			tries = 0
 		}
 		tries++
-		if err := writeSynced(dir+".attempts", []byte(strconv.Itoa(tries))); err != nil {
+		if err := WriteFile(dir+".attempts", []byte(strconv.Itoa(tries))); err != nil {
 			return nil, fmt.Errorf("cannot count open attempt: %w", err)
 		}
 		b, err := d.tryOpen()
@@ -225,7 +225,7 @@ func sweep(dir string) error {
 func (d *DB) moveAside() error {
 	dir := d.cfg.Dir
 	// The flag is durable before the directory goes: a crash between the two must not look like an empty, healthy state.
-	if err := writeSynced(dir+".recovering", []byte("state moved aside\n")); err != nil {
+	if err := WriteFile(dir+".recovering", []byte("state moved aside\n")); err != nil {
 		return fmt.Errorf("cannot mark recovery: %w", err)
 	}
 	for n := 1; ; n++ {
@@ -266,7 +266,7 @@ func (d *DB) Recovering() bool {
 
 // SetRecovering raises the flag durably: marks or peers are ahead of this copy.
 func (d *DB) SetRecovering(reason string) error {
-	if err := writeSynced(d.cfg.Dir+".recovering", []byte(reason+"\n")); err != nil {
+	if err := WriteFile(d.cfg.Dir+".recovering", []byte(reason+"\n")); err != nil {
 		return fmt.Errorf("cannot mark recovery: %w", err)
 	}
 	d.mu.Lock()
@@ -304,12 +304,13 @@ func readCount(path string) int {
 	return n
 }
 
-// writeSynced makes path hold b, durably, when it returns nil. A crash leaves the old or the new content.
-func writeSynced(path string, b []byte) error {
+// WriteFile makes path hold b with mode 0600, durably, when it returns nil. A crash leaves the old or the new content whole.
+// Its directory must exist. It is for the few small files beside the store: keys, identity, flags.
+func WriteFile(path string, b []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	_, err = f.Write(b)
 	if err == nil {
@@ -324,7 +325,10 @@ func writeSynced(path string, b []byte) error {
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
 }
 
 func syncDir(dir string) error {
