@@ -427,12 +427,14 @@ func (w *walk) back(context.Context, *errgroup.Group) error {
 		if err != nil {
 			return "", err
 		}
-		at, err := w.siteStatus("a1", "admin")
-		if err != nil {
-			return "", err
-		}
-		if at.Head != s.Published {
-			return "", fmt.Errorf("agent is at %d.%d, coordinator at %d.%d", at.Head.Epoch, at.Head.Seq, s.Published.Epoch, s.Published.Seq)
+		for _, agent := range []string{"a1", "a2"} { // the one without a session has it from its peer, a moment later
+			err := w.until(2*quick, agent+" has the coordinator's head", func() (bool, error) {
+				at, err := w.siteStatus(agent, "admin")
+				return err == nil && at.Head == s.Published, nil
+			})
+			if err != nil {
+				return "", err
+			}
 		}
 		return fmt.Sprintf("head %d.%d %s", s.Head.Epoch, s.Head.Seq, s.Head.Hash.Short()), nil
 	})
