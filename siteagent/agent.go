@@ -8,17 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"github.com/skerry-metal/skerry/boot/dhcp"
-	"github.com/skerry-metal/skerry/boot/httpboot"
-	"github.com/skerry-metal/skerry/boot/install"
-	"github.com/skerry-metal/skerry/boot/ipxe"
-	"github.com/skerry-metal/skerry/boot/metadata"
-	"github.com/skerry-metal/skerry/boot/tftp"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -26,8 +19,11 @@ import (
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 	"golang.org/x/sync/errgroup"
@@ -54,8 +50,6 @@ func Default() Config {
 	return Config{Data: "/var/lib/skerry", IPXEDir: "/usr/lib/ipxe", Spread: 5 * time.Second, MaxBackoff: time.Minute}
 }
 
-func (c Config) bootAddresses() []string { return c.Boot }
-
 // buildTime is the lowest time that the floor starts from: this code did not exist before.
 func buildTime() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) }
 
@@ -64,19 +58,17 @@ type Agent struct {
 	cfg   Config
 	id    *identity
 	keys  *seal.Keys
-	boot  string // random id of this process life
+	life  string // random id of this process life
 	floor *trust.Floor
 
 	db      *state.DB
 	blobs   *blob.Store
-	site    *site
+	replica *replica.Replica
+	site    *effective.Site
 	journal *claim.Journal
 	claims  *claim.Claims
-	world   *world
 	assets  *assets
-	inst    *installers
-	server  *server
-	traffic traffic
+	bootnet *bootnet.Server
 	control *reconcile.Controller
 	over    *overrides
 	end     *transport.Endpoint
@@ -97,7 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &Agent{cfg: cfg, id: id, keys: keys, boot: randomID(8), answered: map[string]string{}}
+	a := &Agent{cfg: cfg, id: id, keys: keys, life: randomID(8), answered: map[string]string{}}
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
 	}
@@ -105,7 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return errors.Join(err, a.close())
 	}
 	err = a.serve(ctx)
-	return errors.Join(err, a.site.SaveMarks(), a.close())
+	return errors.Join(err, a.replica.SaveMarks(), a.close())
 }
 
 func (a *Agent) close() error {
@@ -144,13 +136,16 @@ func (a *Agent) open() error {
 	}
 	a.floor = trust.NewFloor(buildTime(), mark.Floor)
 	ring := seal.NewRing(seal.Binding{Domain: a.id.Domain, Site: a.id.Site, Agent: a.id.Agent}, a.keys)
-	if a.site, err = openSite(a.db, marks, mark, a.id.Site, a.id.Agent, a.id.Pin, ring, a.floor, a.cfg.Logger); err != nil {
+	a.replica, err = replica.Open(replica.Config{
+		DB: a.db, Marks: marks, Mark: mark, Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Ring: ring, Floor: a.floor, Log: a.cfg.Logger,
+	})
+	if err != nil {
 		return err
 	}
-	if err := a.site.AddTrust(a.id.Trust); err != nil {
+	if err := a.replica.AddTrust(a.id.Trust); err != nil {
 		return err
 	}
-	if err := a.site.seedRoster(a.id.Roster); err != nil {
+	if err := a.replica.SeedRoster(a.id.Roster); err != nil {
 		return err
 	}
 	if a.journal, err = claim.OpenJournal(a.db, a.id.Site, a.id.Agent, a.cfg.Logger); err != nil {
@@ -167,26 +162,26 @@ func (a *Agent) wire() (err error) {
 	a.end, err = transport.New(transport.Config{
 		Listen: a.cfg.Management, Log: log, ResetKey: a.keys.ResetKey(),
 		TLS: &trust.TLS{
-			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.site.view.View,
+			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.replica.View,
 			Leaf: func() *tls.Certificate { return leaf }, Web: func() *tls.Certificate { return web },
 		},
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNH2, trust.ALPNHTTP},
-		Resolver: transport.ResolverFunc(a.site.addressesOf),
+		Resolver: transport.ResolverFunc(a.addressesOf),
 	})
 	if err != nil {
 		return err
 	}
 	a.gossip, err = gossip.New(gossip.Config{
 		Endpoint: a.end, Self: transport.Peer{Site: a.id.Site, ID: self}, Log: log,
-		Roster: func() *intent.RosterBody { return a.site.State().Roster },
+		Roster: func() *intent.RosterBody { return a.replica.State().Roster },
 	})
 	if err != nil {
 		return err
 	}
-	a.mesh = &mesh{siteID: a.id.Site, self: self, end: a.end, gossip: a.gossip, site: a.site, journal: a.journal, blobs: a.blobs, started: time.Now()}
+	a.mesh = &mesh{siteID: a.id.Site, self: self, log: log, end: a.end, gossip: a.gossip, site: a.replica, journal: a.journal, blobs: a.blobs, started: time.Now()}
 	a.journal.SetPeers(a.mesh)
-	a.claims = claim.NewClaims(a.db, self, a.boot, a.mesh, a.mesh, log)
+	a.claims = claim.NewClaims(a.db, self, a.life, a.mesh, a.mesh, log)
 	if err := a.claims.ReleaseStale(); err != nil {
 		return err
 	}
@@ -200,58 +195,44 @@ func (a *Agent) wire() (err error) {
 // wireSite makes what decides and answers at the site.
 func (a *Agent) wireSite() {
 	log, self := a.cfg.Logger, a.id.Agent
-	a.world = &world{site: a.site, journal: a.journal, heard: map[string]time.Time{}}
+	a.site = effective.New(a.replica, a.journal)
 	a.assets = &assets{
-		w: a.world, self: self, blobs: a.blobs, live: a.mesh.Live, log: log, sources: map[intent.Digest]map[string]int64{},
+		w: a.site, self: self, blobs: a.blobs, live: a.mesh.Live, log: log, sources: map[intent.Digest]map[string]int64{},
 		peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
 		origin: func() (http.RoundTripper, bool) {
 			return a.uplink.RoundTripper(), a.uplink.Status().Up
 		},
 	}
-	a.world.assets = a.assets.Missing
+	a.site.Assets = a.assets.Missing
 	a.control = reconcile.New(reconcile.Config{
-		Self: self, Journal: a.journal, Claims: a.claims, Want: a.world.want, Members: a.mesh.Members, Around: a.world.around,
+		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
 		Dial: a.dialBMC, Recovering: a.db.Recovering, Log: log,
 	})
-	a.inst = &installers{
-		w: a.world, self: self, domain: a.id.Domain, sign: a.keys.Sign, signers: a.signer, control: a.control, forward: a.mesh.forward,
-		owner: func(id string) string {
-			_, members := a.mesh.Members()
-			return claim.Owner(id, members, time.Now())
-		},
-		log: log, noted: map[string]time.Time{}, phases: map[string]string{},
-	}
-	a.mesh.inst = a.inst
-	a.server = &server{w: a.world, self: self, inst: a.inst, blobs: a.blobs, log: log, events: make(chan claim.Draft, maxPending), arch: map[string]string{}, seen: map[string]string{}}
+	_, web := a.id.certificates(a.keys)
+	a.bootnet = bootnet.New(bootnet.Config{
+		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: web, Sign: a.keys.Sign,
+		BootKey: func() (seal.Secret, error) { return a.replica.Secret(bootnet.BootKeyName) }, Control: a.control, Owner: a.mesh.owner,
+		Forward: a.mesh.forward, Blobs: a.blobs, Log: log,
+	})
+	a.mesh.permitHere = a.bootnet.PermitHere
 }
-
-// maxPending is how many seen packets may wait for the journal; beyond it the newest are counted and dropped.
-const maxPending = 1024
 
 // wireAPI makes the session with a coordinator and the site's API.
 func (a *Agent) wireAPI() {
-	a.over = &overrides{w: a.world, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger}
+	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger}
 	a.backend = &backend{
-		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.world, db: a.db,
-		mesh: a.mesh, inst: a.inst, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
+		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db,
+		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff,
 	}
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: a.end, Log: a.cfg.Logger, StartSpread: a.cfg.Spread, MaxBackoff: a.cfg.MaxBackoff,
 		Hello: func() uplink.Hello {
-			return uplink.Hello{Agent: a.id.Agent, Site: a.id.Site, Boot: a.boot, Version: a.cfg.Version, Heads: a.heads()}
+			return uplink.Hello{Agent: a.id.Agent, Site: a.id.Site, Boot: a.life, Version: a.cfg.Version, Heads: a.heads()}
 		},
 		Targets: a.targets, OnHeads: a.onHeads, OnUp: a.onUp, Reverse: a.reverse(),
 	})
-}
-
-func (a *Agent) signer() (signer, error) {
-	s, err := a.site.Secret(bootKeyName)
-	if err != nil {
-		return signer{}, fmt.Errorf("cannot make boot tokens: %w", err)
-	}
-	return signer{s.Reveal()}, nil
 }
 
 // serve runs everything and waits for all of it.
@@ -267,9 +248,9 @@ func (a *Agent) serve(ctx context.Context) error {
 			return nil
 		})
 	}
-	a.server.refresh() // before anything is bound: the first packet finds a view
-	run("answers", a.server.Run)
-	if err := a.serveBoot(run); err != nil {
+	a.bootnet.Refresh() // before anything is bound: the first packet finds a view
+	run("answers", a.bootnet.Run)
+	if err := a.bootnet.Listen(run); err != nil {
 		cancel()
 		return errors.Join(err, g.Wait())
 	}
@@ -298,86 +279,4 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// serveBoot binds the boot network: DHCP and router advertisement by interface, TFTP, HTTP and the install protocol by
-// address.
-func (a *Agent) serveBoot(run func(string, func(context.Context) error)) error {
-	log := a.cfg.Logger
-	loaders := ipxe.Loaders{Dir: a.cfg.IPXEDir}
-	handler := httpboot.NewHandler(httpboot.Config{
-		Scripts: a.server, Loaders: loaders, Assets: a.server, NoCloud: metadata.NewHandler(a.server, log), Logger: log,
-		Seen: func(h httpboot.Served) { a.traffic.count(h); a.server.served(h) },
-	})
-	_, web := a.id.certificates(a.keys)
-	inst := install.NewHandler(a.inst)
-	a.traffic.install = inst
-	for _, addr := range a.cfg.Boot {
-		ip, err := netip.ParseAddr(addr)
-		if err != nil {
-			return fmt.Errorf("cannot listen on boot address %q: %w", addr, err)
-		}
-		iface, err := interfaceOf(ip)
-		if err != nil {
-			return err
-		}
-		dl := dhcp.NewListener(dhcp.ListenerConfig{Iface: iface, Site: a.server, Logger: log})
-		a.traffic.addDHCP(dl)
-		run("dhcp", dl.Run)
-		run("router advertisement", (&dhcp.Advertiser{Iface: iface, Logger: log, Known: func(m dhcp.MAC) bool {
-			v := a.server.View()
-			return v != nil && v.Known(m)
-		}}).Run)
-		udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 69)))
-		if err != nil {
-			return fmt.Errorf("cannot serve TFTP: %w", err)
-		}
-		ts := tftp.New(tftp.Config{Loaders: loaders, Logger: log, Seen: a.server.sentLoader})
-		a.traffic.addTFTP(ts)
-		run("tftp", func(ctx context.Context) error { return ts.Serve(ctx, udp) })
-		ln, err := net.Listen("tcp", netip.AddrPortFrom(ip, httpPort).String())
-		if err != nil {
-			return fmt.Errorf("cannot serve boot HTTP: %w", err)
-		}
-		run("boot http", func(ctx context.Context) error { return httpboot.Serve(ctx, ln, handler, log) })
-		if err := serveInstall(run, ip, web, inst, log); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// serveInstall serves /install/v1 on 7444 of a boot address: of all that listens there, nothing else is offered to machines.
-func serveInstall(run func(string, func(context.Context) error), ip netip.Addr, web *tls.Certificate, h http.Handler, log *slog.Logger) error {
-	ln, err := net.Listen("tcp", netip.AddrPortFrom(ip, tlsPort).String())
-	if err != nil {
-		return fmt.Errorf("cannot serve the install protocol: %w", err)
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*web}, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"}}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	run("install protocol", func(ctx context.Context) error {
-		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-		defer stop()
-		return ignoreClosed(srv.Serve(tls.NewListener(ln, conf)))
-	})
-	return nil
-}
-
-func interfaceOf(ip netip.Addr) (string, error) {
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		return "", fmt.Errorf("cannot list interfaces: %w", err)
-	}
-	for _, i := range ifaces {
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue // it went away meanwhile
-		}
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == ip {
-				return i.Name, nil
-			}
-		}
-	}
-	return "", fmt.Errorf("cannot find boot address %s on any interface; `ip addr` lists them", ip)
 }

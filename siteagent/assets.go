@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
@@ -26,7 +27,7 @@ const (
 // assets keeps the boot assets and images of the active intent on this agent: from a peer where one has them, else from the
 // coordinator.
 type assets struct {
-	w      *world
+	w      *effective.Site
 	self   string
 	blobs  *blob.Store
 	live   func() []string
@@ -41,7 +42,7 @@ type assets struct {
 // wanted lists the assets of the active intent: boot first, so that machines can be inspected while images come.
 func (a *assets) wanted() []*intent.AssetSpec {
 	var boot, image []*intent.AssetSpec
-	c := a.w.now().overlay.Catalog
+	c := a.w.Now().Overlay.Catalog
 	for _, o := range c.List(intent.KindAsset) {
 		switch s := o.Spec.(*intent.AssetSpec); s.Class {
 		case "boot":
@@ -55,13 +56,13 @@ func (a *assets) wanted() []*intent.AssetSpec {
 
 // Missing says why a machine cannot be booted or installed yet; "" = everything is here. b is nil for an inspection.
 func (a *assets) Missing(b *reconcile.Binding) string {
-	c := a.w.now().overlay.Catalog
-	site := a.w.siteSpec()
+	c := a.w.Now().Overlay.Catalog
+	site := a.w.Spec()
 	if site == nil || site.Installer == nil {
 		return "the site names no installer: set spec.installer of the Site"
 	}
 	for _, name := range []string{site.Installer.Kernel, site.Installer.Ramdisk} {
-		if d := digestOf(c, name); d.IsZero() || !a.complete(d) {
+		if d := effective.AssetDigest(c, name); d.IsZero() || !a.complete(d) {
 			return "waits for asset " + name
 		}
 	}
@@ -72,7 +73,7 @@ func (a *assets) Missing(b *reconcile.Binding) string {
 	if !ok {
 		return "image " + b.Image + " is not known"
 	}
-	if d := digestOf(c, img.Asset); d.IsZero() || !a.complete(d) {
+	if d := effective.AssetDigest(c, img.Asset); d.IsZero() || !a.complete(d) {
 		return "waits for asset " + img.Asset
 	}
 	return ""
@@ -86,7 +87,7 @@ func (a *assets) complete(d intent.Digest) bool {
 // Run fetches what is wanted until ctx ends.
 func (a *assets) Run(ctx context.Context) error {
 	for {
-		st := a.w.site.State()
+		st := a.w.State()
 		var pins []intent.Digest
 		failed := false
 		for _, s := range a.wanted() {
@@ -154,7 +155,7 @@ func (a *assets) note(ctx context.Context, s *intent.AssetSpec, took time.Durati
 		fields["source."+src] = fmt.Sprint(n)
 	}
 	a.mu.Unlock()
-	err := a.w.journal.Append(ctx, claim.Local, reconcile.Event("", "", intent.Epoch{}, "asset.complete", fmt.Sprintf("%s %s, %d MiB", s.Class, s.Digest.Short(), s.Size>>20), fields))
+	err := a.w.Journal.Append(ctx, claim.Local, reconcile.Event("", "", intent.Epoch{}, "asset.complete", fmt.Sprintf("%s %s, %d MiB", s.Class, s.Digest.Short(), s.Size>>20), fields))
 	if err != nil && !errors.Is(err, context.Canceled) {
 		a.log.Warn("event not journaled", "err", err)
 	}

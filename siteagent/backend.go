@@ -14,21 +14,23 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // backend answers the site's API from the effective intent and the journal. It works with nobody above.
 type backend struct {
-	info   api.Info
-	w      *world
-	db     *state.DB
-	mesh   *mesh
-	inst   *installers
-	gossip *gossip.Pool
-	uplink func() bool
-	cutOff func(context.Context) bool
-	over   *overrides
+	info    api.Info
+	w       *effective.Site
+	db      *state.DB
+	mesh    *mesh
+	control *reconcile.Controller
+	gossip  *gossip.Pool
+	uplink  func() bool
+	cutOff  func(context.Context) bool
+	over    *overrides
 
 	mu   sync.Mutex // guards what follows
 	rev  uint64
@@ -40,8 +42,8 @@ func (b *backend) Describe() api.Info { return b.info }
 
 // revision folds the revisions of intent and journal into one number that rises with either.
 func (b *backend) revision() uint64 {
-	st := b.w.site.State()
-	jrev, _ := b.w.journal.Rev()
+	st := b.w.State()
+	jrev, _ := b.w.Journal.Rev()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if now := [2]uint64{st.Rev, jrev}; now != b.last {
@@ -54,12 +56,12 @@ func (b *backend) revision() uint64 {
 // Snapshot implements api.Backend.
 func (b *backend) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
 	rev := b.revision()
-	e := b.w.now()
-	if e.err != nil {
-		return nil, 0, e.err
+	e := b.w.Now()
+	if e.Err != nil {
+		return nil, 0, e.Err
 	}
-	c := e.overlay.Catalog.Clone()
-	statuses, arrays := b.statuses(e.overlay.Catalog)
+	c := e.Overlay.Catalog.Clone()
+	statuses, arrays := b.statuses(e.Overlay.Catalog)
 	for k, v := range statuses {
 		fill(c, k, v)
 	}
@@ -86,8 +88,8 @@ func fill[V any](c *intent.Catalog, k intent.Key, v V) {
 // statuses folds the journal into the statuses of machines and instance arrays.
 func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStatus, map[intent.Key]intent.ArrayStatus) {
 	machines := map[intent.Key]intent.MachineStatus{}
-	addrs := addresses(c, b.w.site.State().Roster, b.w.site.id)
-	for _, v := range b.w.views() {
+	addrs := effective.Addresses(c, b.w.State().Roster, b.w.ID())
+	for _, v := range b.w.Views() {
 		st := v.Status
 		if st.State == "" {
 			st.State = intent.StateExpected
@@ -96,12 +98,12 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 		if a, ok := addrs[mac]; ok {
 			st.Address = a.Addr.String()
 		}
-		if p, ok := claim.Load[reconcile.Progress](b.w.journal, reconcile.KindProgress, v.Name); ok && st.Phase == reconcile.PhaseWrite && p.Total > 0 {
+		if p, ok := claim.Load[reconcile.Progress](b.w.Journal, reconcile.KindProgress, v.Name); ok && st.Phase == reconcile.PhaseWrite && p.Total > 0 {
 			st.Percent = int(p.Bytes * 100 / p.Total)
 		}
-		machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: v.Name}] = st
+		machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.ID(), Name: v.Name}] = st
 	}
-	bindings := reconcile.Bindings(b.w.journal)
+	bindings := reconcile.Bindings(b.w.Journal)
 	arrays := map[intent.Key]intent.ArrayStatus{}
 	for _, o := range c.List(intent.KindInstanceArray) {
 		spec := o.Spec.(*intent.InstanceArraySpec)
@@ -109,7 +111,7 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 		for i := range spec.Count {
 			is := intent.InstanceStatus{Index: i, UID: reconcile.InstanceUID(o.Metadata.UID, i)}
 			if bd, ok := bindings[is.UID]; ok && !bd.Released {
-				st := machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.site.id, Name: bd.Machine}]
+				st := machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.ID(), Name: bd.Machine}]
 				is.Machine, is.State, is.Address, is.Phase, is.Reason, is.Percent = bd.Machine, st.State, st.Address, st.Phase, st.Reason, st.Percent
 				if st.State == intent.StateRunning {
 					as.Running++
@@ -127,8 +129,8 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 // Changed implements api.Backend.
 func (b *backend) Changed(ctx context.Context, since uint64) (uint64, error) {
 	for {
-		_, wake := b.w.journal.Rev()
-		moved := b.w.site.State().Wake
+		_, wake := b.w.Journal.Rev()
+		moved := b.w.State().Wake
 		if rev := b.revision(); rev > since {
 			return rev, nil
 		}
@@ -155,13 +157,13 @@ const eventsPoll = 10 * time.Second
 // Events implements api.Backend. A follower gets what is new by agent and sequence number, so that an event that comes late
 // from a peer is not lost.
 func (b *backend) Events(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) error {
-	if q.Site != b.w.site.id {
+	if q.Site != b.w.ID() {
 		return api.ErrNotFound
 	}
 	sent := map[string]uint64{}
 	for {
-		_, wake := b.w.journal.Rev()
-		err := b.w.journal.Events(sent, func(e intent.Event) error {
+		_, wake := b.w.Journal.Rev()
+		err := b.w.Journal.Events(sent, func(e intent.Event) error {
 			sent[e.Agent] = max(sent[e.Agent], e.Seq)
 			if (q.Machine != "" && e.Machine != q.Machine) || e.Time.Before(q.Since) {
 				return nil
@@ -185,15 +187,15 @@ func (b *backend) Events(ctx context.Context, q api.EventQuery, fn func(intent.E
 
 // SiteStatus implements api.Backend.
 func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, error) {
-	if site != b.w.site.id {
+	if site != b.w.ID() {
 		return nil, api.ErrNotFound
 	}
-	e := b.w.now()
+	e := b.w.Now()
 	s := &api.SiteStatus{
-		Site: site, Head: e.state.Head, Published: e.state.Staged, Rejected: e.state.Rejected, Machines: map[string]int{},
+		Site: site, Head: e.State.Head, Published: e.State.Staged, Rejected: e.State.Rejected, Machines: map[string]int{},
 		ObservedAt: time.Now().UTC(), Reachable: "yes",
 	}
-	machines, _ := b.statuses(e.overlay.Catalog)
+	machines, _ := b.statuses(e.Overlay.Catalog)
 	for _, m := range machines {
 		s.Machines[string(m.State)]++
 	}
@@ -215,7 +217,7 @@ func (b *backend) agentReports() []intent.AgentReport {
 	for _, m := range b.gossip.Members() {
 		seen[m.ID] = m
 	}
-	st := b.w.site.State()
+	st := b.w.State()
 	var out []intent.AgentReport
 	for _, a := range st.Roster.Agents {
 		r := intent.AgentReport{ID: a.ID, Alive: "no"}
@@ -236,19 +238,19 @@ func (b *backend) agentReports() []intent.AgentReport {
 
 // Power implements api.Backend.
 func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, action string) (*api.PowerResult, error) {
-	v, ok := b.inst.control.View(machine)
-	if site != b.w.site.id || !ok {
+	v, ok := b.control.View(machine)
+	if site != b.w.ID() || !ok {
 		return nil, api.ErrNotFound
 	}
-	if owner := b.inst.owner("machine/" + machine); owner != b.info.ID && action != "status" {
+	if owner := b.mesh.owner("machine/" + machine); owner != b.info.ID && action != "status" {
 		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", owner, machine))
 	}
-	p, effect, err := b.inst.control.Power(ctx, v, action)
+	p, effect, err := b.control.Power(ctx, v, action)
 	if err != nil {
 		return nil, &api.Error{Status: http.StatusBadGateway, Type: "bmc", Detail: err.Error()}
 	}
 	if action != "status" {
-		err := b.w.journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil))
+		err := b.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil))
 		if err != nil {
 			return nil, err
 		}
@@ -258,20 +260,20 @@ func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, actio
 
 // Clear implements api.Backend.
 func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reason string) error {
-	v, ok := b.inst.control.View(machine)
-	if site != b.w.site.id || !ok {
+	v, ok := b.control.View(machine)
+	if site != b.w.ID() || !ok {
 		return api.ErrNotFound
 	}
 	if v.Status.State != intent.StateBroken && v.Status.State != intent.StateQuarantined {
 		return api.Refuse(fmt.Sprintf("%s is %s; only a broken or quarantined machine is cleared", machine, v.Status.State))
 	}
-	return b.inst.control.Clear(ctx, v, by.User+": "+reason)
+	return b.control.Clear(ctx, v, by.User+": "+reason)
 }
 
 // Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
 func (b *backend) Release(ctx context.Context, by api.Caller, site, machine string) error {
-	v, ok := b.inst.control.View(machine)
-	if site != b.w.site.id || !ok {
+	v, ok := b.control.View(machine)
+	if site != b.w.ID() || !ok {
 		return api.ErrNotFound
 	}
 	if v.Binding == nil || v.Binding.Released {
@@ -279,8 +281,8 @@ func (b *backend) Release(ctx context.Context, by api.Caller, site, machine stri
 	}
 	bd := *v.Binding
 	bd.Released = true
-	r, _ := b.w.journal.Latest(reconcile.KindBinding, bd.Instance)
-	err := b.w.journal.Append(ctx, claim.Replicated,
+	r, _ := b.w.Journal.Latest(reconcile.KindBinding, bd.Instance)
+	err := b.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindBinding, Key: bd.Instance, Epoch: r.Epoch, Body: bd},
 		reconcile.Event(machine, "", r.Epoch, "machine.releasing", "release asked by "+by.User, nil))
 	if errors.Is(err, claim.ErrWaitingPeer) {
@@ -306,19 +308,19 @@ func (b *backend) Upload(context.Context, api.Caller, string, string, io.Reader)
 
 // IntentFeed implements api.Backend.
 func (b *backend) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {
-	if site != b.w.site.id {
+	if site != b.w.ID() {
 		return api.ErrNotFound
 	}
-	return b.w.site.Feed(from, fn)
+	return b.w.Feed(from, fn)
 }
 
 // report is what goes up to the coordinator.
 func (b *backend) report(boot string) intent.Report {
 	rev := b.revision()
-	e := b.w.now()
-	machines, arrays := b.statuses(e.overlay.Catalog)
+	e := b.w.Now()
+	machines, arrays := b.statuses(e.Overlay.Catalog)
 	r := intent.Report{
-		Site: b.w.site.id, Agent: b.info.ID, Boot: boot, Rev: rev, Time: time.Now().UTC(), Head: e.state.Head, Rejected: e.state.Rejected,
+		Site: b.w.ID(), Agent: b.info.ID, Boot: boot, Rev: rev, Time: time.Now().UTC(), Head: e.State.Head, Rejected: e.State.Rejected,
 		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(),
 	}
 	for k, m := range machines {
@@ -331,7 +333,7 @@ func (b *backend) report(boot string) intent.Report {
 }
 
 // feedOnly is the part of the backend that peers pull intent through.
-type feedOnly struct{ s *site }
+type feedOnly struct{ s *replica.Replica }
 
 // IntentFeed gives the chain, staged entries too.
 func (f feedOnly) IntentFeed(_ context.Context, _ string, from uint64, fn func(*intent.Envelope) error) error {

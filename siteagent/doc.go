@@ -1,8 +1,9 @@
 // Package siteagent runs a site: it follows the signed intent, hands out addresses, boots and installs machines, and does so
 // with nobody above it.
 //
-// Holds: Config and Run (the one wiring list), the reception of intent (stage, validate, activate), the site's API backend,
-// the answers to DHCP, scripts, installers and metadata as functions of the active state.
+// Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, assets, what
+// agents of a site say to each other. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot
+// network's answers), claim, reconcile, override.
 //
 // Imported by: cmd/skerry only. It never imports coordinator.
 //

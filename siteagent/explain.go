@@ -21,13 +21,13 @@ func (a *Agent) journalEvent(kind, message string) error {
 
 // Explain implements api.Backend: the chain behind a machine's state, from the journal and the active intent.
 func (b *backend) Explain(_ context.Context, siteID, machine string) (*api.Explanation, error) {
-	v, ok := b.inst.control.View(machine)
-	if siteID != b.w.site.id || !ok {
+	v, ok := b.control.View(machine)
+	if siteID != b.w.ID() || !ok {
 		return nil, api.ErrNotFound
 	}
 	st := v.Status
-	x := &api.Explanation{Machine: machine, Site: siteID, Status: &st, Head: b.w.site.State().Head, Events: []intent.Event{}}
-	err := b.w.journal.Events(nil, func(e intent.Event) error {
+	x := &api.Explanation{Machine: machine, Site: siteID, Status: &st, Head: b.w.State().Head, Events: []intent.Event{}}
+	err := b.w.Journal.Events(nil, func(e intent.Event) error {
 		if e.Machine == machine {
 			x.Events = append(x.Events, e)
 		}
@@ -88,7 +88,7 @@ func packets(events []intent.Event) api.ExplainSection {
 
 func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
 	s := api.ExplainSection{Title: "intent"}
-	h := b.w.site.State().Head
+	h := b.w.State().Head
 	s.Facts = append(s.Facts, fact("active head", "%d.%d %s", h.Epoch, h.Seq, h.Hash))
 	if bd := v.Binding; bd != nil {
 		s.Facts = append(s.Facts, fact("binding", "instance %s of %s/%s/%d, generation %d, because of %s", bd.Instance, bd.Project, bd.Array, bd.Index, bd.Generation, bd.Cause),
@@ -107,7 +107,7 @@ func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
 
 func (b *backend) permission(v reconcile.MachineView) api.ExplainSection {
 	s := api.ExplainSection{Title: "permission"}
-	env, ok := claim.Load[intent.Envelope](b.w.journal, reconcile.KindPermission, v.Name)
+	env, ok := claim.Load[intent.Envelope](b.w.Journal, reconcile.KindPermission, v.Name)
 	var p intent.Permission
 	if !ok || json.Unmarshal(env.Payload, &p) != nil {
 		return s

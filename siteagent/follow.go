@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -24,13 +23,13 @@ import (
 // heads are what this agent has active.
 func (a *Agent) heads() uplink.Heads {
 	st := a.site.State()
-	return uplink.Heads{Trust: a.site.trustHead(), Intent: st.Head}
+	return uplink.Heads{Trust: a.replica.TrustHead(), Intent: st.Head}
 }
 
 // targets lists the coordinators of the trust document, after the address that the agent joined at.
 func (a *Agent) targets() []uplink.Target {
 	var out []uplink.Target
-	for _, c := range a.site.coordinators() {
+	for _, c := range a.replica.Coordinators() {
 		out = append(out, uplink.Target{ID: c.ID, Addr: c.Addr, Priority: 1})
 	}
 	if len(a.id.Coordinator) > 0 {
@@ -48,7 +47,7 @@ func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
 // onHeads pulls what the coordinator has beyond us.
 func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
 	rt := a.uplink.RoundTripper()
-	if h.Trust.Compare(a.site.trustHead()) > 0 {
+	if h.Trust.Compare(a.replica.TrustHead()) > 0 {
 		if err := a.pullTrust(ctx, rt); err != nil {
 			a.cfg.Logger.Warn("trust not pulled", "err", err)
 		}
@@ -172,7 +171,7 @@ func (a *Agent) follow(ctx context.Context) error {
 	for {
 		st := a.site.State()
 		a.gossip.SetHead(intent.StreamIntent, st.Head)
-		a.end.CloseIf(func(id trust.Identity) bool { return !a.site.view.View().Admits(id) })
+		a.end.CloseIf(func(id trust.Identity) bool { return !a.replica.View().Admits(id) })
 		for _, m := range a.gossip.Members() {
 			hint := intent.Head{Epoch: m.Tags.Intent.Epoch, Seq: m.Tags.Intent.Seq}
 			if m.ID == a.id.Agent || !m.Alive || hint.Compare(st.Staged) <= 0 {
@@ -302,7 +301,7 @@ func (a *Agent) reports(ctx context.Context) error {
 		if !a.uplink.Status().Up || (rev == sent && time.Since(last) < reportAlive) {
 			continue
 		}
-		b, err := json.Marshal(a.backend.report(a.boot))
+		b, err := json.Marshal(a.backend.report(a.life))
 		if err != nil {
 			return fmt.Errorf("cannot encode report: %w", err)
 		}
@@ -372,43 +371,17 @@ func (a *Agent) keepMarks(ctx context.Context) error {
 }
 
 // addressesOf implements transport.Resolver from the roster.
-func (s *site) addressesOf(p transport.Peer) []string {
-	if p.Site != s.id {
+func (a *Agent) addressesOf(p transport.Peer) []string {
+	if p.Site != a.id.Site {
 		return nil
 	}
-	for _, a := range s.State().Roster.Agents {
-		if a.ID == p.ID {
-			return a.Addr
+	for _, r := range a.replica.State().Roster.Agents {
+		if r.ID == p.ID {
+			return r.Addr
 		}
 	}
 	return nil
 }
 
-func (s *site) trustHead() intent.Head {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.trust.Head
-}
-
-func (s *site) coordinators() []intent.Coordinator {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trust.Body == nil {
-		return nil
-	}
-	return s.trust.Body.Coordinators
-}
-
-// seedRoster lets an agent that just joined speak before its first roster entry has arrived.
-func (s *site) seedRoster(own intent.RosterAgent) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.roster.Agents) > 0 {
-		return nil
-	}
-	s.roster = &intent.RosterBody{Agents: []intent.RosterAgent{own}}
-	return s.refreshView()
-}
-
-// remoteHost keeps the address of a boot client without its port.
-func remoteHost(a netip.Addr) string { return a.Unmap().String() }
+// marksEvery is how often the floor is saved (trust.md section 2).
+const marksEvery = 10 * time.Minute

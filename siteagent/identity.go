@@ -85,7 +85,7 @@ func joinSite(ctx context.Context, cfg Config, dir string) (*identity, *seal.Key
 	if err != nil {
 		return nil, nil, err
 	}
-	about := join.About{Addr: []string{cfg.Management}, Boot: cfg.bootAddresses()}
+	about := join.About{Addr: []string{cfg.Management}, Boot: cfg.Boot}
 	for {
 		res, err := join.Join(ctx, &net.Dialer{Timeout: 10 * time.Second}, addr, token, keys, about)
 		if err == nil {

@@ -16,13 +16,15 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/override"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
 // overrides takes local changes while the site is cut off.
 type overrides struct {
-	w      *world
+	w      *effective.Site
 	self   string
 	sign   ed25519.PrivateKey
 	claims *claim.Claims
@@ -35,11 +37,11 @@ type overrides struct {
 func (o *overrides) apply(ctx context.Context, by api.Caller, b api.Batch) ([]api.Result, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	e := o.w.now()
-	if e.err != nil {
-		return nil, e.err
+	e := o.w.Now()
+	if e.Err != nil {
+		return nil, e.Err
 	}
-	p := &proposal{before: e.overlay.Catalog, after: e.overlay.Catalog.Clone(), active: e.active(), site: o.w.site.id}
+	p := &proposal{before: e.Overlay.Catalog, after: e.Overlay.Catalog.Clone(), active: e.Active(), site: o.w.ID()}
 	for _, k := range b.Delete {
 		if err := p.remove(k, b); err != nil {
 			return nil, err
@@ -50,7 +52,7 @@ func (o *overrides) apply(ctx context.Context, by api.Caller, b api.Batch) ([]ap
 			return nil, err
 		}
 	}
-	if ps := localProblems(p.after); len(ps) > 0 {
+	if ps := replica.LocalProblems(p.after); len(ps) > 0 {
 		return nil, api.Invalid(ps)
 	}
 	if b.DryRun || len(p.changes) == 0 {
@@ -154,7 +156,7 @@ func randomID(n int) string {
 
 // charge takes the quota claim of every project that grows, and compares with its offline quota. Where nobody can hold the
 // claim, the last known counter decides, and the coordinator reports an overdraft at reunion (mesh.md section 7).
-func (o *overrides) charge(ctx context.Context, e *effective, p *proposal) (map[string]map[string]int, func(), error) {
+func (o *overrides) charge(ctx context.Context, e *effective.Intent, p *proposal) (map[string]map[string]int, func(), error) {
 	var held []string
 	release := func() {
 		for _, id := range held {
@@ -180,8 +182,8 @@ func (o *overrides) charge(ctx context.Context, e *effective, p *proposal) (map[
 		default:
 			return nil, release, api.Refuse("another agent is charging the project's quota; try again: " + err.Error())
 		}
-		spent := override.Spent(o.w.Overrides(), project, e.active(), e.state.Acks)
-		quota := e.overlay.Catalog.Quota(project, p.site)
+		spent := override.Spent(o.w.Overrides(), project, e.Active(), e.State.Acks)
+		quota := e.Overlay.Catalog.Quota(project, p.site)
 		if t := override.Exceeds(quota, spent, out[project]); t != "" {
 			allowed := 0
 			if quota != nil {
@@ -194,7 +196,7 @@ func (o *overrides) charge(ctx context.Context, e *effective, p *proposal) (map[
 }
 
 // write signs and journals the overrides: on disk here and at every live peer before it is answered.
-func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *effective, p *proposal, charges map[string]map[string]int) ([]api.Result, error) {
+func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *effective.Intent, p *proposal, charges map[string]map[string]int) ([]api.Result, error) {
 	seq, prev := o.last()
 	var drafts []claim.Draft
 	byKey := map[intent.Key]string{}
@@ -207,7 +209,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		d := intent.Override{
 			Site: p.site, Agent: o.self, Seq: seq, Prev: prev, Time: time.Now().UTC(), ID: p.site + "-" + randomID(8),
 			Author: intent.OverrideAuthor{User: by.User, Via: "token:" + by.Token}, Reason: b.Reason,
-			Base: intent.OverrideBase{Seq: e.state.Head.Seq}, Op: c.op, Key: c.obj.Key(), Object: raw, Charge: charges[c.obj.Metadata.Project],
+			Base: intent.OverrideBase{Seq: e.State.Head.Seq}, Op: c.op, Key: c.obj.Key(), Object: raw, Charge: charges[c.obj.Metadata.Project],
 		}
 		delete(charges, c.obj.Metadata.Project) // a project's charge is carried once
 		if base := p.active.Get(d.Key); base != nil {
@@ -222,7 +224,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		drafts = append(drafts, claim.Draft{Kind: override.KindOverride, Key: d.ID, Body: rec},
 			reconcile.Event("", d.ID, intent.Epoch{}, "override.made", fmt.Sprintf("%s %s by %s", d.Op, d.Key, by.User), map[string]string{"base": fmt.Sprint(d.Base.Rev), "token": by.Token}))
 	}
-	if err := o.w.journal.Append(ctx, claim.Replicated, drafts...); err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+	if err := o.w.Journal.Append(ctx, claim.Replicated, drafts...); err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
 		return nil, err
 	}
 	for i := range p.results {
@@ -233,7 +235,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 
 // last returns this agent's newest override: the chain goes on from it.
 func (o *overrides) last() (seq uint64, prev string) {
-	for _, r := range o.w.journal.View(override.KindOverride) {
+	for _, r := range o.w.Journal.View(override.KindOverride) {
 		var rec override.Record
 		if json.Unmarshal(r.Body, &rec) == nil && rec.Doc.Agent == o.self && rec.Doc.Seq > seq {
 			seq, prev = rec.Doc.Seq, rec.Envelope.Digest().String()
@@ -244,15 +246,15 @@ func (o *overrides) last() (seq uint64, prev string) {
 
 // pending lists the overrides that the coordinator has not settled, oldest first.
 func (o *overrides) pending() []override.Record {
-	e := o.w.now()
-	active := e.active()
+	e := o.w.Now()
+	active := e.Active()
 	var out []override.Record
-	for _, r := range o.w.journal.View(override.KindOverride) {
+	for _, r := range o.w.Journal.View(override.KindOverride) {
 		var rec override.Record
 		if json.Unmarshal(r.Body, &rec) != nil {
 			continue
 		}
-		if st := override.State(rec.Doc, active, e.state.Acks); st == override.StateLocal || st == override.StateConflict {
+		if st := override.State(rec.Doc, active, e.State.Acks); st == override.StateLocal || st == override.StateConflict {
 			out = append(out, rec)
 		}
 	}
@@ -264,12 +266,12 @@ func (o *overrides) pending() []override.Record {
 
 // reports lists all overrides with their states, oldest first.
 func (o *overrides) reports() []intent.OverrideReport {
-	e := o.w.now()
-	active := e.active()
+	e := o.w.Now()
+	active := e.Active()
 	var out []intent.OverrideReport
-	for _, d := range e.overrides {
+	for _, d := range e.Overrides {
 		out = append(out, intent.OverrideReport{
-			ID: d.ID, Object: d.Key, Op: string(d.Op), State: override.State(d, active, e.state.Acks), Author: d.Author.User, Time: d.Time, Reason: d.Reason,
+			ID: d.ID, Object: d.Key, Op: string(d.Op), State: override.State(d, active, e.State.Acks), Author: d.Author.User, Time: d.Time, Reason: d.Reason,
 		})
 	}
 	slices.SortFunc(out, func(a, b intent.OverrideReport) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
 const (
@@ -32,12 +34,14 @@ type mesh struct {
 	self    string
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
-	site    *site
+	site    *replica.Replica
 	journal *claim.Journal
 	claims  *claim.Claims
-	inst    *installers
-	blobs   swarm.Store
-	started time.Time // a peer that was never heard of counts as silent since then
+	// permitHere signs a permission of a machine that this agent owns, for a peer's installer; set by the wiring.
+	permitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
+	log        *slog.Logger
+	blobs      swarm.Store
+	started    time.Time // a peer that was never heard of counts as silent since then
 }
 
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
@@ -70,9 +74,9 @@ func (m *mesh) handler() http.Handler {
 	mux.HandleFunc("POST /m/1/claims/promise", m.promise)
 	mux.HandleFunc("POST /m/1/claims/confirm", m.confirm)
 	mux.HandleFunc("POST /m/1/claims/release", m.release)
-	mux.HandleFunc("POST /m/1/permission", m.inst.permitHandler)
+	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
-	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.inst.log))
+	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.siteID {
 			http.Error(w, "another site", http.StatusForbidden)
@@ -259,6 +263,36 @@ func (m *mesh) Confirm(ctx context.Context, peer string, p claim.Promise) error 
 // Release implements claim.Remote.
 func (m *mesh) Release(ctx context.Context, peer string, p claim.Promise) error {
 	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/release", promiseBody{Promise: p}, nil)
+}
+
+// permit answers POST /m/1/permission of a peer whose installer this agent's machine is.
+func (m *mesh) permit(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Session string                    `json:"session"`
+		Request install.PermissionRequest `json:"request"`
+	}
+	if !readJSON(w, r, &in) {
+		return
+	}
+	env, err := m.permitHere(r.Context(), in.Session, in.Request)
+	if err == nil {
+		answerJSON(w, http.StatusOK, env)
+		return
+	}
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, install.ErrStale):
+		status = http.StatusConflict
+	case errors.Is(err, install.ErrSession):
+		status = http.StatusUnauthorized
+	}
+	answerJSON(w, status, map[string]string{"error": err.Error()})
+}
+
+// owner returns the agent that owns a device now; empty: nobody.
+func (m *mesh) owner(device string) string {
+	_, members := m.Members()
+	return claim.Owner(device, members, time.Now())
 }
 
 // forward asks the owner of a machine for a permission.

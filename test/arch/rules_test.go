@@ -25,7 +25,6 @@ const (
 func large() map[string]int {
 	return map[string]int{
 		"mesh/intent": 2700, // the model is one leaf: a kind, its validation and its references cannot be parted
-		"siteagent":   4600, // wiring and the flows it wires; to be divided along follow, serve and provision
 	}
 }
 

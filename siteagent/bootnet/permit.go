@@ -1,11 +1,10 @@
-package siteagent
+package bootnet
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -41,7 +40,7 @@ func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.
 		return none, i.refuse(ctx, s.Machine, r, "the machine is not to be written now, or the work is of another attempt")
 	}
 	if why := differs(v.Accepted, r); why != "" {
-		err := i.w.journal.Append(ctx, claim.Replicated, claim.Draft{
+		err := i.w.Journal.Append(ctx, claim.Replicated, claim.Draft{
 			Kind: reconcile.KindEvidence, Key: s.Machine, Body: reconcile.Evidence{Nonce: s.Nonce, What: "the hardware is another: " + why, Time: time.Now().UTC()},
 		})
 		if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
@@ -72,7 +71,7 @@ func differs(a *reconcile.Facts, r install.PermissionRequest) string {
 }
 
 func (i *installers) refuse(ctx context.Context, machine string, r install.PermissionRequest, why string) error {
-	err := i.w.journal.Append(ctx, claim.Local, reconcile.Event(machine, r.Task, r.Epoch, "permit.refused", why, nil))
+	err := i.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, r.Task, r.Epoch, "permit.refused", why, nil))
 	return errors.Join(fmt.Errorf("%w: %s", install.ErrStale, why), err)
 }
 
@@ -81,7 +80,7 @@ func (i *installers) refuse(ctx context.Context, machine string, r install.Permi
 func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, cl intent.Claim) (install.PermissionEnvelope, error) {
 	attempt := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
 	id := attempt + "@" + cl.Epoch.String()
-	old, had := claim.Load[intent.Envelope](i.w.journal, reconcile.KindPermission, v.Name)
+	old, had := claim.Load[intent.Envelope](i.w.Journal, reconcile.KindPermission, v.Name)
 	var prev intent.Permission
 	if had && json.Unmarshal(old.Payload, &prev) == nil {
 		if prev.ID == id {
@@ -92,7 +91,7 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 		}
 	}
 	p := intent.Permission{
-		Site: i.w.site.id, Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
+		Site: i.w.ID(), Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
 		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: "quota",
 	}
 	if had {
@@ -112,7 +111,7 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 		return install.PermissionEnvelope{}, err
 	}
 	rec := reconcile.TaskRecord{Task: r.Task, Device: "machine/" + v.Name, Step: "write", Class: "destructive", State: "started", Epoch: cl.Epoch}
-	err = i.w.journal.Append(ctx, claim.Replicated,
+	err = i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindTask, Key: r.Task, Epoch: cl.Epoch, Body: rec},
 		claim.Draft{Kind: reconcile.KindPermission, Key: v.Name, Epoch: cl.Epoch, Body: env},
 		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial), map[string]string{
@@ -124,29 +123,11 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 	return install.PermissionEnvelope{Envelope: *env}, nil
 }
 
-// permitHandler answers POST /m/1/permission of a peer whose installer this agent's machine is.
-func (i *installers) permitHandler(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Session string                    `json:"session"`
-		Request install.PermissionRequest `json:"request"`
+// PermitHere is Permit for a peer that asks because this agent owns the machine. Errors: as install.Site.Permit.
+func (s *Server) PermitHere(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+	se, err := s.inst.session(session)
+	if err != nil {
+		return install.PermissionEnvelope{}, err
 	}
-	if !readJSON(w, r, &in) {
-		return
-	}
-	s, err := i.session(in.Session)
-	if err == nil {
-		var env install.PermissionEnvelope
-		if env, err = i.permit(r.Context(), s, in.Request); err == nil {
-			answerJSON(w, http.StatusOK, env)
-			return
-		}
-	}
-	status := http.StatusServiceUnavailable
-	switch {
-	case errors.Is(err, install.ErrStale):
-		status = http.StatusConflict
-	case errors.Is(err, install.ErrSession):
-		status = http.StatusUnauthorized
-	}
-	answerJSON(w, status, map[string]string{"error": err.Error()})
+	return s.inst.permit(ctx, se, r)
 }

@@ -1,4 +1,4 @@
-package siteagent
+package bootnet
 
 import (
 	"bytes"

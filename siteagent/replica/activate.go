@@ -1,4 +1,4 @@
-package siteagent
+package replica
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ const (
 
 // activate moves the active head as far towards the staged one as holds together, a run at a time: each run all or nothing,
 // in one transaction with its head. What does not hold together stays staged; each new entry lets it be tried again.
-func (s *site) activate() error {
+func (s *Replica) activate() error {
 	for s.active.Seq < s.chain.Head.Seq {
 		n, err := s.run(false)
 		if n == nil {
@@ -62,7 +62,7 @@ func (s *site) activate() error {
 
 // run applies staged entries to the active state and returns the first whole run of activateBytes or, if there is less, all
 // of it; with every entry checked, the longest run that holds together. Nil, and why, when there is none.
-func (s *site) run(everyEntry bool) (best *next, err error) {
+func (s *Replica) run(everyEntry bool) (best *next, err error) {
 	n := &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}}
 	verr := s.db.View(func(tx *state.Tx) error {
 		for seq := s.active.Seq + 1; seq <= s.chain.Head.Seq; seq++ {
@@ -98,7 +98,7 @@ func (s *site) run(everyEntry bool) (best *next, err error) {
 }
 
 // take makes a run that was written the active state.
-func (s *site) take(n *next) {
+func (s *Replica) take(n *next) {
 	for _, d := range n.deks {
 		if err := s.ring.Add(d); err != nil {
 			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
@@ -119,7 +119,7 @@ func (s *site) take(n *next) {
 }
 
 // apply folds one entry into n.
-func (s *site) apply(n *next, payload []byte) error {
+func (s *Replica) apply(n *next, payload []byte) error {
 	e, err := intent.DecodeEntry(payload)
 	if err != nil {
 		return err
@@ -168,14 +168,14 @@ func (n *next) check() error {
 		}
 		c.Put(o)
 	}
-	if ps := localProblems(c); len(ps) > 0 {
+	if ps := LocalProblems(c); len(ps) > 0 {
 		return fmt.Errorf("%s: %s (%d problems)", ps[0].Key, ps[0].Problem, len(ps))
 	}
 	return nil
 }
 
-// localProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users elsewhere.
-func localProblems(c *intent.Catalog) []intent.ObjectProblem {
+// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users elsewhere.
+func LocalProblems(c *intent.Catalog) []intent.ObjectProblem {
 	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
 		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindProject
 	})

@@ -1,132 +1,19 @@
-package siteagent
+package effective
 
 import (
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
-	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
-	"github.com/skerry-metal/skerry/siteagent/claim"
-	"github.com/skerry-metal/skerry/siteagent/override"
-	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
-// world is what this agent answers from: intent with overrides, journal, and what it heard itself.
-type world struct {
-	site    *site
-	journal *claim.Journal
-	assets  func(*reconcile.Binding) string
-
-	mu    sync.Mutex // guards what follows
-	heard map[string]time.Time
-	cache *effective
-}
-
-// effective is the intent with its overrides, for one revision of both.
-type effective struct {
-	siteRev, journalRev uint64
-	state               intentState
-	overlay             override.Overlay
-	overrides           []intent.Override
-	err                 error
-}
-
-// hear notes a word of a machine's installer.
-func (w *world) hear(machine string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.heard[machine] = time.Now()
-}
-
-func (w *world) heardOf(machine string) time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.heard[machine]
-}
-
-// Overrides lists every override of the journal.
-func (w *world) Overrides() []intent.Override {
-	var out []intent.Override
-	for _, r := range w.journal.View(override.KindOverride) {
-		var rec override.Record
-		if json.Unmarshal(r.Body, &rec) == nil { // our own records; the store refuses damaged ones
-			out = append(out, rec.Doc)
-		}
-	}
-	return out
-}
-
-// now returns the effective intent; it is computed again only when intent or overrides moved.
-func (w *world) now() *effective {
-	st := w.site.State()
-	jrev, _ := w.journal.Rev()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if c := w.cache; c != nil && c.siteRev == st.Rev && c.journalRev == jrev {
-		return c
-	}
-	e := &effective{siteRev: st.Rev, journalRev: jrev, state: st, overrides: w.Overrides()}
-	e.overlay, e.err = override.Effective(intent.NewCatalog(st.Objects...), st.Acks, e.overrides)
-	w.cache = e
-	return e
-}
-
-// active returns the objects without overrides.
-func (e *effective) active() *intent.Catalog { return intent.NewCatalog(e.state.Objects...) }
-
-// want is what the reconcilers follow.
-func (w *world) want() reconcile.Want {
-	e := w.now()
-	deleted := map[string]bool{}
-	for uid := range e.state.Tombs {
-		deleted[uid] = true
-	}
-	for uid := range e.overlay.Deleted {
-		deleted[uid] = true
-	}
-	return reconcile.Want{
-		Catalog: e.overlay.Catalog, Deleted: deleted, Wake: e.state.Wake,
-		Cause: func(uid string) string {
-			if id := e.overlay.Cause[uid]; id != "" {
-				return "override " + id
-			}
-			return fmt.Sprintf("intent %d.%d", e.state.Head.Epoch, e.state.Head.Seq)
-		},
-	}
-}
-
-const defaultBootSlots = 16
-
-func (w *world) around() reconcile.Surroundings {
-	slots := defaultBootSlots
-	if s := w.siteSpec(); s != nil && s.BootSlots > 0 {
-		slots = s.BootSlots
-	}
-	return reconcile.Surroundings{Now: time.Now(), Heard: w.heardOf, Assets: w.assets, BootSlots: slots}
-}
-
-func (w *world) siteSpec() *intent.SiteSpec {
-	s, _, ok := intent.Lookup[*intent.SiteSpec](w.now().overlay.Catalog, intent.KindSite, "", w.site.id)
-	if !ok {
-		return nil
-	}
-	return s
-}
-
-// views returns all machines as of now.
-func (w *world) views() []reconcile.MachineView {
-	return reconcile.BuildViews(w.journal, w.now().overlay.Catalog, w.around())
-}
-
-// addresses assigns every boot NIC of the catalog its address: the declared one, else one of the pool's static
+// Addresses assigns every boot NIC of the catalog its address: the declared one, else one of the pool's static
 // range that hangs on the machine's uid. It is a pure function of the catalog, so every agent gives the same answer. The
 // agents' own addresses and the gateway are never given out.
-func addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[string]nicAddress {
+func Addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[string]NICAddress {
 	taken := map[netip.Addr]bool{}
 	for _, a := range roster.Agents {
 		for _, b := range a.Boot {
@@ -135,7 +22,7 @@ func addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[
 			}
 		}
 	}
-	out := map[string]nicAddress{}
+	out := map[string]NICAddress{}
 	var pools []*intent.SubnetPoolSpec
 	var names []string
 	for _, o := range c.List(intent.KindSubnetPool) {
@@ -153,7 +40,7 @@ func addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[
 			mac, ok := intent.ParseMAC(n.MAC)
 			i := slices.IndexFunc(pools, func(p *intent.SubnetPoolSpec) bool { return contains(p, a) })
 			if err == nil && ok && i >= 0 {
-				out[mac] = nicAddress{Addr: a, Pool: pools[i], PoolName: names[i], Machine: m.Metadata.Name}
+				out[mac] = NICAddress{Addr: a, Pool: pools[i], PoolName: names[i], Machine: m.Metadata.Name}
 				taken[a] = true
 			}
 		}
@@ -168,7 +55,7 @@ func addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[
 		}
 		for i, p := range pools {
 			if a, ok := freeFrom(p, m.Metadata.UID, taken); ok {
-				out[mac] = nicAddress{Addr: a, Pool: p, PoolName: names[i], Machine: m.Metadata.Name}
+				out[mac] = NICAddress{Addr: a, Pool: p, PoolName: names[i], Machine: m.Metadata.Name}
 				taken[a] = true
 				break
 			}
@@ -184,8 +71,8 @@ func created(o *intent.Object) time.Time {
 	return *o.Metadata.Created
 }
 
-// nicAddress is the address of one NIC.
-type nicAddress struct {
+// NICAddress is the address of one NIC.
+type NICAddress struct {
 	Addr     netip.Addr
 	Pool     *intent.SubnetPoolSpec
 	PoolName string
@@ -193,7 +80,7 @@ type nicAddress struct {
 }
 
 // Prefix returns the address with the length of its pool's prefix.
-func (n nicAddress) Prefix() netip.Prefix {
+func (n NICAddress) Prefix() netip.Prefix {
 	p, err := netip.ParsePrefix(n.Pool.Prefix)
 	if err != nil {
 		return netip.Prefix{}

@@ -1,11 +1,9 @@
-package siteagent
+package bootnet
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -16,19 +14,24 @@ import (
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/inventory"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
+	"github.com/skerry-metal/skerry/siteagent/sitetest"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // bench is one agent without sockets: chain, journal, controller, installer's counterpart, answers.
 type bench struct {
 	t       *testing.T
-	author  *author
-	site    *site
+	author  *sitetest.Author
+	replica *replica.Replica
 	journal *claim.Journal
-	world   *world
+	site    *effective.Site
 	inst    *installers
-	server  *server
+	answers *answers
 }
 
 // alone is the sight of a site with one agent.
@@ -47,49 +50,61 @@ const (
 		"spec":{"prefix":"10.88.0.0/16"}}`
 )
 
-func bootAssetDoc(name string) string {
-	return fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":"Asset","metadata":{"name":%q,"uid":%q,"generation":1},"spec":{"digest":%q,"size":4096,"manifest":%q,"class":%q}}`,
-		name, "as-"+name, intent.DigestOf([]byte(name)), intent.DigestOf([]byte("m"+name)), map[bool]string{true: "image", false: "boot"}[name == "tiny"])
-}
-
+// newBench makes agent id of the author's site with one machine, m1.
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, author: newAuthor(t)}
-	var db io.Closer
-	s, sdb := openTestSite(t, t.TempDir(), b.author)
-	b.site, db = s, sdb
+	b := newAgent(t, sitetest.NewAuthor(t), "a1")
+	b.receive(b.founding()...)
+	return b
+}
+
+// founding returns the entries that every test starts from.
+func (b *bench) founding() []*intent.Envelope {
+	site := `{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"lon1","uid":"s1","generation":1},"spec":{"region":"eu","zone":"a","installer":{"kernel":"kernel","ramdisk":"ramdisk"}}}`
+	return []*intent.Envelope{
+		b.author.Put(sitetest.AssetDoc("kernel"), sitetest.AssetDoc("ramdisk"), sitetest.AssetDoc("tiny"), site, sitetest.MachineTypeDoc("small", 1), poolDoc, machineDoc, sitetest.ImageDoc),
+		b.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 1, Agents: []intent.RosterAgent{{
+			ID: "a1", State: "agent", Addr: []string{"10.99.1.11:7444"}, Boot: []string{"10.88.0.11"}, TLS: [][]byte{[]byte("key of a1")},
+		}}}),
+	}
+}
+
+func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	b := &bench{t: t, author: author}
+	var db *state.DB
+	b.replica, db = sitetest.OpenReplica(t, t.TempDir(), author, id)
 	t.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	var err error
-	if b.journal, err = claim.OpenJournal(sdb, "lon1", "a1", log); err != nil {
+	if b.journal, err = claim.OpenJournal(db, author.Site, id, log); err != nil {
 		t.Fatal(err)
 	}
-	b.world = &world{site: b.site, journal: b.journal, heard: map[string]time.Time{}, assets: func(*reconcile.Binding) string { return "" }}
-	claims := claim.NewClaims(sdb, "a1", "boot", alone{}, nil, log)
+	b.site = effective.New(b.replica, b.journal)
+	b.site.Assets = func(*reconcile.Binding) string { return "" }
 	control := reconcile.New(reconcile.Config{
-		Self: "a1", Journal: b.journal, Claims: claims, Want: b.world.want, Members: alone{}.Members, Around: b.world.around,
+		Self: id, Journal: b.journal, Claims: claim.NewClaims(db, id, "boot", alone{}, nil, log), Want: b.site.Want, Members: alone{}.Members, Around: b.site.Around,
 		Dial:       func(context.Context, string, *intent.BMCSpec) (bmc.Controller, error) { return nil, bmc.ErrUnsupported },
 		Recovering: func() bool { return false }, Log: log,
 	})
-	b.inst = &installers{
-		w: b.world, self: "a1", domain: "edge.example", sign: b.author.writer, control: control, log: log, noted: map[string]time.Time{}, phases: map[string]string{},
-		signers: func() (signer, error) { return signer{[]byte("boot key of the test")}, nil }, owner: func(string) string { return "a1" },
-	}
-	b.server = &server{w: b.world, self: "a1", inst: b.inst, log: log, events: make(chan claim.Draft, maxPending), arch: map[string]string{}, seen: map[string]string{}}
-	image := `{"apiVersion":"skerry/v1","kind":"Image","metadata":{"name":"tiny","uid":"i1","generation":1},"spec":{"asset":"tiny","boot":["bios"],"format":"raw"}}`
-	site := `{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"lon1","uid":"s1","generation":1},"spec":{"region":"eu","zone":"a","installer":{"kernel":"kernel","ramdisk":"ramdisk"}}}`
-	env := b.author.put(bootAssetDoc("kernel"), bootAssetDoc("ramdisk"), bootAssetDoc("tiny"), site, machineTypeDoc("small", 1), poolDoc, machineDoc, image)
-	roster := b.author.entry(intent.EntryRoster, intent.RosterBody{Generation: 1, Agents: []intent.RosterAgent{{
-		ID: "a1", State: "agent", Addr: []string{"10.99.1.11:7444"}, Boot: []string{"10.88.0.11"}, TLS: [][]byte{[]byte("key of a1")},
-	}}})
-	if n, err := b.site.Receive(t.Context(), []*intent.Envelope{env, roster}); n != 2 || err != nil || b.site.State().Rejected != "" {
-		t.Fatalf("Receive = %d, %v, %s", n, err, b.site.State().Rejected)
-	}
+	s := New(Config{
+		Site: b.site, Self: id, Domain: "edge.example", Sign: author.Writer, Control: control, Log: log,
+		BootKey: func() (seal.Secret, error) { return seal.NewSecret([]byte("boot key of the test")), nil },
+		Owner:   func(string) string { return id },
+	})
+	b.inst, b.answers = s.inst, s.answers
 	return b
+}
+
+func (b *bench) receive(envs ...*intent.Envelope) {
+	b.t.Helper()
+	if n, err := b.replica.Receive(b.t.Context(), envs); n != len(envs) || err != nil || b.replica.State().Rejected != "" {
+		b.t.Fatalf("Receive = %d, %v, %s", n, err, b.replica.State().Rejected)
+	}
 }
 
 func (b *bench) add(kind, key string, epoch intent.Epoch, v any) {
@@ -270,7 +285,7 @@ func TestScriptTokenOnlyToLeasedAddress(t *testing.T) {
 	b := newBench(t)
 	f := func(what, from string, want bool) {
 		t.Helper()
-		text, _, err := b.server.Script(t.Context(), httpboot.ScriptRequest{MAC: "52-54-00-88-00-01", Remote: netip.MustParseAddr(from)})
+		text, _, err := b.answers.Script(t.Context(), httpboot.ScriptRequest{MAC: "52-54-00-88-00-01", Remote: netip.MustParseAddr(from)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,16 +322,16 @@ func TestMetadataTokenDiesWithBinding(t *testing.T) {
 	}
 	bd, _ := claim.Load[reconcile.Binding](b.journal, reconcile.KindBinding, "inst")
 	token := sg.metadata(bd)
-	in, err := b.server.ByToken(t.Context(), token)
+	in, err := b.answers.ByToken(t.Context(), token)
 	if err != nil || in.Hostname != "web-0" {
 		t.Fatalf("ByToken = %q, %v; want web-0", in.Hostname, err)
 	}
-	if err := b.server.PhoneHome(t.Context(), token, netip.MustParseAddr("10.88.0.21"), map[string]string{"hostname": "web-0"}); err != nil {
+	if err := b.answers.PhoneHome(t.Context(), token, netip.MustParseAddr("10.88.0.21"), map[string]string{"hostname": "web-0"}); err != nil {
 		t.Fatal(err)
 	}
 	bd.Released = true
 	b.add(reconcile.KindBinding, "inst", intent.Epoch{Generation: 1, N: 2}, bd)
-	if _, err := b.server.ByToken(t.Context(), token); err == nil {
+	if _, err := b.answers.ByToken(t.Context(), token); err == nil {
 		t.Error("the token outlives its binding")
 	}
 }

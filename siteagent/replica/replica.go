@@ -1,4 +1,4 @@
-package siteagent
+package replica
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -28,8 +27,9 @@ const (
 	bucketRoster = "roster" // latest: roster
 )
 
-// site is the intent as one agent has it: the last good state, and what was received beyond it.
-type site struct {
+// Replica is the signed state of a site as one agent has it: the last good state, and what was received beyond it. Safe for
+// concurrent use.
+type Replica struct {
 	db    *state.DB
 	marks *state.MarksFile
 	id    string // site
@@ -57,20 +57,35 @@ type site struct {
 
 func seqKey(seq uint64) string { return fmt.Sprintf("%016x", seq) }
 
-// openSite reads what was active when the agent stopped. pin is of trust document 1.
-func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self string, pin intent.Digest, ring *seal.Ring, floor *trust.Floor, log *slog.Logger) (*site, error) {
-	s := &site{
-		db: db, marks: marks, mark: mark, id: id, self: self, ring: ring, log: log, floor: floor, wake: make(chan struct{}), rev: 1,
+// Config says whose replica it is and where it lies.
+type Config struct {
+	DB    *state.DB
+	Marks *state.MarksFile
+	Mark  state.Marks // as read and raised at start
+	Site  string
+	Self  string        // this agent
+	Pin   intent.Digest // of trust document 1
+	Ring  *seal.Ring    // opens what is sealed to this agent
+	Floor *trust.Floor
+	Log   *slog.Logger
+}
+
+// Open reads what was active when the agent stopped, and activates what was only staged. A store that is behind its marks
+// becomes recovering.
+func Open(cfg Config) (*Replica, error) {
+	s := &Replica{
+		db: cfg.DB, marks: cfg.Marks, mark: cfg.Mark, id: cfg.Site, self: cfg.Self, ring: cfg.Ring, log: cfg.Log, floor: cfg.Floor,
+		wake: make(chan struct{}), rev: 1,
 		objects: map[string]*intent.Object{}, tombs: map[string]intent.TombstoneObject{}, acks: map[string]intent.AckBody{},
 		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{},
 	}
-	s.trust.Pin = pin
-	if err := db.View(s.load); err != nil {
-		return nil, fmt.Errorf("cannot read intent of %s: %w", id, err)
+	s.trust.Pin = cfg.Pin
+	if err := s.db.View(s.load); err != nil {
+		return nil, fmt.Errorf("cannot read intent of %s: %w", s.id, err)
 	}
-	if high := mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
+	if high := s.mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
-		if err := db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq)); err != nil {
+		if err := s.db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq)); err != nil {
 			return nil, err
 		}
 	}
@@ -83,7 +98,7 @@ func openSite(db *state.DB, marks *state.MarksFile, mark state.Marks, id, self s
 	return s, nil
 }
 
-func (s *site) load(tx *state.Tx) error {
+func (s *Replica) load(tx *state.Tx) error {
 	err := tx.Walk(bucketTrust, "", func(_ string, b []byte) error {
 		env, err := document.Decode(b)
 		if err != nil {
@@ -163,7 +178,7 @@ func putJSON(tx *state.Tx, bucket, key string, v any) error {
 }
 
 // AddTrust takes trust documents in order; known ones are skipped.
-func (s *site) AddTrust(envs []*intent.Envelope) error {
+func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, env := range envs {
@@ -188,7 +203,7 @@ func (s *site) AddTrust(envs []*intent.Envelope) error {
 }
 
 // refreshView makes the view of who may speak. The caller holds the lock or is alone.
-func (s *site) refreshView() error {
+func (s *Replica) refreshView() error {
 	if s.trust.Body == nil {
 		return nil
 	}
@@ -202,7 +217,7 @@ func (s *site) refreshView() error {
 
 // Receive verifies envelopes that follow the staged head, keeps them, and activates what it can. A refused envelope stops
 // there: what came before it is kept. It returns how many were new.
-func (s *site) Receive(_ context.Context, envs []*intent.Envelope) (int, error) {
+func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var fresh []*intent.Entry
@@ -236,7 +251,7 @@ func (s *site) Receive(_ context.Context, envs []*intent.Envelope) (int, error) 
 }
 
 // stage writes envelopes and the staged head in one transaction, then the marks. Rosters act on receipt.
-func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
+func (s *Replica) stage(entries []*intent.Entry, wires [][]byte) error {
 	head := s.chain.Head
 	var roster *intent.RosterBody
 	err := s.db.Update(func(tx *state.Tx) error {
@@ -280,30 +295,30 @@ func (s *site) stage(entries []*intent.Entry, wires [][]byte) error {
 }
 
 // bump wakes who waits for a change. The caller holds the lock.
-func (s *site) bump() {
+func (s *Replica) bump() {
 	s.rev++
 	close(s.wake)
 	s.wake = make(chan struct{})
 }
 
-// intentState is the active intent at one moment. Objects and maps are shared and must not be changed.
-type intentState struct {
-	Head     intent.Head
-	Staged   intent.Head
-	Rejected string
+// State is the active intent at one moment. Objects and maps are shared and must not be changed.
+type State struct {
+	Head     intent.Head // active
+	Staged   intent.Head // received and verified
+	Rejected string      // why what is staged is not active; empty: it is, or nothing is staged
 	Objects  []*intent.Object
 	Tombs    map[string]intent.TombstoneObject
 	Acks     map[string]intent.AckBody
 	Roster   *intent.RosterBody
-	Rev      uint64
-	Wake     <-chan struct{}
+	Rev      uint64          // rises with each change
+	Wake     <-chan struct{} // closed by the next change
 }
 
 // State returns the active intent.
-func (s *site) State() intentState {
+func (s *Replica) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := intentState{
+	st := State{
 		Head: s.active, Staged: s.chain.Head, Rejected: s.rejected, Roster: s.roster, Rev: s.rev, Wake: s.wake,
 		Tombs: make(map[string]intent.TombstoneObject, len(s.tombs)), Acks: make(map[string]intent.AckBody, len(s.acks)),
 	}
@@ -320,7 +335,7 @@ func (s *site) State() intentState {
 }
 
 // Secret opens one secret that is sealed to this agent.
-func (s *site) Secret(name string) (seal.Secret, error) {
+func (s *Replica) Secret(name string) (seal.Secret, error) {
 	s.mu.Lock()
 	rec, ok := s.sealed[name]
 	s.mu.Unlock()
@@ -331,7 +346,7 @@ func (s *site) Secret(name string) (seal.Secret, error) {
 }
 
 // Feed calls fn for the envelopes of the chain from seq on, staged ones too: peers verify for themselves.
-func (s *site) Feed(from uint64, fn func(*intent.Envelope) error) error {
+func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	return s.db.View(func(tx *state.Tx) error {
 		return tx.WalkFrom(bucketIntent, seqKey(from), func(_ string, b []byte) error {
 			env, err := document.Decode(b)
@@ -344,14 +359,14 @@ func (s *site) Feed(from uint64, fn func(*intent.Envelope) error) error {
 }
 
 // Level tells whether the staged head has reached what this agent once had on disk.
-func (s *site) Level() bool {
+func (s *Replica) Level() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0
 }
 
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.
-func (s *site) SaveMarks() error {
+func (s *Replica) SaveMarks() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mark.Floor = s.floor.Value()
@@ -361,5 +376,36 @@ func (s *site) SaveMarks() error {
 	return s.marks.Save(s.mark)
 }
 
-// marksEvery is how often the floor is saved (trust.md section 2).
-const marksEvery = 10 * time.Minute
+// ID returns the site.
+func (s *Replica) ID() string { return s.id }
+
+// View returns who may speak now, or nil before the first trust document.
+func (s *Replica) View() *trust.View { return s.view.View() }
+
+// TrustHead returns the head of the trust stream.
+func (s *Replica) TrustHead() intent.Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust.Head
+}
+
+// Coordinators lists the coordinators of the trust document; do not modify.
+func (s *Replica) Coordinators() []intent.Coordinator {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trust.Body == nil {
+		return nil
+	}
+	return s.trust.Body.Coordinators
+}
+
+// SeedRoster lets an agent that just joined speak before its first roster entry has arrived.
+func (s *Replica) SeedRoster(own intent.RosterAgent) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.roster.Agents) > 0 {
+		return nil
+	}
+	s.roster = &intent.RosterBody{Agents: []intent.RosterAgent{own}}
+	return s.refreshView()
+}

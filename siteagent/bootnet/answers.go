@@ -1,4 +1,4 @@
-package siteagent
+package bootnet
 
 import (
 	"bytes"
@@ -20,17 +20,18 @@ import (
 	"github.com/skerry-metal/skerry/boot/metadata"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
 
-// KindLease is the journal's kind of dynamic leases; the key is the MAC address.
+// kindLease is the journal's kind of dynamic leases; the key is the MAC address.
 const kindLease = "lease"
 
-// server answers the boot network: DHCP, scripts, loaders, assets, metadata. Answers are functions of intent, bindings and
-// windows; none needs the ownership of anything.
-type server struct {
-	w      *world
+// answers gives the boot network what it asks for: DHCP, scripts, loaders, assets, metadata. They are functions of intent,
+// bindings and windows; none needs the ownership of anything.
+type answers struct {
+	w      *effective.Site
 	self   string
 	inst   *installers
 	blobs  *blob.Store
@@ -48,10 +49,10 @@ type server struct {
 const maxSeen = 16384
 
 // View implements dhcp.Site.
-func (s *server) View() *dhcp.View { return s.view.Load() }
+func (s *answers) View() *dhcp.View { return s.view.Load() }
 
 // refresh makes the DHCP view anew; the last good one stays when it cannot.
-func (s *server) refresh() {
+func (s *answers) refresh() {
 	f, err := s.facts()
 	if err == nil {
 		var v *dhcp.View
@@ -63,10 +64,10 @@ func (s *server) refresh() {
 	s.log.Error("cannot renew DHCP view; the last one stays", "err", err)
 }
 
-func (s *server) facts() (dhcp.Facts, error) {
-	e := s.w.now()
+func (s *answers) facts() (dhcp.Facts, error) {
+	e := s.w.Now()
 	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort}
-	for _, a := range e.state.Roster.Agents {
+	for _, a := range e.State.Roster.Agents {
 		ag := dhcp.Agent{ID: a.ID}
 		for _, b := range a.Boot {
 			if ip, err := netip.ParseAddr(b); err == nil {
@@ -75,7 +76,7 @@ func (s *server) facts() (dhcp.Facts, error) {
 		}
 		f.Agents = append(f.Agents, ag)
 	}
-	for _, o := range e.overlay.Catalog.List(intent.KindSubnetPool) {
+	for _, o := range e.Overlay.Catalog.List(intent.KindSubnetPool) {
 		sub, err := subnetOf(o)
 		if err != nil {
 			return f, err
@@ -83,20 +84,20 @@ func (s *server) facts() (dhcp.Facts, error) {
 		f.Subnets = append(f.Subnets, sub)
 	}
 	uuids := map[string]string{}
-	for name, r := range s.w.journal.View(reconcile.KindAccepted) {
+	for name, r := range s.w.Journal.View(reconcile.KindAccepted) {
 		var f reconcile.Facts
 		if json.Unmarshal(r.Body, &f) == nil {
 			uuids[name] = f.UUID
 		}
 	}
-	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {
+	for mac, n := range effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID()) {
 		m, err := dhcp.ParseMAC(mac)
 		if err != nil {
 			return f, err
 		}
 		f.Hosts = append(f.Hosts, dhcp.Host{MAC: m, Name: n.Machine, Addr: n.Addr, Boot: true, UUID: uuids[n.Machine]})
 	}
-	for mac, r := range s.w.journal.View(kindLease) {
+	for mac, r := range s.w.Journal.View(kindLease) {
 		var l lease
 		m, err := dhcp.ParseMAC(mac)
 		if err != nil || json.Unmarshal(r.Body, &l) != nil {
@@ -154,18 +155,18 @@ func parseAddrs(ss []string) []netip.Addr {
 }
 
 // Commit implements dhcp.Site: a lease is on disk before its ACK is sent.
-func (s *server) Commit(ctx context.Context, l dhcp.Lease) error {
-	for mac, r := range s.w.journal.View(kindLease) {
+func (s *answers) Commit(ctx context.Context, l dhcp.Lease) error {
+	for mac, r := range s.w.Journal.View(kindLease) {
 		var have lease
 		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && have.Until.After(time.Now()) {
 			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, mac)
 		}
 	}
-	return s.w.journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, l.Until, l.Agent, l.Name}})
+	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, l.Until, l.Agent, l.Name}})
 }
 
 // Seen implements dhcp.Site: the first packet of each stage of an awaited boot becomes an event.
-func (s *server) Seen(e dhcp.Event) {
+func (s *answers) Seen(e dhcp.Event) {
 	mac := e.MAC.String()
 	if e.Stage == "firmware" && e.Arch != "" {
 		s.mu.Lock()
@@ -183,7 +184,7 @@ func (s *server) Seen(e dhcp.Event) {
 }
 
 // once journals an event the first time it is seen in the machine's present boot window.
-func (s *server) once(mac, what, kind, message string, fields map[string]string) {
+func (s *answers) once(mac, what, kind, message string, fields map[string]string) {
 	machine, win, ok := s.windowOf(mac)
 	if !ok {
 		return
@@ -206,8 +207,8 @@ func (s *server) once(mac, what, kind, message string, fields map[string]string)
 }
 
 // windowOf returns the machine of a MAC and its last boot window.
-func (s *server) windowOf(mac string) (string, reconcile.Window, bool) {
-	for machine, r := range s.w.journal.View(reconcile.KindWindow) {
+func (s *answers) windowOf(mac string) (string, reconcile.Window, bool) {
+	for machine, r := range s.w.Journal.View(reconcile.KindWindow) {
 		var w reconcile.Window
 		if json.Unmarshal(r.Body, &w) == nil && w.MAC == mac {
 			return machine, w, true
@@ -217,10 +218,10 @@ func (s *server) windowOf(mac string) (string, reconcile.Window, bool) {
 }
 
 // Run journals what was seen and renews the DHCP view when something moved, until ctx ends.
-func (s *server) Run(ctx context.Context) error {
+func (s *answers) Run(ctx context.Context) error {
 	for {
-		_, wake := s.w.journal.Rev()
-		st := s.w.site.State()
+		_, wake := s.w.Journal.Rev()
+		st := s.w.State()
 		s.refresh()
 		if !s.wait(ctx, wake, st.Wake) {
 			return nil
@@ -229,7 +230,7 @@ func (s *server) Run(ctx context.Context) error {
 }
 
 // wait journals events until something moves; false when ctx ended.
-func (s *server) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
+func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 	for {
 		select {
 		case <-ctx.Done():
@@ -239,7 +240,7 @@ func (s *server) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 		case <-moved:
 			return true
 		case d := <-s.events:
-			if err := s.w.journal.Append(ctx, claim.Local, d); err != nil {
+			if err := s.w.Journal.Append(ctx, claim.Local, d); err != nil {
 				s.log.Warn("event not journaled", "err", err)
 			}
 		}
@@ -248,14 +249,14 @@ func (s *server) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 
 // Script implements httpboot.Scripter. A token goes out only while a journaled power-on of that machine awaits its boot, and
 // only to the address that is leased to its MAC.
-func (s *server) Script(_ context.Context, r httpboot.ScriptRequest) (text, decision string, err error) {
+func (s *answers) Script(_ context.Context, r httpboot.ScriptRequest) (text, decision string, err error) {
 	mac := strings.ReplaceAll(r.MAC, "-", ":")
 	s.mu.Lock()
 	arch := s.arch[mac]
 	s.mu.Unlock()
 	in := ipxe.Input{Act: ipxe.ActLocal, MAC: r.MAC, UEFI: arch != "" && arch != "bios"}
-	e := s.w.now()
-	n, known := addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id)[mac]
+	e := s.w.Now()
+	n, known := effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID())[mac]
 	rule := "stranger"
 	if known {
 		in.Machine = n.Machine
@@ -266,13 +267,13 @@ func (s *server) Script(_ context.Context, r httpboot.ScriptRequest) (text, deci
 	if text, err = ipxe.Script(in); err != nil {
 		return "", "", err
 	}
-	decision = intent.DigestOf(fmt.Appendf(nil, "%s|%s|%d.%d|%s", mac, r.Remote, e.state.Head.Epoch, e.state.Head.Seq, rule)).Short()
+	decision = intent.DigestOf(fmt.Appendf(nil, "%s|%s|%d.%d|%s", mac, r.Remote, e.State.Head.Epoch, e.State.Head.Seq, rule)).Short()
 	s.once(mac, "script", "machine.boot.script", fmt.Sprintf("script %s: %s", in.Act, rule), map[string]string{"decision": decision, "act": string(in.Act), "from": r.Remote.String()})
 	return text, decision, nil
 }
 
 // decide fills in what a known machine boots, and names the rule.
-func (s *server) decide(in *ipxe.Input, mac string, n nicAddress, from netip.Addr) (rule string, err error) {
+func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, from netip.Addr) (rule string, err error) {
 	v, ok := s.inst.control.View(n.Machine)
 	win := v.Window
 	switch {
@@ -306,10 +307,10 @@ func (s *server) decide(in *ipxe.Input, mac string, n nicAddress, from netip.Add
 }
 
 // bootAssets returns the installer's kernel and ramdisk, and the console of the machine's type.
-func (s *server) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Digest, console string) {
-	c := s.w.now().overlay.Catalog
-	if site := s.w.siteSpec(); site != nil && site.Installer != nil {
-		kernel, ramdisk = digestOf(c, site.Installer.Kernel), digestOf(c, site.Installer.Ramdisk)
+func (s *answers) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Digest, console string) {
+	c := s.w.Now().Overlay.Catalog
+	if site := s.w.Spec(); site != nil && site.Installer != nil {
+		kernel, ramdisk = effective.AssetDigest(c, site.Installer.Kernel), effective.AssetDigest(c, site.Installer.Ramdisk)
 	}
 	if t := v.Types[v.Status.MachineType]; t != nil {
 		console = t.Console
@@ -317,16 +318,8 @@ func (s *server) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Dig
 	return kernel, ramdisk, console
 }
 
-func digestOf(c *intent.Catalog, asset string) intent.Digest {
-	a, _, ok := intent.Lookup[*intent.AssetSpec](c, intent.KindAsset, "", asset)
-	if !ok {
-		return intent.Digest{}
-	}
-	return a.Digest
-}
-
 // Open implements httpboot.Opener. Manifests are served by their own digests.
-func (s *server) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
+func (s *answers) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
 	f, err := s.blobs.Open(d)
 	switch {
 	case errors.Is(err, blob.ErrAbsent):
@@ -343,8 +336,8 @@ type memory struct{ *bytes.Reader }
 // Close does nothing.
 func (memory) Close() error { return nil }
 
-func (s *server) openManifest(d intent.Digest) (io.ReadSeekCloser, error) {
-	for _, o := range s.w.now().overlay.Catalog.List(intent.KindAsset) {
+func (s *answers) openManifest(d intent.Digest) (io.ReadSeekCloser, error) {
+	for _, o := range s.w.Now().Overlay.Catalog.List(intent.KindAsset) {
 		if a := o.Spec.(*intent.AssetSpec); a.Manifest == d {
 			m, err := s.blobs.Manifest(a.Digest)
 			if err != nil {
@@ -357,7 +350,7 @@ func (s *server) openManifest(d intent.Digest) (io.ReadSeekCloser, error) {
 }
 
 // ByToken implements metadata.Instances.
-func (s *server) ByToken(_ context.Context, token string) (metadata.Instance, error) {
+func (s *answers) ByToken(_ context.Context, token string) (metadata.Instance, error) {
 	v, err := s.byToken(token)
 	if err != nil {
 		return metadata.Instance{}, err
@@ -365,12 +358,12 @@ func (s *server) ByToken(_ context.Context, token string) (metadata.Instance, er
 	return s.inst.instance(v)
 }
 
-func (s *server) byToken(token string) (reconcile.MachineView, error) {
+func (s *answers) byToken(token string) (reconcile.MachineView, error) {
 	sg, err := s.inst.signers()
 	if err != nil {
 		return reconcile.MachineView{}, err
 	}
-	for _, b := range reconcile.Bindings(s.w.journal) {
+	for _, b := range reconcile.Bindings(s.w.Journal) {
 		if b.Released || !same(sg.metadata(b), token) {
 			continue
 		}
@@ -382,7 +375,7 @@ func (s *server) byToken(token string) (reconcile.MachineView, error) {
 }
 
 // PhoneHome implements metadata.Instances.
-func (s *server) PhoneHome(ctx context.Context, token string, from netip.Addr, sent map[string]string) error {
+func (s *answers) PhoneHome(ctx context.Context, token string, from netip.Addr, sent map[string]string) error {
 	v, err := s.byToken(token)
 	if err != nil {
 		return err
@@ -391,7 +384,7 @@ func (s *server) PhoneHome(ctx context.Context, token string, from netip.Addr, s
 		return nil
 	}
 	p := reconcile.PhoneHome{Generation: v.Binding.Generation, Hostname: sent["hostname"], From: from.String(), Time: time.Now().UTC()}
-	err = s.w.journal.Append(ctx, claim.Replicated,
+	err = s.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindPhoneHome, Key: v.Name, Body: p},
 		reconcile.Event(v.Name, v.TaskID(), intent.Epoch{}, "machine.boot.phonehome", "phoned home as "+p.Hostname, map[string]string{"from": p.From, "instance": sent["instance_id"]}))
 	if errors.Is(err, claim.ErrWaitingPeer) {
@@ -401,14 +394,14 @@ func (s *server) PhoneHome(ctx context.Context, token string, from netip.Addr, s
 }
 
 var (
-	_ dhcp.Site          = (*server)(nil)
-	_ httpboot.Scripter  = (*server)(nil)
-	_ httpboot.Opener    = (*server)(nil)
-	_ metadata.Instances = (*server)(nil)
+	_ dhcp.Site          = (*answers)(nil)
+	_ httpboot.Scripter  = (*answers)(nil)
+	_ httpboot.Opener    = (*answers)(nil)
+	_ metadata.Instances = (*answers)(nil)
 )
 
 // served notes what boot HTTP gave to whom; bulk is counted by the installer itself.
-func (s *server) served(h httpboot.Served) {
+func (s *answers) served(h httpboot.Served) {
 	if h.What != "loader" && h.What != "asset" {
 		return
 	}
@@ -420,7 +413,7 @@ func (s *server) served(h httpboot.Served) {
 }
 
 // sentLoader notes a loader that went out by TFTP.
-func (s *server) sentLoader(client netip.Addr, name string, octets int64, err error) {
+func (s *answers) sentLoader(client netip.Addr, name string, octets int64, err error) {
 	mac, ok := s.macOf(client)
 	if !ok || err != nil {
 		return
@@ -429,9 +422,9 @@ func (s *server) sentLoader(client netip.Addr, name string, octets int64, err er
 }
 
 // macOf finds the machine's MAC by its leased address.
-func (s *server) macOf(a netip.Addr) (string, bool) {
-	e := s.w.now()
-	for mac, n := range addresses(e.overlay.Catalog, e.state.Roster, s.w.site.id) {
+func (s *answers) macOf(a netip.Addr) (string, bool) {
+	e := s.w.Now()
+	for mac, n := range effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID()) {
 		if n.Addr == a.Unmap() {
 			return mac, true
 		}
@@ -439,7 +432,10 @@ func (s *server) macOf(a netip.Addr) (string, bool) {
 	return "", false
 }
 
-func (s *server) lostEvents() uint64 {
+// remoteHost keeps the address of a boot client without its port.
+func remoteHost(a netip.Addr) string { return a.Unmap().String() }
+
+func (s *answers) lostEvents() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lost

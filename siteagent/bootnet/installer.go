@@ -1,4 +1,4 @@
-package siteagent
+package bootnet
 
 import (
 	"context"
@@ -18,18 +18,20 @@ import (
 	"github.com/skerry-metal/skerry/boot/inventory"
 	"github.com/skerry-metal/skerry/boot/metadata"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
 // installers answers the install protocol (boot.md section 6). Sessions are good at every agent: what one knows is in the
 // journal, and session ids verify by the site's boot key.
 type installers struct {
-	w       *world
+	w       *effective.Site
 	self    string
 	domain  string
 	sign    ed25519.PrivateKey
-	signers func() (signer, error)
+	bootKey func() (seal.Secret, error)
 	control *reconcile.Controller
 	// forward asks the agent that owns the machine for the permission.
 	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
@@ -48,9 +50,17 @@ const (
 	tlsPort   = 7444
 )
 
+func (i *installers) signers() (signer, error) {
+	s, err := i.bootKey()
+	if err != nil {
+		return signer{}, fmt.Errorf("cannot make boot tokens: %w", err)
+	}
+	return signer{s.Reveal()}, nil
+}
+
 // agentsFor lists the doors of all agents in the machine's order.
 func (i *installers) agentsFor(machine string) []install.Agent {
-	roster := i.w.site.State().Roster
+	roster := i.w.State().Roster
 	byID := map[string]intent.RosterAgent{}
 	for _, a := range roster.Agents {
 		byID[a.ID] = a
@@ -75,12 +85,12 @@ func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Sessio
 		return install.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
 	}
 	now := time.Now()
-	for machine, r := range i.w.journal.View(reconcile.KindWindow) {
+	for machine, r := range i.w.Journal.View(reconcile.KindWindow) {
 		var win reconcile.Window
 		if json.Unmarshal(r.Body, &win) != nil || !same(sg.boot(win), h.Token) {
 			continue
 		}
-		if old, ok := claim.Load[reconcile.Session](i.w.journal, reconcile.KindSession, machine); ok && old.Nonce == win.Nonce {
+		if old, ok := claim.Load[reconcile.Session](i.w.Journal, reconcile.KindSession, machine); ok && old.Nonce == win.Nonce {
 			if h.Nonce != "" && same(old.Boot, h.Nonce) {
 				return i.answer(old, win), nil // its first answer was lost
 			}
@@ -97,7 +107,7 @@ func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Sessio
 
 // reused cancels both holders of a token: one of them is not the machine.
 func (i *installers) reused(ctx context.Context, machine string, win reconcile.Window, h install.Hello) error {
-	err := i.w.journal.Append(ctx, claim.Replicated,
+	err := i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindEvidence, Key: machine, Body: reconcile.Evidence{Nonce: win.Nonce, What: "a burnt boot token came again, from serial " + h.Serial, Time: time.Now().UTC()}},
 		reconcile.Event(machine, win.Task, intent.Epoch{}, "machine.evidence.contradicts", "second hello with one boot token", map[string]string{"serial": h.Serial}))
 	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
@@ -110,23 +120,23 @@ func (i *installers) open(ctx context.Context, sg signer, machine string, win re
 	s := reconcile.Session{
 		ID: sg.session(machine, win.Nonce), Machine: machine, Nonce: win.Nonce, Boot: h.Nonce, Agent: i.self, Serial: h.Serial, UUID: h.UUID, Since: now.UTC(),
 	}
-	err := i.w.journal.Append(ctx, claim.Replicated,
+	err := i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindSession, Key: machine, Body: s},
 		reconcile.Event(machine, win.Task, intent.Epoch{}, "machine.boot.hello", "the installer is up", map[string]string{"serial": h.Serial, "uuid": h.UUID, "firmware": h.Firmware}))
 	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
 		return install.Session{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
 	}
-	i.w.hear(machine)
+	i.w.Hear(machine)
 	return i.answer(s, win), nil
 }
 
 func (i *installers) answer(s reconcile.Session, win reconcile.Window) install.Session {
-	return install.Session{ID: s.ID, Machine: s.Machine, Agents: i.agentsFor(s.Machine), Epoch: win.Epoch, SignKeys: i.signKeys(), Site: i.w.site.id}
+	return install.Session{ID: s.ID, Machine: s.Machine, Agents: i.agentsFor(s.Machine), Epoch: win.Epoch, SignKeys: i.signKeys(), Site: i.w.ID()}
 }
 
 func (i *installers) signKeys() [][]byte {
 	var out [][]byte
-	for _, a := range i.w.site.State().Roster.Agents {
+	for _, a := range i.w.State().Roster.Agents {
 		out = append(out, a.Sign...)
 	}
 	return out
@@ -140,17 +150,17 @@ func (i *installers) session(id string) (reconcile.Session, error) {
 	}
 	var s reconcile.Session
 	nonceOf := func(machine string) string {
-		s, _ = claim.Load[reconcile.Session](i.w.journal, reconcile.KindSession, machine)
+		s, _ = claim.Load[reconcile.Session](i.w.Journal, reconcile.KindSession, machine)
 		return s.Nonce
 	}
 	machine, ok := sg.sessionMachine(id, nonceOf)
 	if !ok || s.ID != id || machine != s.Machine {
 		return s, install.ErrSession
 	}
-	if r, ok := claim.Load[reconcile.Evidence](i.w.journal, reconcile.KindEvidence, machine); ok && r.Nonce == s.Nonce {
+	if r, ok := claim.Load[reconcile.Evidence](i.w.Journal, reconcile.KindEvidence, machine); ok && r.Nonce == s.Nonce {
 		return s, install.ErrSession
 	}
-	i.w.hear(machine)
+	i.w.Hear(machine)
 	return s, nil
 }
 
@@ -161,7 +171,7 @@ func (i *installers) Inventory(ctx context.Context, session string, r inventory.
 		return err
 	}
 	f := factsOf(&r, time.Now())
-	err = i.w.journal.Append(ctx, claim.Replicated,
+	err = i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindInventory, Key: s.Machine, Body: f},
 		claim.Draft{Kind: "report", Key: s.Machine, Body: r},
 		reconcile.Event(s.Machine, "", intent.Epoch{}, "machine.inventory", fmt.Sprintf("%d cpu, %d MiB, %d disks, %s", f.CPUs, f.MemoryMiB, len(f.Disks), f.Firmware), nil))
@@ -198,7 +208,7 @@ func (i *installers) Work(ctx context.Context, session string, wait time.Duratio
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		_, wake := i.w.journal.Rev()
+		_, wake := i.w.Journal.Rev()
 		s, err := i.session(session)
 		if err != nil {
 			return install.Work{}, err
@@ -207,7 +217,7 @@ func (i *installers) Work(ctx context.Context, session string, wait time.Duratio
 		if !ok {
 			return install.Work{Kind: install.WorkHalt, Reason: "the machine is no longer declared"}, nil
 		}
-		spare := reconcile.Spares(i.w.views(), i.w.now().overlay.Catalog, reconcile.Bindings(i.w.journal))[s.Machine]
+		spare := reconcile.Spares(i.w.Views(), i.w.Now().Overlay.Catalog, reconcile.Bindings(i.w.Journal))[s.Machine]
 		order, reason := reconcile.DecideWork(v, spare)
 		if order != reconcile.OrderWait {
 			return i.order(ctx, v, s, order, reason)
@@ -217,7 +227,7 @@ func (i *installers) Work(ctx context.Context, session string, wait time.Duratio
 		case <-ctx.Done():
 			return install.Work{Kind: install.WorkWait, Reason: reason}, nil
 		case <-wake:
-		case <-i.w.site.State().Wake:
+		case <-i.w.State().Wake:
 		}
 	}
 }
@@ -236,7 +246,7 @@ func (i *installers) order(ctx context.Context, v reconcile.MachineView, s recon
 		w.Task, w.Install = v.TaskID(), iw
 	case reconcile.OrderReboot, reconcile.OrderOff:
 		phase := map[reconcile.Order]string{reconcile.OrderReboot: reconcile.ProgressBoot, reconcile.OrderOff: reconcile.ProgressOff}[order]
-		err := i.w.journal.Append(context.WithoutCancel(ctx), claim.Local,
+		err := i.w.Journal.Append(context.WithoutCancel(ctx), claim.Local,
 			claim.Draft{Kind: reconcile.KindProgress, Key: s.Machine, Body: reconcile.Progress{Session: s.ID, Phase: phase}},
 			reconcile.Event(s.Machine, v.TaskID(), intent.Epoch{}, "machine.boot."+phase, reason, nil))
 		if err != nil {
@@ -248,12 +258,12 @@ func (i *installers) order(ctx context.Context, v reconcile.MachineView, s recon
 
 // installWork says what to write where. The disk comes from the accepted inventory.
 func (i *installers) installWork(v reconcile.MachineView) (*install.InstallWork, error) {
-	e := i.w.now()
-	img, _, ok := intent.Lookup[*intent.ImageSpec](e.overlay.Catalog, intent.KindImage, "", v.Binding.Image)
+	e := i.w.Now()
+	img, _, ok := intent.Lookup[*intent.ImageSpec](e.Overlay.Catalog, intent.KindImage, "", v.Binding.Image)
 	if !ok {
 		return nil, fmt.Errorf("image %s is not known here", v.Binding.Image)
 	}
-	asset, _, ok := intent.Lookup[*intent.AssetSpec](e.overlay.Catalog, intent.KindAsset, "", img.Asset)
+	asset, _, ok := intent.Lookup[*intent.AssetSpec](e.Overlay.Catalog, intent.KindAsset, "", img.Asset)
 	if !ok {
 		return nil, fmt.Errorf("asset %s is not known here", img.Asset)
 	}
@@ -290,24 +300,24 @@ func (i *installers) instance(v reconcile.MachineView) (metadata.Instance, error
 	if err != nil {
 		return metadata.Instance{}, err
 	}
-	e := i.w.now()
+	e := i.w.Now()
 	b := v.Binding
 	in := metadata.Instance{
-		ID: fmt.Sprintf("%s-%d", b.Instance, b.Generation), Hostname: fmt.Sprintf("%s-%d", b.Array, b.Index), Domain: i.w.site.id + "." + i.domain,
+		ID: fmt.Sprintf("%s-%d", b.Instance, b.Generation), Hostname: fmt.Sprintf("%s-%d", b.Array, b.Index), Domain: i.w.ID() + "." + i.domain,
 	}
-	if img, _, ok := intent.Lookup[*intent.ImageSpec](e.overlay.Catalog, intent.KindImage, "", b.Image); ok {
+	if img, _, ok := intent.Lookup[*intent.ImageSpec](e.Overlay.Catalog, intent.KindImage, "", b.Image); ok {
 		in.User = img.DefaultUser
 	}
-	if ia, _, ok := intent.Lookup[*intent.InstanceArraySpec](e.overlay.Catalog, intent.KindInstanceArray, b.Project, b.Array); ok {
+	if ia, _, ok := intent.Lookup[*intent.InstanceArraySpec](e.Overlay.Catalog, intent.KindInstanceArray, b.Project, b.Array); ok {
 		in.UserData = ia.UserData
 		for _, k := range ia.SSHKeys {
-			if key, _, ok := intent.Lookup[*intent.SSHKeySpec](e.overlay.Catalog, intent.KindSSHKey, b.Project, k); ok {
+			if key, _, ok := intent.Lookup[*intent.SSHKeySpec](e.Overlay.Catalog, intent.KindSSHKey, b.Project, k); ok {
 				in.SSHKeys = append(in.SSHKeys, key.PublicKey)
 			}
 		}
 	}
 	mac, _ := intent.ParseMAC(v.Spec.BootNIC().MAC)
-	addr, ok := addresses(e.overlay.Catalog, e.state.Roster, i.w.site.id)[mac]
+	addr, ok := effective.Addresses(e.Overlay.Catalog, e.State.Roster, i.w.ID())[mac]
 	if !ok {
 		return in, fmt.Errorf("no subnet pool gives %s an address", v.Name)
 	}
@@ -339,7 +349,7 @@ func (i *installers) note(s reconcile.Session, phase string, p reconcile.Progres
 	}
 	i.noted[s.Machine], i.phases[s.Machine] = time.Now(), key
 	i.mu.Unlock()
-	if err := i.w.journal.Append(context.Background(), claim.Local, claim.Draft{Kind: reconcile.KindProgress, Key: s.Machine, Body: p}); err != nil {
+	if err := i.w.Journal.Append(context.Background(), claim.Local, claim.Draft{Kind: reconcile.KindProgress, Key: s.Machine, Body: p}); err != nil {
 		i.log.Warn("progress not journaled", "machine", s.Machine, "err", err)
 	}
 }
@@ -381,7 +391,7 @@ func (i *installers) Log(ctx context.Context, session string, lines []install.Lo
 		if l.Level != "warn" && l.Level != "error" {
 			continue
 		}
-		if err := i.w.journal.Append(ctx, claim.Local, reconcile.Event(s.Machine, "", intent.Epoch{}, "installer."+l.Level, text, nil)); err != nil {
+		if err := i.w.Journal.Append(ctx, claim.Local, reconcile.Event(s.Machine, "", intent.Epoch{}, "installer."+l.Level, text, nil)); err != nil {
 			return err
 		}
 	}
@@ -394,7 +404,7 @@ func (i *installers) Done(ctx context.Context, session string, d install.Done) e
 	if err != nil {
 		return err
 	}
-	if old, ok := claim.Load[reconcile.Done](i.w.journal, reconcile.KindDone, s.Machine); ok && old.Task == d.Task && old.Session == s.ID {
+	if old, ok := claim.Load[reconcile.Done](i.w.Journal, reconcile.KindDone, s.Machine); ok && old.Task == d.Task && old.Session == s.ID {
 		return nil // told twice
 	}
 	rec := reconcile.Done{Session: s.ID, Task: d.Task, Generation: d.Generation, OK: d.OK, Reason: strings.TrimSpace(d.Code + ": " + d.Error), Facts: doneFacts(d)}
@@ -406,10 +416,10 @@ func (i *installers) Done(ctx context.Context, session string, d install.Done) e
 	if !d.OK {
 		task.State = "failed"
 	}
-	if r, ok := i.w.journal.Latest(reconcile.KindTask, d.Task); ok {
+	if r, ok := i.w.Journal.Latest(reconcile.KindTask, d.Task); ok {
 		task.Epoch = r.Epoch
 	}
-	err = i.w.journal.Append(ctx, claim.Replicated,
+	err = i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindDone, Key: s.Machine, Body: rec},
 		claim.Draft{Kind: reconcile.KindTask, Key: d.Task, Epoch: task.Epoch, Body: task},
 		reconcile.Event(s.Machine, d.Task, intent.Epoch{}, kind, msg, rec.Facts))

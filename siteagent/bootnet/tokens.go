@@ -1,4 +1,4 @@
-package siteagent
+package bootnet
 
 import (
 	"crypto/hmac"
@@ -11,8 +11,8 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
-// bootKeyName is the secret that every agent of the site holds, and nobody else (trust.md section 7).
-const bootKeyName = "skerry-boot"
+// BootKeyName is the secret that every agent of the site holds, and nobody else (trust.md section 7).
+const BootKeyName = "skerry-boot"
 
 // signer makes the site's short tokens from its boot key: any agent verifies what another one made.
 type signer struct{ key []byte }

@@ -1,0 +1,120 @@
+package bootnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/skerry-metal/skerry/boot/install"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/sitetest"
+)
+
+// TestSameFactsEverywhere: promise 9. Two agents with the same chain and each other's journals answer DHCP from the same
+// facts, whichever of them learnt what first.
+func TestSameFactsEverywhere(t *testing.T) {
+	one := newAgent(t, sitetest.NewAuthor(t), "a1")
+	two := newAgent(t, one.author, "a2")
+	var envs []*intent.Envelope
+	envs = append(envs, one.founding()...)
+	for i := range 40 {
+		doc := strings.NewReplacer(`"m1"`, fmt.Sprintf(`"n%d"`, i), testMAC, fmt.Sprintf("52:54:00:99:00:%02x", i), testUUID, "", "SN-M1", "", `,"address":"10.88.0.21"`, "").Replace(machineDoc)
+		envs = append(envs, one.author.Put(doc))
+	}
+	one.receive(envs...)
+	for _, env := range envs { // one by one: the order of arrival must not matter
+		two.receive(env)
+	}
+	one.add(reconcile.KindAccepted, "n7", intent.Epoch{Generation: 1, N: 1}, reconcile.Facts{UUID: testUUID})
+	records, err := one.journal.Range("a1", 1, claim.MaxPull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.journal.Receive("a1", records); err != nil {
+		t.Fatal(err)
+	}
+	answers := func(b *bench) map[string]string {
+		f, err := b.answers.facts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]string{}
+		for _, h := range f.Hosts {
+			out[h.MAC.String()] = fmt.Sprintf("%s %s %s", h.Name, h.Addr, h.UUID)
+		}
+		return out
+	}
+	want := answers(one)
+	for range 5 { // maps have another order each time
+		if d := cmp.Diff(want, answers(two)); d != "" || len(want) != 41 {
+			t.Fatalf("%d hosts, and the agents differ:\n%s", len(want), d)
+		}
+	}
+	byAddr := map[string]string{}
+	for mac, a := range want {
+		addr := strings.Fields(a)[1]
+		if other := byAddr[addr]; other != "" {
+			t.Errorf("%s is given to %s and %s", addr, mac, other)
+		}
+		byAddr[addr] = mac
+	}
+}
+
+// TestPermissionOnlyByTheOwner: an agent that does not own the machine signs nothing; it asks the owner, and says busy while
+// nobody owns it.
+func TestPermissionOnlyByTheOwner(t *testing.T) {
+	b := newBench(t)
+	id := b.writing()
+	owner, asked := "a2", ""
+	b.inst.owner = func(string) string { return owner }
+	b.inst.forward = func(_ context.Context, to, session string, _ install.PermissionRequest) (install.PermissionEnvelope, error) {
+		asked = to + " " + session
+		return install.PermissionEnvelope{}, install.ErrBusy
+	}
+	if _, err := b.inst.Permit(t.Context(), id, hardware("DISK-1")); !errors.Is(err, install.ErrBusy) || asked != "a2 "+id {
+		t.Errorf("%v, asked %q", err, asked)
+	}
+	owner, asked = "", ""
+	if _, err := b.inst.Permit(t.Context(), id, hardware("DISK-1")); !errors.Is(err, install.ErrBusy) || asked != "" {
+		t.Errorf("nobody owns it: %v, asked %q", err, asked)
+	}
+	if _, ok := b.journal.Latest(reconcile.KindPermission, "m1"); ok {
+		t.Error("a permission was made by an agent that does not own the machine")
+	}
+}
+
+// TestTokensDie: a boot token is good until its window ends, a session until the next one or the end of its binding.
+func TestTokensDie(t *testing.T) {
+	b := newBench(t)
+	w := reconcile.Window{Machine: "m1", MAC: testMAC, Nonce: "old", Opened: time.Now().Add(-time.Hour), Until: time.Now().Add(-time.Minute)}
+	b.add(reconcile.KindWindow, "m1", intent.Epoch{Generation: 1, N: 1}, w)
+	sg, err := b.inst.signers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.hello(sg.boot(w), "boot-1"); !errors.Is(err, install.ErrToken) {
+		t.Errorf("a window that has ended: %v", err)
+	}
+	s, err := b.hello(b.window("n1"), "boot-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := b.hello(b.window("n2"), "boot-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.inst.Progress(t.Context(), s.ID, install.Progress{}); !errors.Is(err, install.ErrSession) {
+		t.Errorf("the session of an earlier boot: %v", err)
+	}
+	for _, id := range []string{"", ".", "..", "m1", "m1.x.y", next.ID + "x", strings.Repeat("a", 4096), "m2" + next.ID[2:]} {
+		if _, err := b.inst.Progress(t.Context(), id, install.Progress{}); !errors.Is(err, install.ErrSession) {
+			t.Errorf("session %.40q: %v", id, err)
+		}
+	}
+}

@@ -1,0 +1,21 @@
+package replica
+
+import (
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+)
+
+// StageOnly is Receive up to where an agent could die before it activates.
+func (s *Replica) StageOnly(env *intent.Envelope) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, err := s.chain.Accept(env)
+	if err != nil {
+		return err
+	}
+	wire, err := document.Encode(env)
+	if err != nil {
+		return err
+	}
+	return s.stage([]*intent.Entry{e}, [][]byte{wire})
+}

@@ -1,0 +1,46 @@
+package sitetest
+
+import (
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/pkitest"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/replica"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// OpenReplica opens the replica of an agent of the author's site in dir, with the trust document. The caller closes the store.
+func OpenReplica(t testing.TB, dir string, a *Author, agent string) (*replica.Replica, *state.DB) {
+	t.Helper()
+	key := make([]byte, 32)
+	log := slog.New(slog.DiscardHandler)
+	db, err := state.Open(state.Config{Dir: filepath.Join(dir, "state"), Key: key, Logger: log, UserFree: 1, VitalFree: 1, StopFree: 1, UserFraction: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks, mark, err := state.OpenMarks(dir, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := replica.Open(replica.Config{
+		DB: db, Marks: marks, Mark: mark, Site: a.Site, Self: agent, Pin: a.Env.Digest(), Log: log,
+		Ring:  seal.NewRing(seal.Binding{Domain: pkitest.Name, Site: a.Site, Agent: agent}, keys),
+		Floor: trust.NewFloor(pkitest.Now(), time.Time{}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddTrust([]*intent.Envelope{a.Env}); err != nil {
+		t.Fatal(err)
+	}
+	return s, db
+}
