@@ -182,7 +182,7 @@ func (a *Agent) follow(ctx context.Context) error {
 				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
 			}
 		}
-		a.recover()
+		a.recover(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -194,14 +194,18 @@ func (a *Agent) follow(ctx context.Context) error {
 	}
 }
 
-// recover ends the recovery of a restored or damaged store once it is level: with the marks, and with peers that hold our
-// own chain. An agent that is alone is level when its coordinator has brought the intent up to the marks.
-func (a *Agent) recover() {
+// recover ends the recovery of a restored or damaged store once it is level: with the marks, with peers that hold our own
+// chain, and with what enough of them know of our promises. An agent that is alone is level when its coordinator has brought the intent up to the marks.
+func (a *Agent) recover(ctx context.Context) {
 	if !a.db.Recovering() || !a.site.Level() || !a.journal.Level() {
 		return
 	}
 	alone := len(a.site.State().Roster.Agents) == 1
 	if len(a.mesh.Live()) == 0 && !(alone && a.uplink.Status().Up) {
+		return
+	}
+	if err := a.claims.Recover(ctx); err != nil {
+		a.cfg.Logger.Warn("still recovering", "err", err)
 		return
 	}
 	if err := a.db.Recovered(); err != nil {

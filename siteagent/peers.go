@@ -74,6 +74,7 @@ func (m *mesh) handler() http.Handler {
 	mux.HandleFunc("POST /m/1/claims/promise", m.promise)
 	mux.HandleFunc("POST /m/1/claims/confirm", m.confirm)
 	mux.HandleFunc("POST /m/1/claims/release", m.release)
+	mux.HandleFunc("GET /m/1/claims", m.givePromises)
 	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.log))
@@ -150,6 +151,19 @@ func (m *mesh) release(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answerClaim(w, m.claims.OnRelease(in.Promise))
+}
+
+func (m *mesh) givePromises(w http.ResponseWriter, _ *http.Request) {
+	all, err := m.claims.OnPromises()
+	if err != nil {
+		answerClaim(w, err)
+		return
+	}
+	answerJSON(w, http.StatusOK, promiseTable{all})
+}
+
+type promiseTable struct {
+	Promises []claim.Promise `json:"promises"`
 }
 
 func answerClaim(w http.ResponseWriter, err error) {
@@ -293,6 +307,13 @@ func (m *mesh) permit(w http.ResponseWriter, r *http.Request) {
 func (m *mesh) owner(device string) string {
 	_, members := m.Members()
 	return claim.Owner(device, members, time.Now())
+}
+
+// Promises implements claim.Remote.
+func (m *mesh) Promises(ctx context.Context, peer string) ([]claim.Promise, error) {
+	var out promiseTable
+	err := m.call(ctx, peer, http.MethodGet, "/m/1/claims", nil, &out)
+	return out.Promises, err
 }
 
 // forward asks the owner of a machine for a permission.

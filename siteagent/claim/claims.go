@@ -27,6 +27,8 @@ type Remote interface {
 	Promise(ctx context.Context, peer string, generation uint64, p Promise) error
 	Confirm(ctx context.Context, peer string, p Promise) error
 	Release(ctx context.Context, peer string, p Promise) error
+	// Promises returns the peer's whole table. Errors: *Refusal while that one's state is behind, too.
+	Promises(ctx context.Context, peer string) ([]Promise, error)
 }
 
 // Sight is what the site looks like from here.
@@ -508,3 +510,11 @@ func (c *Claims) OnConfirm(p Promise) error {
 
 // OnRelease notes a peer's release.
 func (c *Claims) OnRelease(p Promise) error { return c.own.release(p) }
+
+// OnPromises answers a peer that lost its table. Errors: *Refusal.
+func (c *Claims) OnPromises() ([]Promise, error) {
+	if c.own.db.Recovering() {
+		return nil, &Refusal{Why: "recovering"}
+	}
+	return c.own.all()
+}

@@ -112,6 +112,7 @@ func (a alone) Members() (uint64, []Member)                          { return 1,
 func (alone) Promise(context.Context, string, uint64, Promise) error { return errLost }
 func (alone) Confirm(context.Context, string, Promise) error         { return errLost }
 func (alone) Release(context.Context, string, Promise) error         { return errLost }
+func (alone) Promises(context.Context, string) ([]Promise, error)    { return nil, errLost }
 func (alone) ReadFence(context.Context) (intent.Epoch, intent.Strength, error) {
 	return intent.Epoch{Generation: 1, N: 40 << 16}, intent.StrengthHard, nil
 }

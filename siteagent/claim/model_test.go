@@ -136,6 +136,14 @@ func (a *modelAgent) Release(_ context.Context, peer string, p Promise) error {
 	return a.reach(peer, "release "+p.Epoch.String(), func(b *modelAgent) error { return b.claims.OnRelease(p) })
 }
 
+func (a *modelAgent) Promises(_ context.Context, peer string) (out []Promise, err error) {
+	err = a.reach(peer, "promises", func(b *modelAgent) error {
+		out, err = b.claims.OnPromises()
+		return err
+	})
+	return out, err
+}
+
 // modelFence is an agent's access to a device.
 type modelFence struct {
 	m *model
@@ -192,14 +200,21 @@ func (m *model) step() {
 		m.breakLink()
 	case r < 62:
 		m.gossip(a)
+		a.learn()
 	case r < 72:
 		m.now = m.now.Add(time.Duration(m.rnd.IntN(40)) * time.Second)
 	case r < 79:
 		if !a.busy {
 			a.crash()
 		}
-	case r < 84:
-		m.roster(a)
+	case r < 81:
+		if !a.busy {
+			a.forget()
+		}
+	case r < 85:
+		if len(m.agents) > 2 || !slices.ContainsFunc(m.agents, func(b *modelAgent) bool { return b.db.Recovering() }) {
+			m.roster(a)
+		}
 	case r < 92 && len(m.queue) > 0:
 		late := m.queue[0]
 		m.queue = m.queue[1:]
@@ -308,6 +323,57 @@ func (a *modelAgent) crash() {
 	}
 }
 
+// forget starts the agent from an older copy of its store, which knows less of what it promised. It learns from its peers
+// before it answers anybody. One at a time: when several forget at once, it is for an operator to say who is right.
+func (a *modelAgent) forget() {
+	m := a.m
+	for _, b := range m.agents {
+		if b.db.Recovering() {
+			return
+		}
+	}
+	if _, members := a.Members(); len(members) == 1 || m.gen > 1 && len(m.agents) == 2 {
+		return // alone, now or once it has the newest roster: its fences and its coordinator are all it has
+	}
+	m.note("%s is restored from an older copy", a.name)
+	err := errors.Join(a.db.SetRecovering("the model restored an older copy"), a.db.Update(func(tx *state.Tx) error {
+		for _, id := range m.ids {
+			if m.rnd.IntN(2) == 0 {
+				continue
+			}
+			if err := tx.Delete(bucketPromise, id); err != nil && !errors.Is(err, state.ErrAbsent) {
+				return err
+			}
+		}
+		return nil
+	}))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	a.boots++
+	a.start()
+	for _, id := range m.ids { // what it knows now counts: the rest is for its peers to remember
+		delete(m.promised, a.name+"/"+id)
+	}
+}
+
+// learn tries to end a recovery.
+func (a *modelAgent) learn() {
+	if !a.db.Recovering() || a.busy {
+		return
+	}
+	a.busy = true
+	defer func() { a.busy = false }()
+	err := a.claims.Recover(context.Background())
+	a.m.note("%s recovers: %v", a.name, err)
+	if err != nil {
+		return
+	}
+	if err := a.db.Recovered(); err != nil {
+		a.m.t.Fatal(err)
+	}
+}
+
 func (a *modelAgent) open() {
 	a.boots++
 	a.db = openStore(a.m.t, a.dir)
@@ -361,6 +427,11 @@ func (m *model) heal() {
 	}
 	m.now = m.now.Add(HoldOff + lease)
 	m.note("all is well again")
+	for _, a := range live {
+		if a.learn(); a.db.Recovering() {
+			m.fail("invariant 6: all is well and %s cannot recover", a.name)
+		}
+	}
 	for _, id := range m.ids {
 		for _, a := range live {
 			a.claims.Release(context.Background(), id)
@@ -385,13 +456,7 @@ func (m *model) heal() {
 func TestModel(t *testing.T) {
 	for n := 1; n <= 4; n++ {
 		t.Run(fmt.Sprintf("%d agents", n), func(t *testing.T) {
-			m := &model{t: t, now: at(0)}
-			for i := range n {
-				a := &modelAgent{name: string(rune('a' + i)), rank: uint16(i), dir: filepath.Join(quickDir(t), "state"), m: m}
-				m.agents = append(m.agents, a)
-				a.db = openStore(t, a.dir)
-				t.Cleanup(func() { _ = a.db.Close() })
-			}
+			m := newModel(t, n)
 			if *seed != 0 {
 				m.history(*seed)
 				return
@@ -403,8 +468,33 @@ func TestModel(t *testing.T) {
 	}
 }
 
+func newModel(t *testing.T, n int) *model {
+	m := &model{t: t, now: at(0)}
+	for i := range n {
+		a := &modelAgent{name: string(rune('a' + i)), rank: uint16(i), dir: filepath.Join(quickDir(t), "state"), m: m}
+		m.agents = append(m.agents, a)
+		a.db = openStore(t, a.dir)
+		t.Cleanup(func() { _ = a.db.Close() })
+	}
+	return m
+}
+
 // history runs one history over stores that earlier ones used under other ids.
 func (m *model) history(seed uint64) {
+	m.begin(seed)
+	for range 60 {
+		m.step()
+	}
+	m.heal()
+	for _, a := range m.agents { // one that the roster lost may be recovering still
+		if err := a.db.Recovered(); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// begin is the state that a history starts from.
+func (m *model) begin(seed uint64) {
 	m.rnd = rand.New(rand.NewPCG(seed, 0))
 	m.trace = []string{fmt.Sprintf("seed %d", seed)}
 	m.gen, m.gone, m.calm, m.queue, m.cut = 1, "", false, nil, map[[2]string]bool{}
@@ -420,10 +510,51 @@ func (m *model) history(seed uint64) {
 		a.boots++
 		a.start()
 	}
-	for range 60 {
-		m.step()
+}
+
+// TestRecoveredAgentTakesNothingBelow: an agent that lost its table was the only link between the majority that claimed and the
+// one that claims next. It takes the epochs from its peers before it answers, from enough of them, and vouches for nobody.
+func TestRecoveredAgentTakesNothingBelow(t *testing.T) {
+	m := newModel(t, 3)
+	m.begin(1)
+	m.calm = true // nothing at random
+	a, b, c := m.agents[0], m.agents[1], m.agents[2]
+	const id = "quota/acme"
+	both := func(x, y *modelAgent, cut bool) {
+		m.cut[[2]string{x.name, y.name}], m.cut[[2]string{y.name, x.name}] = cut, cut
 	}
-	m.heal()
+	both(a, c, true)
+	var held intent.Claim
+	for range 3 { // each under a higher epoch
+		var err error
+		if held, err = a.claims.Acquire(t.Context(), id, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.claims.Confirm(t.Context(), held, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.claims.Release(t.Context(), id)
+	}
+	err := errors.Join(b.db.SetRecovering("restored"), b.db.Update(func(tx *state.Tx) error { return tx.Delete(bucketPromise, id) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	if _, err := c.claims.Acquire(t.Context(), id, nil); !errors.Is(err, ErrNoMajority) {
+		t.Fatalf("with a peer that is behind: %v, want %v", err, ErrNoMajority)
+	}
+	both(a, b, true)
+	if err := b.claims.Recover(t.Context()); !errors.Is(err, ErrForgotten) {
+		t.Fatalf("one peer of two heard: %v, want %v", err, ErrForgotten)
+	}
+	both(a, b, false)
+	if err := errors.Join(b.claims.Recover(t.Context()), b.db.Recovered()); err != nil {
+		t.Fatal(err)
+	}
+	next, err := c.claims.Acquire(t.Context(), id, nil)
+	if err != nil || next.Epoch.Compare(held.Epoch) <= 0 {
+		t.Errorf("claimed under %s (%v), and %s was acted under", next.Epoch, err, held.Epoch)
+	}
 }
 
 func at(d time.Duration) time.Time { return time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC).Add(d) }

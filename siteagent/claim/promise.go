@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/storage/state"
@@ -122,18 +123,52 @@ func (p promises) release(want Promise) error {
 }
 
 // of lists the promises given to an owner.
-func (p promises) of(owner string) (out []Promise, err error) {
+func (p promises) of(owner string) ([]Promise, error) {
+	all, err := p.all()
+	return slices.DeleteFunc(all, func(pr Promise) bool { return pr.Owner != owner }), err
+}
+
+// all lists the table.
+func (p promises) all() (out []Promise, err error) {
 	err = p.db.View(func(tx *state.Tx) error {
 		return tx.Walk(bucketPromise, "", func(_ string, b []byte) error {
 			var pr Promise
 			if err := json.Unmarshal(b, &pr); err != nil {
 				return err
 			}
-			if pr.Owner == owner {
-				out = append(out, pr)
-			}
+			out = append(out, pr)
 			return nil
 		})
 	})
 	return out, err
 }
+
+// merge takes over the epochs that a peer knows to be higher, in batches of one transaction each. They count as given back: this
+// agent will take nothing below, and vouches for nobody whom it cannot remember.
+func (p promises) merge(theirs []Promise) error {
+	for batch := range slices.Chunk(theirs, mergeBatch) {
+		err := p.db.UpdateVital(func(tx *state.Tx) error {
+			for _, pr := range batch {
+				have, err := p.get(tx, pr.ID)
+				if err != nil {
+					return err
+				}
+				if have.Epoch.Compare(pr.Epoch) >= 0 {
+					continue
+				}
+				pr.Released, pr.Yielded = true, nil
+				if err := p.put(tx, pr); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("cannot take over promises: %w", err)
+		}
+	}
+	return nil
+}
+
+// mergeBatch is how many promises fit one transaction by far: each has some 200 octets, a transaction 2.4 MB.
+const mergeBatch = 2000
