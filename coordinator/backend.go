@@ -32,6 +32,7 @@ type backend struct {
 	objects *objects
 	agents  *agents
 	blobs   *blob.Store
+	revoker *revoker
 	pin     intent.Digest
 	addr    []string                                    // host:port at which agents reach this coordinator; at least one
 	reverse func(site string) (http.RoundTripper, bool) // a session with an agent of the site
@@ -269,3 +270,23 @@ func hostsOf(addr []string) (names []string, ips []netip.Addr) {
 }
 
 var _ api.Backend = (*backend)(nil)
+
+// Revoked implements api.Backend.
+func (b *backend) Revoked(kind intent.RevocationKind, id string) bool {
+	return b.revoker.stream.Has(kind, id)
+}
+
+// Revoke implements api.Backend.
+func (b *backend) Revoke(ctx context.Context, by api.Caller, r api.RevokeRequest) (*api.RevokeResult, error) {
+	return b.revoker.revoke(ctx, by, r)
+}
+
+// Revocations implements api.Backend.
+func (b *backend) Revocations(context.Context) (*api.RevocationList, error) {
+	return b.revoker.list(), nil
+}
+
+// Quarantine implements api.Backend: it is a site's own act.
+func (b *backend) Quarantine(context.Context, api.Caller, string, string, api.QuarantineRequest) (*api.QuarantineResult, error) {
+	return nil, api.ErrElsewhere
+}

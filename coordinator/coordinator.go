@@ -60,6 +60,8 @@ type Coordinator struct {
 	blobs   *blob.Store
 	objects *objects
 	agents  *agents
+	revoker *revoker
+	viewing sync.Mutex // guards changes of view: two rosters that change at once must both be in it
 	view    trust.Holder
 	end     *transport.Endpoint
 	uplink  *uplink.Server
@@ -86,6 +88,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer db()
 	if err := c.wire(); err != nil {
+		return err
+	}
+	if err := c.revoker.enforce(ctx); err != nil {
 		return err
 	}
 	c.markDirty(c.objects.sitesNow())
@@ -202,6 +207,15 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	c.objects.dirty = c.markDirty
 	pub := &publish.Publisher{Store: c.store, Signer: writer, Epoch: c.epoch(), Now: time.Now}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
+	stream, err := publish.OpenRevocations(ctx, pub)
+	if err != nil {
+		return err
+	}
+	c.revoker = &revoker{
+		stream: stream, store: c.store, objects: c.objects, agents: c.agents, act: c.obeyRevocations,
+		sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
+	}
+	c.agents.revoked = stream.Has
 	return c.loadView(ctx)
 }
 
@@ -231,7 +245,7 @@ func (c *Coordinator) loadView(ctx context.Context) error {
 			v = v.WithRoster(site, r)
 		}
 	}
-	c.view.Set(v)
+	c.view.Set(v.WithRevocations(c.revoker.stream.Entries()))
 	return nil
 }
 
@@ -241,8 +255,28 @@ func (c *Coordinator) rosterChanged(site string) {
 		c.cfg.Logger.Error("roster not read", "site", site, "err", err)
 		return
 	}
-	c.view.Set(c.view.View().WithRoster(site, r))
-	c.end.CloseIf(func(id trust.Identity) bool { return !c.view.View().Admits(id) })
+	c.editView(func(v *trust.View) *trust.View { return v.WithRoster(site, r) })
+	c.closeGone()
+}
+
+func (c *Coordinator) editView(change func(*trust.View) *trust.View) {
+	c.viewing.Lock()
+	defer c.viewing.Unlock()
+	c.view.Set(change(c.view.View()))
+}
+
+// closeGone ends the sessions of who may not speak any more, and returns how many.
+func (c *Coordinator) closeGone() int {
+	v := c.view.View()
+	return c.end.CloseIf(func(id trust.Identity) bool { return !v.Admits(id) })
+}
+
+// obeyRevocations makes everybody obey the revocations that stand now.
+func (c *Coordinator) obeyRevocations() int {
+	c.editView(func(v *trust.View) *trust.View { return v.WithRevocations(c.revoker.stream.Entries()) })
+	closed := c.closeGone()
+	c.uplink.Notify("")
+	return closed
 }
 
 // lockSite makes this process the only writer of a site's chain until the returned function is called.
@@ -281,7 +315,7 @@ func (c *Coordinator) wire() (err error) {
 	})
 	c.backend = &backend{
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now, reverse: c.reverse,
+		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now, reverse: c.reverse,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger})
@@ -328,7 +362,7 @@ func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
 		return uplink.Welcome{}, err
 	}
 	return uplink.Welcome{
-		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head, Intent: head},
+		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head, Revocation: c.revoker.stream.Head(), Intent: head},
 		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body.Coordinators,
 	}, nil
 }

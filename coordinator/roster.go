@@ -28,6 +28,7 @@ type agents struct {
 	now     func() time.Time
 	changed func(site string) // the roster moved: verify again, publish
 	locked  func(site string) (unlock func())
+	revoked func(kind intent.RevocationKind, id string) bool
 }
 
 func agentKey(site, id string) string { return "agentkeys/" + site + "/" + id }
@@ -83,6 +84,9 @@ func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) 
 	catalog, _ := a.objects.Snapshot()
 	if catalog.Get(intent.Key{Kind: intent.KindSite, Name: g.Site}) == nil {
 		return nil, fmt.Errorf("cannot admit %s/%s: there is no such site", g.Site, g.Agent)
+	}
+	if a.revoked(intent.RevokeAgent, g.Site+"/"+g.Agent) || a.revoked(intent.RevokeSPKI, intent.DigestOf(g.TLS).Hex()) {
+		return nil, fmt.Errorf("cannot admit %s/%s: it was revoked, which is for ever; join under another id and with new keys", g.Site, g.Agent)
 	}
 	spec, err := agentSpec(catalog, g)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -143,26 +144,28 @@ func (s *scene) object(k intent.Kind, scope, name string) *intent.Object {
 func (s *scene) join(site, id string) *seal.Keys {
 	s.Helper()
 	keys, err := seal.Generate()
+	if err == nil {
+		err = s.admit(site, id, keys)
+	}
 	if err != nil {
 		s.Fatal(err)
 	}
+	return keys
+}
+
+func (s *scene) admit(site, id string, keys *seal.Keys) error {
+	s.Helper()
 	csr, err := ca.NewRequest(keys.TLS)
-	if err != nil {
-		s.Fatal(err)
-	}
 	tls, err1 := keys.TLSPublic()
 	sign, err2 := keys.SignPublic()
-	if err1 != nil || err2 != nil {
-		s.Fatal(err1, err2)
+	if err := errors.Join(err, err1, err2); err != nil {
+		s.Fatal(err)
 	}
 	_, err = s.agents.Grant(s.Context(), join.Grant{
 		Site: site, Agent: id, CSR: csr, TLS: tls, Sign: sign, Seal: keys.SealPublic(), Addr: []string{"10.99.1.11:7444"},
 		Boot: []string{"10.88.0.11"}, Source: netip.MustParseAddr("10.99.1.11"),
 	})
-	if err != nil {
-		s.Fatal(err)
-	}
-	return keys
+	return err
 }
 
 // chain verifies a site's chain as an agent does and returns its entries.
@@ -228,10 +231,12 @@ func (s *scene) everything() []byte {
 }
 
 // server returns a client of the API as the administrator.
-func (s *scene) server() *client.Client {
+func (s *scene) server() *client.Client { return s.serverFor(s.token) }
+
+func (s *scene) serverFor(token string) *client.Client {
 	srv := httptest.NewServer(s.api)
 	s.Cleanup(srv.Close)
-	return client.New(srv.URL, s.token, http.DefaultTransport)
+	return client.New(srv.URL, token, http.DefaultTransport)
 }
 
 func (s *scene) problems(err error) []string {

@@ -39,6 +39,7 @@ func (c *Coordinator) sessionHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.trustEnv) // a broken session is noticed by its owner
 	})
+	mux.HandleFunc("GET /u/1/revocations", c.revoker.serve)
 	mux.HandleFunc("POST /u/1/report", c.takeReport)
 	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(c.blobs, c.cfg.Logger))

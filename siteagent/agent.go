@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/blob"
@@ -69,6 +70,7 @@ type Agent struct {
 	claims  *claim.Claims
 	assets  *assets
 	bootnet *bootnet.Server
+	members *members.Keeper
 	control *reconcile.Controller
 	over    *overrides
 	end     *transport.Endpoint
@@ -181,6 +183,13 @@ func (a *Agent) wire() (err error) {
 	}
 	a.mesh = &mesh{siteID: a.id.Site, self: self, log: log, end: a.end, gossip: a.gossip, site: a.replica, journal: a.journal, blobs: a.blobs, started: time.Now()}
 	a.journal.SetPeers(a.mesh)
+	a.members = members.New(members.Config{
+		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys,
+		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Log: log,
+	})
+	if _, err := a.members.Obey(); err != nil {
+		return err
+	}
 	a.claims = claim.NewClaims(a.db, self, a.life, a.mesh, a.mesh, log)
 	if err := a.claims.ReleaseStale(); err != nil {
 		return err
@@ -211,7 +220,7 @@ func (a *Agent) wireSite() {
 	_, web := a.id.certificates(a.keys)
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: web, Sign: a.keys.Sign,
-		BootKey: func() (seal.Secret, error) { return a.replica.Secret(bootnet.BootKeyName) }, Control: a.control, Owner: a.mesh.owner,
+		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.owner,
 		Forward: a.mesh.forward, Blobs: a.blobs, Log: log,
 	})
 	a.mesh.permitHere = a.bootnet.PermitHere
@@ -223,7 +232,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff,
+		cutOff: a.cutOff, members: a.members,
 	}
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
@@ -265,6 +274,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("journal", a.journal.Run)
 	run("uplink", a.uplink.Run)
 	run("follow", a.follow)
+	run("members", a.members.Run)
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

@@ -1,12 +1,14 @@
 package siteagent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/state"
@@ -31,6 +34,7 @@ type backend struct {
 	uplink  func() bool
 	cutOff  func(context.Context) bool
 	over    *overrides
+	members *members.Keeper
 
 	mu   sync.Mutex // guards what follows
 	rev  uint64
@@ -304,6 +308,29 @@ func (b *backend) UserToken(context.Context, api.Caller, string, api.UserTokenRe
 // Upload implements api.Backend.
 func (b *backend) Upload(context.Context, api.Caller, string, string, io.Reader) (*intent.Object, error) {
 	return nil, api.ErrElsewhere
+}
+
+// Revoked implements api.Backend.
+func (b *backend) Revoked(kind intent.RevocationKind, id string) bool { return b.w.Revoked(kind, id) }
+
+// Revoke implements api.Backend.
+func (b *backend) Revoke(context.Context, api.Caller, api.RevokeRequest) (*api.RevokeResult, error) {
+	return nil, api.ErrElsewhere
+}
+
+// Revocations implements api.Backend: what this agent has heard of.
+func (b *backend) Revocations(context.Context) (*api.RevocationList, error) {
+	l := &api.RevocationList{Head: b.w.RevocationHead(), Entries: b.w.Revocations().Entries(), Agents: []api.RevocationSeen{}}
+	slices.SortFunc(l.Entries, func(x, y intent.Revocation) int { return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.ID, y.ID)) })
+	return l, nil
+}
+
+// Quarantine implements api.Backend.
+func (b *backend) Quarantine(ctx context.Context, by api.Caller, site, agent string, r api.QuarantineRequest) (*api.QuarantineResult, error) {
+	if site != b.w.ID() {
+		return nil, api.ErrNotFound
+	}
+	return b.members.Quarantine(ctx, by, agent, r)
 }
 
 // IntentFeed implements api.Backend.

@@ -3,7 +3,7 @@
 //
 // Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, assets, what
 // agents of a site say to each other. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot
-// network's answers), claim, reconcile, override.
+// network's answers), claim, members (who was cut off), reconcile, override.
 //
 // Imported by: cmd/skerry only. It never imports coordinator.
 //

@@ -23,7 +23,7 @@ import (
 // heads are what this agent has active.
 func (a *Agent) heads() uplink.Heads {
 	st := a.site.State()
-	return uplink.Heads{Trust: a.replica.TrustHead(), Intent: st.Head}
+	return uplink.Heads{Trust: a.replica.TrustHead(), Revocation: a.replica.RevocationHead(), Intent: st.Head}
 }
 
 // targets lists the coordinators of the trust document, after the address that the agent joined at.
@@ -52,6 +52,11 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
 			a.cfg.Logger.Warn("trust not pulled", "err", err)
 		}
 	}
+	if h.Revocation.Compare(a.replica.RevocationHead()) > 0 {
+		if err := a.pullRevocations(ctx, rt, "http://coordinator/u/1/revocations"); err != nil {
+			a.cfg.Logger.Warn("revocations not pulled", "err", err)
+		}
+	}
 	if err := a.pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
 		a.cfg.Logger.Warn("intent not pulled", "err", err)
 	}
@@ -74,6 +79,43 @@ func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
 		return err
 	}
 	return a.site.AddTrust(envs)
+}
+
+// pullRevocations takes what base has beyond ours; it acts at once.
+func (a *Agent) pullRevocations(ctx context.Context, rt http.RoundTripper, base string) error {
+	var envs []*intent.Envelope
+	err := envelopes(ctx, rt, fmt.Sprintf("%s?from=%d", base, a.replica.RevocationHead().Seq+1), func(env *intent.Envelope, _ int) error {
+		if envs = append(envs, env); len(envs) > maxRevocations {
+			return fmt.Errorf("cannot take more than %d documents at once", maxRevocations)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	before := a.replica.Revocations().Len()
+	err = a.replica.AddRevocations(envs)
+	a.auditRefusal("revocation.refused", err)
+	if n := a.replica.Revocations().Len(); n > before {
+		closed := a.closeGone()
+		a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
+		if jerr := a.journalEvent("revocation.learnt", fmt.Sprintf("%d more identities are revoked, %d sessions ended", n-before, closed)); jerr != nil {
+			a.cfg.Logger.Warn("event not journaled", "err", jerr)
+		}
+	}
+	return err
+}
+
+// maxRevocations bounds one pull: 4,096 documents of 64 entries are some hundred years of thefts.
+const maxRevocations = 4096
+
+// closeGone ends the sessions of who may not speak any more, and returns how many.
+func (a *Agent) closeGone() int {
+	v := a.replica.View()
+	if v == nil || a.end == nil {
+		return 0
+	}
+	return a.end.CloseIf(func(id trust.Identity) bool { return !v.Admits(id) })
 }
 
 func get(ctx context.Context, rt http.RoundTripper, url string) (*http.Response, error) {
@@ -116,46 +158,55 @@ func (a *Agent) pull(ctx context.Context, rt http.RoundTripper, base string, wan
 }
 
 func (a *Agent) pullOnce(ctx context.Context, rt http.RoundTripper, url string) (int, error) {
+	total, size := 0, 0
+	var envs []*intent.Envelope
+	flush := func() error {
+		n, err := a.replica.Receive(ctx, envs)
+		total += n
+		envs, size = nil, 0
+		a.auditRefusal("intent.refused", err)
+		return err
+	}
+	err := envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
+		envs, size = append(envs, env), size+octets
+		if len(envs) >= pullBatch || size >= pullBatchBytes {
+			return flush()
+		}
+		return nil
+	})
+	if len(envs) > 0 { // also of an answer that broke off: what came is whole and verified by itself
+		err = errors.Join(err, flush())
+	}
+	return total, err
+}
+
+// envelopes calls fn for each envelope that url gives, one per line, with its octets.
+func envelopes(ctx context.Context, rt http.RoundTripper, url string, fn func(*intent.Envelope, int) error) error {
 	res, err := get(ctx, rt, url)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer res.Body.Close()
 	sc := bufio.NewScanner(res.Body)
 	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
-	total, size := 0, 0
-	var envs []*intent.Envelope
-	flush := func() error {
-		n, err := a.site.Receive(ctx, envs)
-		total += n
-		envs, size = nil, 0
-		a.auditRefusal(err)
-		return err
-	}
 	for sc.Scan() {
 		env, err := document.Decode(sc.Bytes())
 		if err != nil {
-			return total, err
+			return err
 		}
-		envs, size = append(envs, env), size+len(sc.Bytes())
-		if len(envs) >= pullBatch || size >= pullBatchBytes {
-			if err := flush(); err != nil {
-				return total, err
-			}
+		if err := fn(env, len(sc.Bytes())); err != nil {
+			return err
 		}
 	}
-	if err := flush(); err != nil {
-		return total, err
-	}
-	return total, sc.Err()
+	return sc.Err()
 }
 
 // auditRefusal keeps what was refused as an event: replayed, forked, truncated or other-site intent.
-func (a *Agent) auditRefusal(err error) {
+func (a *Agent) auditRefusal(kind string, err error) {
 	if err == nil {
 		return
 	}
-	if jerr := a.journalEvent("intent.refused", err.Error()); jerr != nil {
+	if jerr := a.journalEvent(kind, err.Error()); jerr != nil {
 		a.cfg.Logger.Warn("event not journaled", "err", jerr)
 	}
 }
@@ -166,18 +217,27 @@ const peerPull = 15 * time.Second
 // follow pulls intent from peers that hold more: the agent without a session lives from it.
 func (a *Agent) follow(ctx context.Context) error {
 	a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
+	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
 	t := time.NewTicker(peerPull)
 	defer t.Stop()
 	for {
 		st := a.site.State()
 		a.gossip.SetHead(intent.StreamIntent, st.Head)
-		a.end.CloseIf(func(id trust.Identity) bool { return !a.replica.View().Admits(id) })
+		a.closeGone()
 		for _, m := range a.gossip.Members() {
 			hint := intent.Head{Epoch: m.Tags.Intent.Epoch, Seq: m.Tags.Intent.Seq}
-			if m.ID == a.id.Agent || !m.Alive || hint.Compare(st.Staged) <= 0 {
+			if m.ID == a.id.Agent || !m.Alive {
 				continue
 			}
 			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
+			if r := m.Tags.Revocation; (intent.Head{Epoch: r.Epoch, Seq: r.Seq}).Compare(a.replica.RevocationHead()) > 0 {
+				if err := a.pullRevocations(ctx, rt, "http://"+m.ID+"/m/1/revocations"); err != nil && ctx.Err() == nil {
+					a.cfg.Logger.Warn("revocations not pulled from peer", "peer", m.ID, "err", err)
+				}
+			}
+			if hint.Compare(st.Staged) <= 0 {
+				continue
+			}
 			if err := a.pull(ctx, rt, "http://"+m.ID+"/m/1/intent", hint); err != nil && ctx.Err() == nil {
 				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
 			}

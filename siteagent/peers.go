@@ -77,6 +77,7 @@ func (m *mesh) handler() http.Handler {
 	mux.HandleFunc("GET /m/1/claims", m.givePromises)
 	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
+	mux.HandleFunc("GET /m/1/revocations", m.giveRevocations)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.siteID {
@@ -181,6 +182,19 @@ func answerClaim(w http.ResponseWriter, err error) {
 func (m *mesh) giveIntent(w http.ResponseWriter, r *http.Request) {
 	if err := api.ServeIntent(feedOnly{m.site}, w, r, m.siteID); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+func (m *mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
+	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		http.Error(w, "from is no sequence number", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	if err := m.site.RevocationFeed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
+		m.log.Warn("revocations not given", "to", transport.PeerFrom(r.Context()).ID, "err", err)
 	}
 }
 

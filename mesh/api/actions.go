@@ -38,6 +38,7 @@ func (a *API) actions() {
 	huma.Register(a.huma, apply, a.applyMany)
 	a.siteActions()
 	a.tokenActions()
+	a.securityActions()
 }
 
 func (a *API) applyMany(ctx context.Context, in *struct {

@@ -46,6 +46,14 @@ type Backend interface {
 	JoinToken(ctx context.Context, by Caller, site string, r JoinTokenRequest) (*JoinTokenResult, error)
 	// UserToken makes a bearer token; it is shown once.
 	UserToken(ctx context.Context, by Caller, user string, r UserTokenRequest) (*UserTokenResult, error)
+	// Revoked tells whether (kind, id) was revoked, as far as is known here.
+	Revoked(kind intent.RevocationKind, id string) bool
+	// Revoke takes an identity away for ever. What is revoked already is no error.
+	Revoke(ctx context.Context, by Caller, r RevokeRequest) (*RevokeResult, error)
+	// Revocations lists what is revoked.
+	Revocations(ctx context.Context) (*RevocationList, error)
+	// Quarantine cuts an agent off at its site, or lets it back.
+	Quarantine(ctx context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error)
 	// Upload reads an asset's bytes to the end, stores and registers them.
 	Upload(ctx context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error)
 	// IntentFeed calls fn for the signed envelopes of the site's chain from seq on, in order.

@@ -117,6 +117,9 @@ func (a *API) caller(ctx context.Context, header string) (Caller, error) {
 		return Caller{}, err
 	}
 	by, err := Authenticate(c, token, time.Now())
+	if err == nil && (a.b.Revoked(intent.RevokeUser, by.User) || a.b.Revoked(intent.RevokeToken, by.Token)) {
+		by, err = Caller{}, ErrUnauthorized
+	}
 	if q, ok := ctx.Value(requestKey{}).(*request); ok {
 		q.user = by.User
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ type memory struct {
 	calls   []string
 	feed    []*intent.Envelope
 	fail    error
+	revoked []intent.Revocation
 }
 
 func newMemory(objects ...*intent.Object) *memory {
@@ -160,6 +162,23 @@ func (m *memory) Upload(_ context.Context, by Caller, name, class string, body i
 	}
 	o := &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindAsset, Metadata: intent.Metadata{Name: name, UID: "u", Rev: 1}, Spec: &intent.AssetSpec{Class: class, Size: uint64(len(b)), Digest: intent.DigestOf(b), Manifest: intent.DigestOf(b)}}
 	return o, m.call("upload %s %s %d by %s", name, class, len(b), by.User)
+}
+
+func (m *memory) Revoked(kind intent.RevocationKind, id string) bool {
+	return slices.ContainsFunc(m.revoked, func(r intent.Revocation) bool { return r.Kind == kind && r.ID == id })
+}
+
+func (m *memory) Revoke(_ context.Context, _ Caller, r RevokeRequest) (*RevokeResult, error) {
+	m.revoked = append(m.revoked, intent.Revocation{Kind: intent.RevocationKind(r.Kind), ID: r.ID, Reason: r.Reason})
+	return &RevokeResult{Entries: m.revoked}, nil
+}
+
+func (m *memory) Revocations(context.Context) (*RevocationList, error) {
+	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, nil
+}
+
+func (m *memory) Quarantine(_ context.Context, _ Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error) {
+	return &QuarantineResult{Agent: site + "/" + agent, On: r.On, N: 1, Agents: []string{}}, nil
 }
 
 func (m *memory) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {

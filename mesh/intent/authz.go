@@ -13,6 +13,7 @@ const (
 	VerbRelease Verb = "release"
 	VerbToken   Verb = "token"  // make join or user tokens
 	VerbUpload  Verb = "upload" // asset bytes
+	VerbRevoke  Verb = "revoke" // take an identity away: revocation for ever, quarantine at a site
 )
 
 func verbNames() []string {
@@ -64,6 +65,7 @@ func grants() []grantRow {
 		{"security", []Verb{VerbWrite}, securityKinds},
 		{"security", []Verb{VerbWrite}, accountKinds},
 		{"security", []Verb{VerbToken}, func(i KindInfo) bool { return i.Kind == KindUser }},
+		{"security", []Verb{VerbRevoke}, func(i KindInfo) bool { return i.Kind == KindAgent || i.Kind == KindUser }},
 		{"auditor", []Verb{VerbRead}, everyKind},
 	}
 }

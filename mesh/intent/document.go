@@ -14,6 +14,7 @@ const (
 	PayloadOverride   = "application/vnd.skerry.override.v1+json"
 	PayloadPermission = "application/vnd.skerry.permission.v1+json"
 	PayloadReceipt    = "application/vnd.skerry.receipt.v1+json"
+	PayloadQuarantine = "application/vnd.skerry.quarantine.v1+json"
 )
 
 // Bounds of documents; an envelope stays under Badger's 1 MiB value limit.
@@ -58,6 +59,25 @@ type Permission struct {
 	Claim      Epoch     `json:"claim"`
 	Cause      string    `json:"cause"` // "intent 4.1042" or "override lon1-..."
 	Fresh      string    `json:"fresh"` // beacon, operator or quota
+}
+
+// Quarantine is the payload of a site's own order to cut one of its agents off, or to let it back. The highest N per target
+// counts; of two with one N, the one that is on. It is signed by the agent that took it from a user.
+// Source: trust.md sections 4 and 6.
+type Quarantine struct {
+	Site   string           `json:"site"`
+	Agent  string           `json:"agent"` // who signs
+	Time   time.Time        `json:"time"`
+	Target QuarantineTarget `json:"target"`
+	N      uint64           `json:"n"` // from 1
+	On     bool             `json:"on"`
+	By     string           `json:"by"`
+	Reason string           `json:"reason"`
+}
+
+// QuarantineTarget names who is cut off.
+type QuarantineTarget struct {
+	Agent string `json:"agent"`
 }
 
 // Envelope is a DSSE v1 envelope in JSON. Payload and signatures are base64 in the wire form (encoding/json does it).

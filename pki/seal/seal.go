@@ -155,18 +155,11 @@ func (r *Ring) Add(s intent.SealedDEK) error {
 	if s.To != r.binding.Agent {
 		return nil
 	}
-	if s.Alg != AlgDEK {
-		return fmt.Errorf("cannot unwrap data key %d: algorithm %q: %w", s.DEK, clip(s.Alg), ErrSealed)
-	}
-	rec, err := hpke.NewRecipient(s.Enc, r.keys.seal, hpke.HKDFSHA256(), hpke.AES256GCM(), r.binding.info(s.DEK))
+	k, err := Unwrap(s, r.binding, r.keys)
 	if err != nil {
-		return fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)
+		return err
 	}
-	k, err := rec.Open(nil, s.CT)
-	if err != nil {
-		return fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)
-	}
-	d, err := dekOf(s.DEK, k)
+	d, err := dekOf(s.DEK, k.b)
 	if err != nil {
 		return err
 	}
@@ -174,6 +167,22 @@ func (r *Ring) Add(s intent.SealedDEK) error {
 	defer r.mu.Unlock()
 	r.deks[s.DEK] = d
 	return nil
+}
+
+// Unwrap opens what Wrap sealed to the agent of b, who holds keys. Errors: ErrSealed.
+func Unwrap(s intent.SealedDEK, b Binding, keys *Keys) (Secret, error) {
+	if s.Alg != AlgDEK {
+		return Secret{}, fmt.Errorf("cannot unwrap data key %d: algorithm %q: %w", s.DEK, clip(s.Alg), ErrSealed)
+	}
+	rec, err := hpke.NewRecipient(s.Enc, keys.seal, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(s.DEK))
+	if err != nil {
+		return Secret{}, fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)
+	}
+	k, err := rec.Open(nil, s.CT)
+	if err != nil {
+		return Secret{}, fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)
+	}
+	return Secret{k}, nil
 }
 
 // Open decrypts a record sealed to this agent. Errors: ErrNoDEK, ErrSealed.

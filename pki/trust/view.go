@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -142,6 +143,14 @@ func (s *RevocationSet) With(entries []intent.Revocation) *RevocationSet {
 // Has tells whether (kind, id) was revoked.
 func (s *RevocationSet) Has(kind intent.RevocationKind, id string) bool {
 	return s != nil && s.m[intent.Revocation{Kind: kind, ID: id}]
+}
+
+// Entries lists what is revoked, in no order, without reasons.
+func (s *RevocationSet) Entries() []intent.Revocation {
+	if s == nil {
+		return nil
+	}
+	return slices.Collect(maps.Keys(s.m))
 }
 
 // Len returns how many are revoked.

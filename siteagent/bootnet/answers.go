@@ -364,7 +364,7 @@ func (s *answers) byToken(token string) (reconcile.MachineView, error) {
 		return reconcile.MachineView{}, err
 	}
 	for _, b := range reconcile.Bindings(s.w.Journal) {
-		if b.Released || !same(sg.metadata(b), token) {
+		if b.Released || !sg.verifies(token, func(s signer) string { return s.metadata(b) }) {
 			continue
 		}
 		if v, ok := s.inst.control.View(b.Machine); ok && v.Binding != nil && v.Binding.Instance == b.Instance {

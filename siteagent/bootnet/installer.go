@@ -27,12 +27,12 @@ import (
 // installers answers the install protocol (boot.md section 6). Sessions are good at every agent: what one knows is in the
 // journal, and session ids verify by the site's boot key.
 type installers struct {
-	w       *effective.Site
-	self    string
-	domain  string
-	sign    ed25519.PrivateKey
-	bootKey func() (seal.Secret, error)
-	control *reconcile.Controller
+	w        *effective.Site
+	self     string
+	domain   string
+	sign     ed25519.PrivateKey
+	bootKeys func() ([]seal.Secret, error)
+	control  *reconcile.Controller
 	// forward asks the agent that owns the machine for the permission.
 	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	owner   func(id string) string
@@ -51,11 +51,11 @@ const (
 )
 
 func (i *installers) signers() (signer, error) {
-	s, err := i.bootKey()
+	keys, err := i.bootKeys()
 	if err != nil {
 		return signer{}, fmt.Errorf("cannot make boot tokens: %w", err)
 	}
-	return signer{s.Reveal()}, nil
+	return newSigner(keys)
 }
 
 // agentsFor lists the doors of all agents in the machine's order.
@@ -87,7 +87,7 @@ func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Sessio
 	now := time.Now()
 	for machine, r := range i.w.Journal.View(reconcile.KindWindow) {
 		var win reconcile.Window
-		if json.Unmarshal(r.Body, &win) != nil || !same(sg.boot(win), h.Token) {
+		if json.Unmarshal(r.Body, &win) != nil || !sg.verifies(h.Token, func(s signer) string { return s.boot(win) }) {
 			continue
 		}
 		if old, ok := claim.Load[reconcile.Session](i.w.Journal, reconcile.KindSession, machine); ok && old.Nonce == win.Nonce {

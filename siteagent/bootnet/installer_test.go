@@ -32,6 +32,7 @@ type bench struct {
 	site    *effective.Site
 	inst    *installers
 	answers *answers
+	keys    []seal.Secret
 }
 
 // alone is the sight of a site with one agent.
@@ -72,7 +73,7 @@ func (b *bench) founding() []*intent.Envelope {
 func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	b := &bench{t: t, author: author}
+	b := &bench{t: t, author: author, keys: []seal.Secret{seal.NewSecret([]byte("boot key of the test"))}}
 	var db *state.DB
 	b.replica, db = sitetest.OpenReplica(t, t.TempDir(), author, id)
 	t.Cleanup(func() {
@@ -93,8 +94,8 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	})
 	s := New(Config{
 		Site: b.site, Self: id, Domain: "edge.example", Sign: author.Writer, Control: control, Log: log,
-		BootKey: func() (seal.Secret, error) { return seal.NewSecret([]byte("boot key of the test")), nil },
-		Owner:   func(string) string { return id },
+		BootKeys: func() ([]seal.Secret, error) { return b.keys, nil },
+		Owner:    func(string) string { return id },
 	})
 	b.inst, b.answers = s.inst, s.answers
 	return b

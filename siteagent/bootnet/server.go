@@ -34,10 +34,11 @@ type Config struct {
 	Boot    []string // addresses of this host on boot networks; nothing listens elsewhere
 	IPXEDir string   // loaders, as Debian's package ipxe has them
 	Web     *tls.Certificate
-	Sign    ed25519.PrivateKey          // signs permissions
-	BootKey func() (seal.Secret, error) // the site's secret BootKeyName
-	Control *reconcile.Controller
-	Owner   func(device string) string // the agent that owns it now; empty: nobody
+	Sign    ed25519.PrivateKey // signs permissions
+	// BootKeys returns the site's boot keys: the one that makes tokens, then those that verify still.
+	BootKeys func() ([]seal.Secret, error)
+	Control  *reconcile.Controller
+	Owner    func(device string) string // the agent that owns it now; empty: nobody
 	// Forward asks the owner of a machine for a permission.
 	Forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	Blobs   *blob.Store
@@ -55,7 +56,7 @@ type Server struct {
 // New returns a server that answers nothing before Refresh and Listen.
 func New(cfg Config) *Server {
 	inst := &installers{
-		w: cfg.Site, self: cfg.Self, domain: cfg.Domain, sign: cfg.Sign, bootKey: cfg.BootKey, control: cfg.Control, forward: cfg.Forward,
+		w: cfg.Site, self: cfg.Self, domain: cfg.Domain, sign: cfg.Sign, bootKeys: cfg.BootKeys, control: cfg.Control, forward: cfg.Forward,
 		owner: cfg.Owner, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{},
 	}
 	return &Server{cfg: cfg, inst: inst, answers: &answers{

@@ -5,17 +5,43 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
 // BootKeyName is the secret that every agent of the site holds, and nobody else (trust.md section 7).
 const BootKeyName = "skerry-boot"
 
-// signer makes the site's short tokens from its boot key: any agent verifies what another one made.
-type signer struct{ key []byte }
+// signer makes the site's short tokens from its boot key: any agent verifies what another one made. Keys that were replaced
+// lately verify still, so that a renewal ends no boot that is under way; they make nothing.
+type signer struct {
+	key []byte
+	old [][]byte
+}
+
+func newSigner(keys []seal.Secret) (signer, error) {
+	if len(keys) == 0 {
+		return signer{}, errors.New("no boot key")
+	}
+	s := signer{key: keys[0].Reveal()}
+	for _, k := range keys[1:] {
+		s.old = append(s.old, k.Reveal())
+	}
+	return s, nil
+}
+
+// verifies tells whether make, under one of the keys, gives token.
+func (s signer) verifies(token string, make func(signer) string) bool {
+	ok := same(make(s), token)
+	for _, k := range s.old {
+		ok = same(make(signer{key: k}), token) || ok
+	}
+	return ok
+}
 
 func (s signer) mac(purpose string, parts ...string) string {
 	h := hmac.New(sha256.New, s.key)
@@ -45,8 +71,8 @@ func (s signer) sessionMachine(id string, nonceOf func(machine string) string) (
 	if len(parts) != 3 || len(id) > 256 {
 		return "", false
 	}
-	want := s.mac("session", parts[0], nonceOf(parts[0]), parts[1])
-	return parts[0], hmac.Equal([]byte(want), []byte(parts[2]))
+	nonce := nonceOf(parts[0])
+	return parts[0], s.verifies(parts[2], func(s signer) string { return s.mac("session", parts[0], nonce, parts[1]) })
 }
 
 // metadata returns the token of an installed machine's metadata; it dies with the generation.

@@ -17,14 +17,15 @@ import (
 
 // Buckets of the site's state.
 const (
-	bucketMeta   = "meta"   // head (active), staged
-	bucketTrust  = "trust"  // seq: envelope
-	bucketIntent = "intent" // seq: envelope, staged ones too
-	bucketObject = "object" // uid: object as published
-	bucketTomb   = "tomb"   // uid: tombstone
-	bucketAck    = "ack"    // override id: ack
-	bucketSealed = "sealed" // dek/N: data key; rec/NAME: record; both sealed to this agent
-	bucketRoster = "roster" // latest: roster
+	bucketMeta       = "meta"       // head (active), staged
+	bucketTrust      = "trust"      // seq: envelope
+	bucketIntent     = "intent"     // seq: envelope, staged ones too
+	bucketObject     = "object"     // uid: object as published
+	bucketTomb       = "tomb"       // uid: tombstone
+	bucketAck        = "ack"        // override id: ack
+	bucketSealed     = "sealed"     // dek/N: data key; rec/NAME: record; both sealed to this agent
+	bucketRoster     = "roster"     // latest: roster
+	bucketRevocation = "revocation" // seq/digest: envelope
 )
 
 // Replica is the signed state of a site as one agent has it: the last good state, and what was received beyond it. Safe for
@@ -38,19 +39,23 @@ type Replica struct {
 	log   *slog.Logger
 	floor *trust.Floor
 
-	mu       sync.Mutex // guards what follows; held over the store's write so that heads and objects move together
-	mark     state.Marks
-	trust    document.TrustChain
-	chain    document.IntentChain // stands at the staged head
-	active   intent.Head
-	objects  map[string]*intent.Object // by uid
-	tombs    map[string]intent.TombstoneObject
-	acks     map[string]intent.AckBody
-	sealed   map[string]intent.SealedRecord
-	roster   *intent.RosterBody
-	rejected string
-	rev      uint64
-	wake     chan struct{}
+	mu         sync.Mutex // guards what follows; held over the store's write so that heads and objects move together
+	mark       state.Marks
+	trust      document.TrustChain
+	revocation document.RevocationChain
+	revoked    *trust.RevocationSet
+	orders     map[string]Order     // quarantines, by agent
+	chain      document.IntentChain // stands at the staged head
+	active     intent.Head
+	objects    map[string]*intent.Object // by uid
+	tombs      map[string]intent.TombstoneObject
+	acks       map[string]intent.AckBody
+	sealed     map[string]intent.SealedRecord
+	roster     *intent.RosterBody // as signed
+	members    *intent.RosterBody // as effective
+	rejected   string
+	rev        uint64
+	wake       chan struct{}
 
 	view trust.Holder
 }
@@ -77,15 +82,15 @@ func Open(cfg Config) (*Replica, error) {
 		db: cfg.DB, marks: cfg.Marks, mark: cfg.Mark, id: cfg.Site, self: cfg.Self, ring: cfg.Ring, log: cfg.Log, floor: cfg.Floor,
 		wake: make(chan struct{}), rev: 1,
 		objects: map[string]*intent.Object{}, tombs: map[string]intent.TombstoneObject{}, acks: map[string]intent.AckBody{},
-		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{},
+		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{}, orders: map[string]Order{},
 	}
 	s.trust.Pin = cfg.Pin
 	if err := s.db.View(s.load); err != nil {
 		return nil, fmt.Errorf("cannot read intent of %s: %w", s.id, err)
 	}
-	if high := s.mark.Heads[intent.StreamIntent]; high.Compare(s.chain.Head) > 0 {
+	if !s.level() {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
-		if err := s.db.SetRecovering(fmt.Sprintf("state is at %d.%d, marks are at %d.%d", s.chain.Head.Epoch, s.chain.Head.Seq, high.Epoch, high.Seq)); err != nil {
+		if err := s.db.SetRecovering(fmt.Sprintf("intent is at %d.%d, revocations at %d, marks are at %v", s.chain.Head.Epoch, s.chain.Head.Seq, s.revocation.Head.Seq, s.mark.Heads)); err != nil {
 			return nil, err
 		}
 	}
@@ -112,9 +117,9 @@ func (s *Replica) load(tx *state.Tx) error {
 	}
 	s.chain = document.IntentChain{Site: s.id}
 	if s.trust.Body != nil {
-		s.chain.Writers = s.trust.Body.Writers
+		s.chain.Writers, s.revocation.Writers = s.trust.Body.Writers, s.trust.Body.Writers
 	}
-	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head} {
+	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head, "quarantine": &s.orders} {
 		if err := getJSON(tx, bucketMeta, key, to); err != nil {
 			return err
 		}
@@ -123,6 +128,7 @@ func (s *Replica) load(tx *state.Tx) error {
 		return err
 	}
 	return errors.Join(
+		s.loadRevocations(tx),
 		walkJSON(tx, bucketObject, func(uid string, o *intent.Object) { s.objects[uid] = o }),
 		walkJSON(tx, bucketTomb, func(uid string, t *intent.TombstoneObject) { s.tombs[uid] = *t }),
 		walkJSON(tx, bucketAck, func(id string, a *intent.AckBody) { s.acks[id] = *a }),
@@ -196,14 +202,15 @@ func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 		if err := s.db.Update(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
 			return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
 		}
-		s.chain.Writers = body.Writers
+		s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
 		s.floor.Observe(body.Issued)
 	}
 	return s.refreshView()
 }
 
-// refreshView makes the view of who may speak. The caller holds the lock or is alone.
+// refreshView makes the effective roster and the view of who may speak. The caller holds the lock or is alone.
 func (s *Replica) refreshView() error {
+	s.members = Effective(s.id, s.roster, s.revoked, s.orders)
 	if s.trust.Body == nil {
 		return nil
 	}
@@ -211,7 +218,7 @@ func (s *Replica) refreshView() error {
 	if err != nil {
 		return fmt.Errorf("cannot use trust %d: %w", s.trust.Head.Seq, err)
 	}
-	s.view.Set(v.WithRoster(s.id, s.roster))
+	s.view.Set(v.WithRoster(s.id, s.members).WithRevocations(s.revoked.Entries()))
 	return nil
 }
 
@@ -277,19 +284,29 @@ func (s *Replica) stage(entries []*intent.Entry, wires [][]byte) error {
 		}
 		return fmt.Errorf("cannot stage intent: %w", err)
 	}
-	if s.mark.Heads == nil {
-		s.mark.Heads = map[string]intent.Head{}
-	}
-	if head.Compare(s.mark.Heads[intent.StreamIntent]) > 0 { // marks are never lowered: a restored copy climbs up to them
-		s.mark.Heads[intent.StreamIntent] = head
-	}
-	s.mark.Floor = s.floor.Value()
-	if err := s.marks.Save(s.mark); err != nil {
-		return fmt.Errorf("cannot save marks: %w", err)
+	if err := s.saveMarks(); err != nil {
+		return err
 	}
 	if roster != nil {
 		s.roster = roster
 		return s.refreshView()
+	}
+	return nil
+}
+
+// saveMarks raises the marks to the heads of the streams. They are never lowered: a restored copy climbs up to them.
+func (s *Replica) saveMarks() error {
+	if s.mark.Heads == nil {
+		s.mark.Heads = map[string]intent.Head{}
+	}
+	for stream, h := range map[string]intent.Head{intent.StreamIntent: s.chain.Head, intent.StreamRevocation: s.revocation.Head} {
+		if h.Compare(s.mark.Heads[stream]) > 0 {
+			s.mark.Heads[stream] = h
+		}
+	}
+	s.mark.Floor = s.floor.Value()
+	if err := s.marks.Save(s.mark); err != nil {
+		return fmt.Errorf("cannot save marks: %w", err)
 	}
 	return nil
 }
@@ -309,9 +326,10 @@ type State struct {
 	Objects  []*intent.Object
 	Tombs    map[string]intent.TombstoneObject
 	Acks     map[string]intent.AckBody
-	Roster   *intent.RosterBody
-	Rev      uint64          // rises with each change
-	Wake     <-chan struct{} // closed by the next change
+	Roster   *intent.RosterBody // effective: who counts now
+	Signed   *intent.RosterBody // as published
+	Rev      uint64             // rises with each change
+	Wake     <-chan struct{}    // closed by the next change
 }
 
 // State returns the active intent.
@@ -319,7 +337,7 @@ func (s *Replica) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := State{
-		Head: s.active, Staged: s.chain.Head, Rejected: s.rejected, Roster: s.roster, Rev: s.rev, Wake: s.wake,
+		Head: s.active, Staged: s.chain.Head, Rejected: s.rejected, Roster: s.members, Signed: s.roster, Rev: s.rev, Wake: s.wake,
 		Tombs: make(map[string]intent.TombstoneObject, len(s.tombs)), Acks: make(map[string]intent.AckBody, len(s.acks)),
 	}
 	for _, o := range s.objects {
@@ -345,6 +363,13 @@ func (s *Replica) Secret(name string) (seal.Secret, error) {
 	return s.ring.Open(rec)
 }
 
+// SecretVersion returns the version of a secret that is sealed to this agent, 0 when there is none.
+func (s *Replica) SecretVersion(name string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sealed[name].Ver
+}
+
 // Feed calls fn for the envelopes of the chain from seq on, staged ones too: peers verify for themselves.
 func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	return s.db.View(func(tx *state.Tx) error {
@@ -358,11 +383,15 @@ func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	})
 }
 
-// Level tells whether the staged head has reached what this agent once had on disk.
+// Level tells whether intent and revocations have reached what this agent once had on disk.
 func (s *Replica) Level() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0
+	return s.level()
+}
+
+func (s *Replica) level() bool {
+	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0 && s.mark.Heads[intent.StreamRevocation].Compare(s.revocation.Head) <= 0
 }
 
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.

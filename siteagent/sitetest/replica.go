@@ -14,8 +14,19 @@ import (
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// OpenReplica opens the replica of an agent of the author's site in dir, with the trust document. The caller closes the store.
+// OpenReplica opens the replica of an agent of the author's site in dir, with the trust document. The agent has new keys: what was
+// sealed to it before stays closed. The caller closes the store.
 func OpenReplica(t testing.TB, dir string, a *Author, agent string) (*replica.Replica, *state.DB) {
+	t.Helper()
+	keys, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return OpenReplicaOf(t, dir, a, agent, keys)
+}
+
+// OpenReplicaOf is OpenReplica for an agent that holds keys.
+func OpenReplicaOf(t testing.TB, dir string, a *Author, agent string, keys *seal.Keys) (*replica.Replica, *state.DB) {
 	t.Helper()
 	key := make([]byte, 32)
 	log := slog.New(slog.DiscardHandler)
@@ -24,10 +35,6 @@ func OpenReplica(t testing.TB, dir string, a *Author, agent string) (*replica.Re
 		t.Fatal(err)
 	}
 	marks, mark, err := state.OpenMarks(dir, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := seal.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -202,7 +202,7 @@ func (a *app) agentCmd() *cobra.Command {
 		return err
 	}
 	c := &cobra.Command{
-		Use: "agent", Short: "Run a site agent", Args: args(),
+		Use: "agent", Short: "Run a site agent; list, revoke and quarantine agents", Args: args(),
 		Long: "Run a site agent. The first time it joins with --join TOKEN@HOST:PORT; after that it starts without anybody above it.\nConfiguration: one YAML file, then SKERRY_*, then flags.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := prepare(c); err != nil {
@@ -218,20 +218,23 @@ func (a *app) agentCmd() *cobra.Command {
 			return siteagent.Run(c.Context(), cfg)
 		},
 	}
-	f := c.PersistentFlags()
-	f.StringVar(&file, "config", "", "YAML file")
-	f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
-	f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
-	f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
-	f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
-	f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
-	f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
-	f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
-	f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
-	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB")
-	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
+	flags := func(c *cobra.Command) {
+		f := c.Flags()
+		f.StringVar(&file, "config", "", "YAML file")
+		f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
+		f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
+		f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
+		f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
+		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
+		f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
+		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
+		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
+		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB")
+		f.StringVar(&level, "log-level", level, "debug, info, warn or error")
+	}
+	flags(c)
 	conf := &cobra.Command{Use: "config", Short: "Look at the agent's configuration"}
-	conf.AddCommand(&cobra.Command{Use: "check", Short: "Check the configuration and print what it comes to", Args: args(), RunE: func(c *cobra.Command, _ []string) error {
+	check := &cobra.Command{Use: "check", Short: "Check the configuration and print what it comes to", Args: args(), RunE: func(c *cobra.Command, _ []string) error {
 		if err := prepare(c); err != nil {
 			return err
 		}
@@ -242,7 +245,9 @@ func (a *app) agentCmd() *cobra.Command {
 			t.row("listen.metrics", cfg.Metrics)
 			t.row("boot.ipxeDir", cfg.IPXEDir)
 		})
-	}})
-	c.AddCommand(conf)
+	}}
+	flags(check)
+	conf.AddCommand(check)
+	c.AddCommand(conf, a.agentListCmd(), a.agentRevokeCmd(), a.agentQuarantineCmd())
 	return c
 }

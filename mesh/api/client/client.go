@@ -332,3 +332,21 @@ func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader,
 	}
 	return out, nil
 }
+
+// Revoke takes an identity away for ever.
+func (c *Client) Revoke(ctx context.Context, r api.RevokeRequest) (*api.RevokeResult, error) {
+	out := &api.RevokeResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/revocations", nil, r, out)
+}
+
+// Revocations lists what is revoked.
+func (c *Client) Revocations(ctx context.Context) (*api.RevocationList, error) {
+	out := &api.RevocationList{}
+	return out, c.call(ctx, http.MethodGet, "/v1/revocations", nil, nil, out)
+}
+
+// Quarantine cuts an agent off at its site, or lets it back; the server is an agent of that site.
+func (c *Client) Quarantine(ctx context.Context, site, agent string, r api.QuarantineRequest) (*api.QuarantineResult, error) {
+	out := &api.QuarantineResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/agents/"+url.PathEscape(agent)+"/quarantine", nil, r, out)
+}

@@ -1,0 +1,120 @@
+package publish
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+)
+
+func revocationKey(seq uint64) string { return fmt.Sprintf("revocation/%016x", seq) }
+
+// Revocations is the domain's one revocation stream: grow-only, signed by the publisher's writer. Safe for concurrent use.
+type Revocations struct {
+	pub *Publisher
+
+	mu      sync.Mutex // guards what follows; held over a commit, so that the stream has one writer in this process
+	head    intent.Head
+	entries []intent.Revocation
+}
+
+// OpenRevocations reads the stream from the publisher's store.
+func OpenRevocations(ctx context.Context, p *Publisher) (*Revocations, error) {
+	r := &Revocations{pub: p}
+	err := p.Store.Range(ctx, "revocation/", "", func(e store.Entry) error {
+		env, err := document.Decode(e.Value)
+		if err != nil {
+			return err
+		}
+		b := &intent.RevocationBody{}
+		if err := intent.DecodeStrict(env.Payload, b); err != nil {
+			return err
+		}
+		r.head = intent.Head{Epoch: b.Epoch, Seq: b.Seq, Hash: env.Digest()}
+		r.entries = append(r.entries, b.Entries...)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read revocations: %w", err)
+	}
+	return r, nil
+}
+
+// Head returns the newest document's place; the zero Head when nothing was ever revoked.
+func (r *Revocations) Head() intent.Head {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.head
+}
+
+// Entries lists all that was revoked, oldest first.
+func (r *Revocations) Entries() []intent.Revocation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.entries)
+}
+
+// Has tells whether (kind, id) was revoked.
+func (r *Revocations) Has(kind intent.RevocationKind, id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.has(kind, id)
+}
+
+func (r *Revocations) has(kind intent.RevocationKind, id string) bool {
+	return slices.ContainsFunc(r.entries, func(e intent.Revocation) bool { return e.Kind == kind && e.ID == id })
+}
+
+// Add signs one document with the entries that are new, together with more; nothing new is no document. What it returns as added
+// is on disk. Errors: store.ErrConflict when another coordinator was faster.
+func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more store.Commit) (added int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e intent.Revocation) bool { return r.has(e.Kind, e.ID) })
+	if len(entries) == 0 {
+		return 0, nil
+	}
+	body := intent.RevocationBody{Header: document.Follow(r.head, intent.StreamRevocation, r.pub.Epoch, r.pub.Now()), Entries: entries}
+	if err := body.Validate(); err != nil {
+		return 0, err
+	}
+	payload, err := json.Marshal(body)
+	if err != nil {
+		return 0, fmt.Errorf("cannot encode revocation: %w", err)
+	}
+	env, err := document.Sign(intent.PayloadRevocation, payload, r.pub.Signer)
+	if err != nil {
+		return 0, fmt.Errorf("cannot sign revocation: %w", err)
+	}
+	wire, err := document.Encode(env)
+	if err != nil {
+		return 0, fmt.Errorf("cannot encode revocation: %w", err)
+	}
+	if more.Put == nil {
+		more.Put = map[string][]byte{}
+	}
+	more.Put[revocationKey(body.Seq)] = wire
+	more.If = append(more.If, store.Guard{Key: revocationKey(body.Seq)})
+	if _, err := r.pub.Store.Commit(ctx, more); err != nil {
+		return 0, fmt.Errorf("cannot keep revocation %d: %w", body.Seq, err)
+	}
+	r.head = intent.Head{Epoch: body.Epoch, Seq: body.Seq, Hash: env.Digest()}
+	r.entries = append(r.entries, entries...)
+	return len(entries), nil
+}
+
+// Feed calls fn for the envelopes of the stream from seq on, in order.
+func (r *Revocations) Feed(ctx context.Context, from uint64, fn func(*intent.Envelope) error) error {
+	return r.pub.Store.Range(ctx, "revocation/", revocationKey(from), func(e store.Entry) error {
+		env, err := document.Decode(e.Value)
+		if err != nil {
+			return fmt.Errorf("cannot read revocations: %w", err)
+		}
+		return fn(env)
+	})
+}

@@ -1,0 +1,191 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/seal"
+)
+
+// revoker takes identities away for ever, and draws the consequences: out of the roster, new boot keys, sessions closed.
+type revoker struct {
+	stream   *publish.Revocations
+	store    store.Store
+	objects  *objects
+	agents   *agents
+	sessions func() []uplink.SessionInfo
+	act      func() int // makes endpoint and sessions obey the new set; returns how many sessions ended
+}
+
+// revoke adds one identity to the stream. What is revoked already is no error: the consequences are drawn again.
+func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest) (*api.RevokeResult, error) {
+	entries, err := r.entriesOf(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	res := &api.RevokeResult{Entries: entries}
+	if site, agent, ok := strings.Cut(q.ID, "/"); ok && q.Kind == string(intent.RevokeAgent) {
+		if res.Exposed, err = r.exposed(ctx, site, agent); err != nil {
+			return nil, err
+		}
+	}
+	if !q.DryRun {
+		line, err := json.Marshal(audit{r.objects.now().UTC(), by.User, by.Token, fmt.Sprintf("revoke %s %s: %s", q.Kind, q.ID, q.Reason), nil})
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode audit line: %w", err)
+		}
+		key := fmt.Sprintf("audit/%016x-%s", r.objects.now().UnixNano(), newUID()[:8])
+		if _, err = r.stream.Add(ctx, entries, store.Commit{Put: map[string][]byte{key: line}}); err != nil {
+			return nil, storeError(err)
+		}
+		res.Closed = r.act()
+		if err := r.enforce(ctx); err != nil {
+			return nil, err
+		}
+	}
+	res.Head = r.stream.Head()
+	return res, nil
+}
+
+// entriesOf names what q takes away: of an agent its id and every key that the roster gave it.
+func (r *revoker) entriesOf(ctx context.Context, q api.RevokeRequest) ([]intent.Revocation, error) {
+	kind := intent.RevocationKind(q.Kind)
+	out := []intent.Revocation{{Kind: kind, ID: q.ID, Reason: q.Reason}}
+	c, _ := r.objects.Snapshot()
+	switch kind {
+	case intent.RevokeAgent:
+		site, agent, ok := strings.Cut(q.ID, "/")
+		e, err := r.store.Get(ctx, agentKey(site, agent))
+		if !ok || errors.Is(err, store.ErrAbsent) {
+			return nil, api.ErrNotFound
+		}
+		if err != nil {
+			return nil, storeError(err)
+		}
+		var ra intent.RosterAgent
+		if err := json.Unmarshal(e.Value, &ra); err != nil {
+			return nil, fmt.Errorf("cannot read keys of %s: %w", q.ID, err)
+		}
+		for _, spki := range ra.TLS {
+			out = append(out, intent.Revocation{Kind: intent.RevokeSPKI, ID: intent.DigestOf(spki).Hex(), Reason: "key of " + q.ID})
+		}
+	case intent.RevokeUser:
+		if c.Get(intent.Key{Kind: intent.KindUser, Name: q.ID}) == nil && !r.stream.Has(kind, q.ID) {
+			return nil, api.ErrNotFound
+		}
+	case intent.RevokeToken:
+		known := slices.ContainsFunc(c.List(intent.KindUser), func(o *intent.Object) bool {
+			return slices.ContainsFunc(o.Spec.(*intent.UserSpec).Tokens, func(t intent.UserToken) bool { return t.ID == q.ID })
+		})
+		if !known && !r.stream.Has(kind, q.ID) {
+			return nil, api.ErrNotFound
+		}
+	case intent.RevokeSPKI:
+		if d, err := intent.ParseDigest("sha256:" + q.ID); err != nil || d.Hex() != q.ID {
+			return nil, api.Refuse("spki is the hex SHA-256 of a key, 64 digits")
+		}
+	}
+	return out, nil
+}
+
+// exposed lists the secrets that an agent was told: they are to be changed at their source.
+func (r *revoker) exposed(ctx context.Context, site, agent string) ([]string, error) {
+	var out []string
+	prefix := toldKey(site, agent, "")
+	err := r.store.Range(ctx, prefix, "", func(e store.Entry) error {
+		if name := strings.TrimPrefix(e.Key, prefix); name != bootKey { // renewed by us
+			out = append(out, name)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// enforce draws the consequences of all that was revoked; a coordinator that died half-way does it when it starts.
+func (r *revoker) enforce(ctx context.Context) error {
+	c, _ := r.objects.Snapshot()
+	for _, e := range r.stream.Entries() {
+		if e.Kind != intent.RevokeAgent {
+			continue
+		}
+		site, agent, _ := strings.Cut(e.ID, "/")
+		if err := r.agents.secrets.renewBootKey(ctx, site, "revoked "+agent); err != nil {
+			return fmt.Errorf("cannot renew boot key of %s: %w", site, err)
+		}
+		key := intent.Key{Kind: intent.KindAgent, Scope: site, Name: agent}
+		if c.Get(key) == nil {
+			continue
+		}
+		by := apiCaller("revocation", "coordinator")
+		if _, err := r.objects.Apply(ctx, by, api.Batch{Delete: []intent.Key{key}, Reason: "agent " + e.ID + " was revoked"}, store.Commit{}); err != nil {
+			return fmt.Errorf("cannot remove revoked agent %s: %w", e.ID, err)
+		}
+	}
+	return nil
+}
+
+// list shows what is revoked, and how far each site with a session has heard of it.
+func (r *revoker) list() *api.RevocationList {
+	l := &api.RevocationList{Head: r.stream.Head(), Entries: r.stream.Entries(), Agents: []api.RevocationSeen{}}
+	for _, s := range r.sessions() {
+		l.Agents = append(l.Agents, api.RevocationSeen{Agent: s.Site + "/" + s.Agent, Seq: s.Applied.Revocation.Seq, Heard: s.Heard.UTC()})
+	}
+	return l
+}
+
+// serve gives agents the stream from ?from= on, one envelope per line.
+func (r *revoker) serve(w http.ResponseWriter, q *http.Request) {
+	from, err := strconv.ParseUint(q.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		http.Error(w, "from is no sequence number", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	err = r.stream.Feed(q.Context(), from, func(env *intent.Envelope) error {
+		b, err := document.Encode(env)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(w, string(b)+"\n")
+		return err
+	})
+	if err != nil {
+		panic(http.ErrAbortHandler) // cuts the answer, so that the agent does not take a part for the whole
+	}
+}
+
+// renewBootKey makes the next version of a site's boot key, once per cause.
+func (s *secrets) renewBootKey(ctx context.Context, site, cause string) error {
+	marker := "renewed/" + site + "/" + cause
+	if _, err := s.store.Get(ctx, marker); !errors.Is(err, store.ErrAbsent) {
+		return err
+	}
+	ver, err := s.version(ctx, site, bootKey)
+	if err != nil {
+		return err
+	}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails: crypto/rand, Go 1.24
+	c := store.Commit{If: []store.Guard{{Key: marker}}, Put: map[string][]byte{marker: []byte("1")}}
+	if err := s.put(c.Put, site, bootKey, ver+1, seal.NewSecret(key)); err != nil {
+		return err
+	}
+	if _, err := s.store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	return nil
+}

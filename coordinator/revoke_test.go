@@ -1,0 +1,138 @@
+package coordinator
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+)
+
+func (s *scene) revoke(kind intent.RevocationKind, id string, dry bool) (*api.RevokeResult, error) {
+	return s.backend.Revoke(s.Context(), s.admin, api.RevokeRequest{Kind: string(kind), ID: id, Reason: "stolen", DryRun: dry})
+}
+
+// A revoked agent leaves the roster for ever, by name and by key; the site gets a new boot key, sealed to who is left, and the
+// answer says what the thief could read. It is so after a restart too.
+func TestRevokeAgent(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	a1 := s.join("lon1", "a1")
+	a2 := s.join("lon1", "a2")
+	s.sync("lon1")
+	first := s.told("lon1", "a1", a1)[bootKey]
+	if first == "" || first != s.told("lon1", "a2", a2)[bootKey] {
+		t.Fatalf("the boot key of a1 is %q", first)
+	}
+	res, err := s.revoke(intent.RevokeAgent, "lon1/a2", true)
+	if err != nil || res.Head.Seq != 0 || !cmp.Equal(res.Exposed, []string{"bmc"}) || len(res.Entries) != 2 {
+		t.Errorf("the dry run says %+v, %v", res, err)
+	}
+	head := s.sync("lon1")
+	for range 2 { // the same wish again adds nothing
+		res, err = s.revoke(intent.RevokeAgent, "lon1/a2", false)
+		if err != nil || res.Head.Seq != 1 || !cmp.Equal(res.Exposed, []string{"bmc"}) {
+			t.Fatalf("revoke says %+v, %v", res, err)
+		}
+	}
+	for restarted := range 2 {
+		if s.object(intent.KindAgent, "lon1", "a2") != nil {
+			t.Error("a2 is an object still")
+		}
+		if s.sync("lon1") == head {
+			t.Error("the chain is silent about it")
+		}
+		if r, err := s.agents.Roster(t.Context(), "lon1"); err != nil || len(r.Agents) != 1 || r.Agents[0].ID != "a1" {
+			t.Errorf("the roster has %d agents, %v; want a1 alone", len(r.Agents), err)
+		}
+		now := s.told("lon1", "a1", a1)[bootKey]
+		if now == first || !strings.HasPrefix(now, "2 ") {
+			t.Errorf("a1's boot key is version %.1s, want 2", now)
+		}
+		if got := s.told("lon1", "a2", a2)[bootKey]; got != first {
+			t.Errorf("a2 reads boot key %q after it was revoked", got)
+		}
+		if !s.revoker.stream.Has(intent.RevokeAgent, "lon1/a2") || s.view.View().Revoked.Len() != 2 {
+			t.Errorf("a2 speaks on: %d revoked", s.view.View().Revoked.Len())
+		}
+		if restarted == 0 {
+			s.restart()
+		}
+	}
+	if got := string(s.everything()); !strings.Contains(got, "revoke agent lon1/a2: stolen") {
+		t.Error("no audit line")
+	}
+	var seqs []uint64
+	chain := document.RevocationChain{Writers: s.trust.Body.Writers}
+	err = s.revoker.stream.Feed(t.Context(), 1, func(env *intent.Envelope) error {
+		b, err := chain.Accept(env)
+		if err == nil {
+			seqs = append(seqs, b.Seq)
+		}
+		return err
+	})
+	if err != nil || !cmp.Equal(seqs, []uint64{1}) {
+		t.Errorf("the stream holds %v, %v", seqs, err)
+	}
+}
+
+// What was revoked does not join again, neither under its name nor with its key.
+func TestRevokedDoesNotJoinAgain(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	keys := s.join("lon1", "a2")
+	if _, err := s.revoke(intent.RevokeAgent, "lon1/a2", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a2", "a3"} {
+		if err := s.admit("lon1", id, keys); err == nil || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("keys that were revoked join as %s: %v", id, err)
+		}
+	}
+	s.join("lon1", "a3")
+}
+
+// A revoked token and a revoked user are refused by the API at once, others are not; what does not exist is not revoked.
+func TestRevokeUserAndToken(t *testing.T) {
+	s := found1(t)
+	s.apply(`{"kind":"User","metadata":{"name":"ana"},"spec":{"bindings":[{"role":"auditor"}]}}`)
+	token := func() (string, string) {
+		t.Helper()
+		r, err := s.backend.UserToken(t.Context(), s.admin, "ana", api.UserTokenRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Token, strings.Split(r.Token, ".")[1]
+	}
+	one, id := token()
+	two, _ := token()
+	asks := func(token string) error {
+		_, err := s.serverFor(token).Whoami(t.Context())
+		return err
+	}
+	f := func(kind intent.RevocationKind, id string, want error) {
+		t.Helper()
+		if _, err := s.revoke(kind, id, false); !errors.Is(err, want) {
+			t.Errorf("revoke %s %s: %v, want %v", kind, id, err, want)
+		}
+	}
+	f(intent.RevokeToken, "nosuch", api.ErrNotFound)
+	f(intent.RevokeUser, "nosuch", api.ErrNotFound)
+	f(intent.RevokeAgent, "lon1/nosuch", api.ErrNotFound)
+	if _, err := s.revoke(intent.RevokeSPKI, "ABC", false); err == nil {
+		t.Error("a key that is no hash is revoked")
+	}
+	f(intent.RevokeToken, id, nil)
+	if asks(one) == nil || asks(two) != nil {
+		t.Errorf("with one token revoked: %v and %v", asks(one), asks(two))
+	}
+	f(intent.RevokeUser, "ana", nil)
+	if asks(two) == nil || asks(s.token) != nil {
+		t.Errorf("with the user revoked: %v; the administrator: %v", asks(two), asks(s.token))
+	}
+}

@@ -1,0 +1,112 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// RevokeRequest names what is taken away for ever.
+type RevokeRequest struct {
+	Kind   string `json:"kind" enum:"agent,spki,user,token"`
+	ID     string `json:"id" minLength:"1" maxLength:"200" doc:"SITE/AGENT, hex SHA-256 of a key, user's name or token's id"`
+	Reason string `json:"reason" minLength:"1" maxLength:"256"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
+
+// RevokeResult says what was revoked and what is to be done about it.
+type RevokeResult struct {
+	Head    intent.Head         `json:"head"` // of the revocation stream
+	Entries []intent.Revocation `json:"entries"`
+	Closed  int                 `json:"closed"`            // sessions that ended here at once
+	Exposed []string            `json:"exposed,omitempty"` // secrets of the site that the agent could read: change them at their source
+}
+
+// RevocationList is all that was revoked, and who has heard of it.
+type RevocationList struct {
+	Head    intent.Head         `json:"head"`
+	Entries []intent.Revocation `json:"entries"`
+	Agents  []RevocationSeen    `json:"agents"` // with a session now
+}
+
+// RevocationSeen is how far one agent has heard.
+type RevocationSeen struct {
+	Agent string    `json:"agent"` // SITE/AGENT
+	Seq   uint64    `json:"seq"`
+	Heard time.Time `json:"heard"`
+}
+
+// QuarantineRequest cuts an agent off at its site, or lets it back.
+type QuarantineRequest struct {
+	On     bool   `json:"on"`
+	Reason string `json:"reason" minLength:"1" maxLength:"256"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
+
+// QuarantineResult says how the site's agents are then.
+type QuarantineResult struct {
+	Agent      string   `json:"agent"` // SITE/AGENT
+	On         bool     `json:"on"`
+	N          uint64   `json:"n"`          // of the order; the highest counts
+	Generation uint64   `json:"generation"` // of the effective roster
+	Agents     []string `json:"agents"`     // the effective roster
+	Closed     int      `json:"closed"`     // sessions that ended here at once
+}
+
+// securityActions registers what takes identities away.
+func (a *API) securityActions() {
+	revoke := a.op(http.MethodPost, "/v1/revocations", "revoke", "Take an agent, key, user or token away for ever", "Security")
+	huma.Register(a.huma, revoke, func(ctx context.Context, in *struct{ Body RevokeRequest }) (*struct{ Body *RevokeResult }, error) {
+		if err := a.authorise(ctx, revocationRequest(in.Body)); err != nil {
+			return nil, problem(err)
+		}
+		r, err := a.b.Revoke(ctx, callerFrom(ctx), in.Body)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *RevokeResult }{r}, nil
+	})
+	list := a.op(http.MethodGet, "/v1/revocations", "revocations", "What was revoked, and who has heard of it", "Security")
+	huma.Register(a.huma, list, func(ctx context.Context, _ *struct{}) (*struct{ Body *RevocationList }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
+			return nil, problem(err)
+		}
+		l, err := a.b.Revocations(ctx)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *RevocationList }{l}, nil
+	})
+	quarantine := a.op(http.MethodPost, "/v1/sites/{site}/agents/{agent}/quarantine", "quarantine-agent", "Cut an agent off at its site, or let it back", "Security")
+	huma.Register(a.huma, quarantine, func(ctx context.Context, in *struct {
+		Site  string `path:"site" maxLength:"63"`
+		Agent string `path:"agent" maxLength:"63"`
+		Body  QuarantineRequest
+	},
+	) (*struct{ Body *QuarantineResult }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		r, err := a.b.Quarantine(ctx, callerFrom(ctx), in.Site, in.Agent, in.Body)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *QuarantineResult }{r}, nil
+	})
+}
+
+// revocationRequest is what the table is asked: an agent belongs to its site, a bare key and accounts to none.
+func revocationRequest(r RevokeRequest) intent.Request {
+	q := intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent}
+	switch intent.RevocationKind(r.Kind) {
+	case intent.RevokeAgent:
+		q.Site, _, _ = strings.Cut(r.ID, "/")
+	case intent.RevokeUser, intent.RevokeToken:
+		q.Kind = intent.KindUser
+	}
+	return q
+}

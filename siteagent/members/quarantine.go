@@ -1,0 +1,189 @@
+package members
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
+)
+
+// Config is what a Keeper works with.
+type Config struct {
+	Domain, Site, Self string
+	Replica            *replica.Replica
+	Journal            *claim.Journal
+	Keys               *seal.Keys
+	// Alive lists the agents that this one sees, itself among them.
+	Alive      func() []claim.Member
+	Recovering func() bool
+	// Close ends the sessions of who may not speak any more, and returns how many.
+	Close func() int
+	Log   *slog.Logger
+}
+
+// Keeper keeps the site's own decisions about its agents. Safe for concurrent use.
+type Keeper struct {
+	Config
+	keys bootKeys
+}
+
+// New returns a keeper; Obey puts into force what the journal holds already.
+func New(cfg Config) *Keeper { return &Keeper{Config: cfg} }
+
+// kindQuarantine is the journal's kind of quarantine orders; the key is TARGET/N/SIGNER, so that none replaces another.
+const kindQuarantine = "quarantine"
+
+// Quarantine makes one signed act that cuts an agent off at its site, or lets it back. It works with nobody above.
+// Errors: api.ErrNotFound for an agent that the signed roster does not list.
+func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r api.QuarantineRequest) (*api.QuarantineResult, error) {
+	st := k.Replica.State()
+	if !lists(st.Signed, agent) {
+		return nil, api.ErrNotFound
+	}
+	if agent == k.Self {
+		return nil, api.Refuse("an agent neither quarantines itself nor lifts its own quarantine; ask another one of the site")
+	}
+	orders, _ := k.Replica.Orders()
+	have := orders[agent]
+	if have.On == r.On {
+		return k.result(agent, have, 0), nil // it is so already
+	}
+	order := replica.Order{N: have.N + 1, On: r.On}
+	if r.DryRun {
+		orders[agent] = order
+		res := k.result(agent, order, 0)
+		res.Agents, res.Generation = ids(replica.Effective(k.Site, st.Signed, k.Replica.Revocations(), orders))
+		return res, nil
+	}
+	q := intent.Quarantine{
+		Site: k.Site, Agent: k.Self, Time: time.Now().UTC(), Target: intent.QuarantineTarget{Agent: agent}, N: order.N, On: r.On, By: by.User, Reason: r.Reason,
+	}
+	payload, err := json.Marshal(q)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode quarantine: %w", err)
+	}
+	env, err := document.Sign(intent.PayloadQuarantine, payload, k.Keys.Sign)
+	if err != nil {
+		return nil, err
+	}
+	kind, what := "agent.quarantined", agent+" is cut off: "
+	if !r.On {
+		kind, what = "agent.released", agent+" is let back: "
+	}
+	err = k.Journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: kindQuarantine, Key: fmt.Sprintf("%s/%d/%s", agent, q.N, k.Self), Body: env},
+		reconcile.Event("", "", intent.Epoch{}, kind, what+r.Reason, map[string]string{"by": by.User, "token": by.Token, "n": fmt.Sprint(q.N)}))
+	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) { // it may be the peer that is to be cut off that does not answer
+		return nil, err
+	}
+	closed, err := k.Obey()
+	if err != nil {
+		return nil, err
+	}
+	return k.result(agent, order, closed), nil
+}
+
+func (k *Keeper) result(agent string, o replica.Order, closed int) *api.QuarantineResult {
+	res := &api.QuarantineResult{Agent: k.Site + "/" + agent, On: o.On, N: o.N, Closed: closed}
+	res.Agents, res.Generation = ids(k.Replica.State().Roster)
+	return res
+}
+
+func ids(r *intent.RosterBody) ([]string, uint64) {
+	out := []string{}
+	for _, a := range r.Agents {
+		out = append(out, a.ID)
+	}
+	return out, r.Generation
+}
+
+func lists(r *intent.RosterBody, agent string) bool {
+	return slices.ContainsFunc(r.Agents, func(a intent.RosterAgent) bool { return a.ID == agent })
+}
+
+// Obey puts the journal's orders into force and ends the sessions of whom they cut off; it returns how many. An order counts
+// when an agent of the signed roster signed it, whoever brought it; nobody decides about himself.
+func (k *Keeper) Obey() (closed int, err error) {
+	orders := map[string]replica.Order{}
+	roster := k.Replica.State().Signed
+	for _, r := range k.Journal.View(kindQuarantine) {
+		var env intent.Envelope
+		if json.Unmarshal(r.Body, &env) != nil {
+			continue // not ours, or of a later version: it changes nothing
+		}
+		q, err := openQuarantine(&env, roster)
+		if err != nil {
+			k.Log.Debug("quarantine order is not obeyed", "from", r.Agent, "err", err)
+			continue
+		}
+		if o := (replica.Order{N: q.N, On: q.On}); q.Site == k.Site && o.Outranks(orders[q.Target.Agent]) {
+			orders[q.Target.Agent] = o
+		}
+	}
+	changed, err := k.Replica.Obey(orders)
+	if !changed || err != nil {
+		return 0, err
+	}
+	return k.Close(), nil
+}
+
+// openQuarantine verifies that the agent which it names as its signer signed it, and that it is not about itself: a stolen box
+// does not let itself back.
+func openQuarantine(env *intent.Envelope, roster *intent.RosterBody) (*intent.Quarantine, error) {
+	var keys []ed25519.PublicKey
+	signer := map[string]string{}
+	for _, a := range roster.Agents {
+		for _, der := range a.Sign {
+			k, err := document.ParseKey(der)
+			if err != nil {
+				continue // a key that cannot be parsed signs nothing
+			}
+			keys = append(keys, k)
+			signer[document.KeyID(k)] = a.ID
+		}
+	}
+	k, err := document.SignedBy(env, intent.PayloadQuarantine, keys)
+	if err != nil {
+		return nil, err
+	}
+	q := &intent.Quarantine{}
+	if err := intent.DecodeStrict(env.Payload, q); err != nil {
+		return nil, fmt.Errorf("cannot decode quarantine: %w", err)
+	}
+	if q.Agent != signer[document.KeyID(k)] || q.Agent == q.Target.Agent || q.N == 0 {
+		return nil, fmt.Errorf("cannot accept quarantine %d by %q: %w", q.N, q.Agent, document.ErrSigner)
+	}
+	return q, nil
+}
+
+// Run puts quarantine orders into force as they come into the journal, and makes the boot key that they ask for.
+func (k *Keeper) Run(ctx context.Context) error {
+	for {
+		_, journaled := k.Journal.Rev()
+		moved := k.Replica.State().Wake
+		if _, err := k.Obey(); err != nil {
+			k.Log.Error("quarantine not kept", "err", err)
+		}
+		if err := k.renewBootKey(ctx); err != nil && ctx.Err() == nil {
+			k.Log.Warn("boot key not renewed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-journaled:
+		case <-moved:
+		}
+	}
+}
