@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -223,11 +224,14 @@ func (a *API) get(ctx context.Context, info intent.KindInfo, scope, name string)
 }
 
 func (a *API) put(ctx context.Context, info intent.KindInfo, in *writeInput) (*resultsOutput, error) {
+	key := intent.Key{Kind: info.Kind, Scope: in.Scope, Name: in.Name}
+	if err := a.authorisePath(ctx, info, key); err != nil {
+		return nil, problem(err)
+	}
 	o, err := intent.DecodeObject(in.RawBody)
 	if err != nil {
 		return nil, problem(err)
 	}
-	key := intent.Key{Kind: info.Kind, Scope: in.Scope, Name: in.Name}
 	if o.Key() != key {
 		return nil, problem(&Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: fmt.Sprintf("the document is %s, the path is %s; make them agree", o.Key(), key)})
 	}
@@ -278,6 +282,28 @@ func (a *API) apply(ctx context.Context, b Batch) (*resultsOutput, error) {
 	out := &resultsOutput{}
 	out.Body.Results = res
 	return out, nil
+}
+
+// authorisePath refuses whom the path alone shuts out, so that only who may write there learns what is wrong with a document. The
+// site of a project's object stands in the document: it is checked with it.
+func (a *API) authorisePath(ctx context.Context, info intent.KindInfo, key intent.Key) error {
+	c, _, err := a.b.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	by := callerFrom(ctx)
+	o := &intent.Object{Kind: key.Kind, Metadata: intent.Metadata{Name: key.Name}}
+	switch info.Scope {
+	case intent.ScopeSite:
+		o.Metadata.Site = key.Scope
+	case intent.ScopeProject:
+		o.Metadata.Project = key.Scope
+		by.Bindings = slices.Clone(by.Bindings)
+		for i := range by.Bindings {
+			by.Bindings[i].Site = ""
+		}
+	}
+	return authoriseWrite(c, by, o, nil)
 }
 
 // authoriseWrite checks the new and, when it exists, the stored object: nobody moves a thing out of somebody else's site.
