@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -58,7 +60,7 @@ type Config struct {
 
 // Served is one finished request.
 type Served struct {
-	What   string // script, loader, asset, nocloud, other
+	What   string // script, loader, asset, nocloud, other; malformed: what came was no request (Serve)
 	Remote netip.Addr
 	Name   string // MAC, loader, or the asset's digest; never a token
 	Status int
@@ -269,20 +271,17 @@ const (
 	stopTimeout   = 2 * time.Second // a write in progress belongs to a client that can ask another agent
 )
 
-// Serve answers on ln until ctx ends. Open transfers get two seconds to finish.
-func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
-	gate := make(chan struct{}, maxConns)
+// Serve answers on ln until ctx ends. Open transfers get two seconds to finish. seen, if set, hears of connections that sent
+// something which was no request; it must not block.
+func Serve(ctx context.Context, ln net.Listener, h http.Handler, seen func(Served), log *slog.Logger) error {
+	w := &watch{gate: make(chan struct{}, maxConns), seen: seen, asks: map[net.Conn]*atomic.Bool{}}
 	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ConnState: w.state, ConnContext: w.context,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	srv.ConnState = func(_ net.Conn, s http.ConnState) {
-		switch s {
-		case http.StateNew:
-			gate <- struct{}{} // when full, accepting waits until a connection closes: the kernel's queue is bounded
-		case http.StateClosed, http.StateHijacked:
-			<-gate
-		}
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			r.Context().Value(watchKey{}).(*atomic.Bool).Store(false)
+			h.ServeHTTP(rw, r)
+		}),
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -299,4 +298,47 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 	}
 	<-done
 	return nil
+}
+
+// watch bounds the connections and finds those whose octets never became a request: net/http refuses them by itself.
+type watch struct {
+	gate chan struct{}
+	seen func(Served)
+
+	mu   sync.Mutex // guards what follows
+	asks map[net.Conn]*atomic.Bool
+}
+
+type watchKey struct{}
+
+// asking returns the mark of a connection: true from its first octets until they have become a request.
+func (w *watch) asking(c net.Conn) *atomic.Bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.asks[c] == nil {
+		w.asks[c] = &atomic.Bool{}
+	}
+	return w.asks[c]
+}
+
+func (w *watch) context(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, watchKey{}, w.asking(c))
+}
+
+func (w *watch) state(c net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		w.gate <- struct{}{} // when full, accepting waits until a connection closes: the kernel's queue is bounded
+	case http.StateActive:
+		w.asking(c).Store(true)
+	case http.StateClosed, http.StateHijacked:
+		if w.asking(c).Load() && w.seen != nil {
+			remote, _ := netip.ParseAddrPort(c.RemoteAddr().String()) // the zero address of a socket that is none of IP's
+			w.seen(Served{What: "malformed", Remote: remote.Addr().Unmap(), Status: http.StatusBadRequest})
+		}
+		w.mu.Lock()
+		delete(w.asks, c)
+		w.mu.Unlock()
+		<-w.gate
+	}
 }

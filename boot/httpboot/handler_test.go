@@ -107,7 +107,7 @@ func newBench(t *testing.T) *bench {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, ln, NewHandler(cfg), cfg.Logger) }()
+	go func() { done <- Serve(ctx, ln, NewHandler(cfg), cfg.Seen, cfg.Logger) }()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		cancel()
@@ -223,6 +223,40 @@ func TestSeen(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Fatal(d)
+	}
+}
+
+// TestMalformedIsSeen: what never becomes a request is refused by net/http before a handler hears of it; it is counted all the same,
+// a good request and a port scan are not.
+func TestMalformedIsSeen(t *testing.T) {
+	b := newBench(t)
+	send := func(what string) {
+		t.Helper()
+		c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, what); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("")
+	for _, garbage := range []string{"\x16\x03\x01\x02\x00", "GET /\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "GET / HT"} {
+		send(garbage)
+		if got := <-b.seen; got.What != "malformed" || got.Status != 400 || got.Remote != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("%q is seen as %+v", garbage, got)
+		}
+	}
+	send("GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+	if got := <-b.seen; got.What != "other" {
+		t.Errorf("a good request is seen as %+v", got)
 	}
 }
 

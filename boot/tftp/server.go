@@ -59,7 +59,7 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, client: map[netip.Addr]int{}, counts: map[string]uint64{}}
 }
 
-// Counts returns transfers by outcome: ok, failed, absent, busy, panic.
+// Counts returns transfers by outcome: ok, failed, absent, busy, panic; malformed: what came was no request to read or write.
 func (s *Server) Counts() map[string]uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,6 +72,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	srv.SetBlockSize(blockSize)
 	srv.SetTimeout(timeout)
 	srv.SetRetries(retries)
+	srv.SetHook(hook{s})
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
@@ -89,6 +90,18 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	}
 	<-done
 	return nil
+}
+
+// hook counts what the library refuses before a handler hears of it: those failures name no client.
+type hook struct{ s *Server }
+
+func (hook) OnSuccess(tftp.TransferStats) {}
+
+func (h hook) OnFailure(t tftp.TransferStats, err error) {
+	var socket *net.OpError // ours, not the client's
+	if t.RemoteAddr == nil && !errors.As(err, &socket) {
+		h.s.count("malformed")
+	}
 }
 
 // serveOnce confines a panic of the library's parser to the packet that caused it.

@@ -97,6 +97,37 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// What is no request is counted, and the next client is served.
+func TestMalformedIsCounted(t *testing.T) {
+	s, addr := start(t, files{"loader": []byte("x")})
+	c, err := net.Dial("udp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	garbage := []string{"", "\x00", "\x00\x09hello", "\x00\x01no end", "\x00\x03\x00\x01stray data", "\x01\x00\x00\x00"}
+	for _, g := range garbage {
+		if _, err := c.Write([]byte(g)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client, err := tftp.NewClient(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.SetTimeout(2 * time.Second)
+	w, err := client.Receive("loader", "octet") // one socket, so it was read after the garbage
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteTo(io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Counts()["malformed"]; got != uint64(len(garbage)) {
+		t.Errorf("%d malformed packets counted, want %d", got, len(garbage))
+	}
+}
+
 func TestClean(t *testing.T) {
 	f := func(in, want string) {
 		t.Helper()

@@ -120,7 +120,7 @@ func (s *Server) Listen(run func(name string, fn func(context.Context) error)) e
 		if err != nil {
 			return fmt.Errorf("cannot serve boot HTTP: %w", err)
 		}
-		run("boot http", func(ctx context.Context) error { return httpboot.Serve(ctx, ln, handler, log) })
+		run("boot http", func(ctx context.Context) error { return httpboot.Serve(ctx, ln, handler, s.traffic.count, log) })
 		if err := serveInstall(run, ip, s.cfg.Web, inst, log); err != nil {
 			return err
 		}

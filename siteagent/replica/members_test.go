@@ -20,8 +20,10 @@ import (
 // The effective roster: who counts, and under which generation.
 func TestEffective(t *testing.T) {
 	roster := &intent.RosterBody{Generation: 7, Agents: []intent.RosterAgent{
-		{ID: "a1", Rank: 1, State: "agent", TLS: [][]byte{[]byte("k1")}}, {ID: "a2", Rank: 0, State: "agent", TLS: [][]byte{[]byte("k2")}},
-		{ID: "a3", Rank: 2, State: "agent", TLS: [][]byte{[]byte("k3")}}, {ID: "s1", Rank: 0, State: "spare"},
+		{ID: "a1", Rank: 1, State: "agent", TLS: [][]byte{[]byte("k1")}},
+		{ID: "a2", Rank: 0, State: "agent", TLS: [][]byte{[]byte("k2")}},
+		{ID: "a3", Rank: 2, State: "agent", TLS: [][]byte{[]byte("k3")}},
+		{ID: "s1", Rank: 0, State: "spare"},
 	}}
 	on := func(n uint64) replica.Order { return replica.Order{N: n, On: true} }
 	f := func(want string, generation uint64, orders map[string]replica.Order, revoked ...intent.Revocation) {

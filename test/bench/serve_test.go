@@ -54,7 +54,7 @@ func BenchmarkBootHTTP(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- httpboot.Serve(ctx, ln, httpboot.NewHandler(httpboot.Config{Assets: oneFile(path), Logger: log}), log)
+		ended <- httpboot.Serve(ctx, ln, httpboot.NewHandler(httpboot.Config{Assets: oneFile(path), Logger: log}), nil, log)
 	}()
 	b.Cleanup(func() { cancel(); <-ended })
 	peer := freeAddr(b)

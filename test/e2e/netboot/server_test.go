@@ -166,7 +166,7 @@ func serve(env string) error {
 	}})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.Run(ctx) })
-	g.Go(func() error { return httpboot.Serve(ctx, ln, h, log) })
+	g.Go(func() error { return httpboot.Serve(ctx, ln, h, nil, log) })
 	g.Go(func() error {
 		return tftp.New(tftp.Config{Loaders: loaders, Logger: log, Seen: func(_ netip.Addr, name string, n int64, err error) {
 			say(event{c.Self, "tftp", name, fmt.Sprint(n, " ", err)})
