@@ -19,6 +19,7 @@ type library struct {
 // libraries is the page of our dependencies as a table: one library lives in one room.
 func libraries() []library {
 	return []library{
+		{"filippo.io/age", []string{"pki/seal"}, "files of operators"},
 		{"github.com/VictoriaMetrics/metrics", []string{"*"}, "metrics"},
 		{"github.com/cloudflare/cfssl", []string{"pki/ca"}, "certificates"},
 		{"github.com/danielgtaylor/huma/v2", []string{"mesh/api"}, "OpenAPI 3.1"},
