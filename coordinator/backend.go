@@ -178,7 +178,7 @@ func (b *backend) JoinToken(ctx context.Context, _ api.Caller, site string, r ap
 	if err != nil {
 		return nil, err
 	}
-	rec := join.Record{ID: t.ID, Hash: t.Hash(), Site: site, Agent: r.Agent, Expires: b.now().Add(ttl).UTC().Truncate(time.Second)}
+	rec := join.Record{ID: t.ID, Hash: t.Hash(), Site: site, Agent: r.Agent, Spare: r.Spare, Expires: b.now().Add(ttl).UTC().Truncate(time.Second)}
 	v, err := json.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode token: %w", err)

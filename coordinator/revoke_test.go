@@ -10,6 +10,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/join"
+	"github.com/skerry-metal/skerry/pki/seal"
 )
 
 func (s *scene) revoke(kind intent.RevocationKind, id string, dry bool) (*api.RevokeResult, error) {
@@ -134,5 +136,77 @@ func TestRevokeUserAndToken(t *testing.T) {
 	f(intent.RevokeUser, "ana", nil)
 	if asks(two) == nil || asks(s.token) != nil {
 		t.Errorf("with the user revoked: %v; the administrator: %v", asks(two), asks(s.token))
+	}
+}
+
+// A spare waits in the roster and is told the secrets; its admission makes it an agent and takes out whom it replaced, once.
+func TestSpareIsSeated(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	s.join("lon1", "a2")
+	keys, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ans, err := s.grant(join.Grant{Site: "lon1", Agent: "s1", Spare: true}, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ans.Roster.State != intent.StateSpare || len(ans.Peers) != 2 {
+		t.Errorf("the spare is rostered as %q with %d peers", ans.Roster.State, len(ans.Peers))
+	}
+	s.sync("lon1")
+	if got := s.told("lon1", "s1", keys)["bmc"]; !strings.Contains(got, password) {
+		t.Errorf("the spare is told %q", got)
+	}
+	roster := func() string {
+		t.Helper()
+		s.sync("lon1")
+		r, err := s.agents.Roster(t.Context(), "lon1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, a := range r.Agents {
+			out = append(out, a.ID+":"+a.State)
+		}
+		return strings.Join(out, " ")
+	}
+	if got := roster(); got != "a1:agent a2:agent s1:spare" {
+		t.Errorf("roster %s", got)
+	}
+	admission := func(by *seal.Keys) *intent.Envelope {
+		t.Helper()
+		a := intent.Admission{Site: "lon1", Spare: "s1", Replaces: "a2", Addr: []string{"10.99.1.19:7444"}, Boot: []string{"10.88.0.19"}}
+		env, err := document.Sign(intent.PayloadAdmission, marshal(t, a), by.Sign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return env
+	}
+	stranger, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.backend.Admit(t.Context(), "lon1", admission(stranger)); err == nil {
+		t.Error("a stranger's admission is taken")
+	}
+	if err := s.backend.Admit(t.Context(), "par1", admission(keys)); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("at a site without agents: %v", err)
+	}
+	for range 2 {
+		if err := s.backend.Admit(t.Context(), "lon1", admission(keys)); err != nil {
+			t.Fatal(err)
+		}
+		if got := roster(); got != "a1:agent s1:agent" {
+			t.Errorf("roster %s", got)
+		}
+	}
+	if spec := s.object(intent.KindAgent, "lon1", "s1").Spec.(*intent.AgentSpec); spec.Management != "10.99.1.19:7444" || spec.Spare {
+		t.Errorf("the object of the spare is %+v", spec)
+	}
+	if _, err := s.grant(join.Grant{Site: "lon1", Agent: "a1", Spare: true}, stranger); err == nil {
+		t.Error("an agent's name is given to a spare")
 	}
 }

@@ -92,7 +92,7 @@ func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) 
 	if err != nil {
 		return nil, err
 	}
-	entry, leaf, web, err := a.certify(g, spec)
+	entry, leaf, web, err := a.certify(catalog, g, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -116,14 +116,19 @@ func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) 
 	if err != nil {
 		return nil, err
 	}
+	roster, err := a.Roster(ctx, g.Site)
+	if err != nil {
+		return nil, err
+	}
+	peers := slices.DeleteFunc(slices.Clone(roster.Agents), func(r intent.RosterAgent) bool { return r.ID == g.Agent })
 	return &join.Answer{
-		Domain: a.domain, Site: g.Site, Agent: g.Agent, Leaf: leaf, Web: web, CA: a.ca.Cert.Raw, Roster: *entry, Head: head,
+		Peers: peers, Domain: a.domain, Site: g.Site, Agent: g.Agent, Leaf: leaf, Web: web, CA: a.ca.Cert.Raw, Roster: *entry, Head: head,
 	}, nil
 }
 
 // agentSpec keeps what is known of a returning agent and gives a new one the next rank.
 func agentSpec(c *intent.Catalog, g join.Grant) (*intent.AgentSpec, error) {
-	spec := &intent.AgentSpec{Roles: g.Roles}
+	spec := &intent.AgentSpec{Roles: g.Roles, Spare: g.Spare}
 	if old, _, ok := intent.Lookup[*intent.AgentSpec](c, intent.KindAgent, g.Site, g.Agent); ok {
 		*spec = *old
 	} else {
@@ -133,6 +138,13 @@ func agentSpec(c *intent.Catalog, g join.Grant) (*intent.AgentSpec, error) {
 			}
 		}
 	}
+	if g.Spare {
+		if !spec.Spare {
+			return nil, fmt.Errorf("cannot make %s/%s a spare: an agent has that id", g.Site, g.Agent)
+		}
+		return spec, nil
+	}
+	spec.Spare = false
 	if len(g.Addr) == 0 {
 		return nil, fmt.Errorf("cannot admit %s/%s: it named no management address", g.Site, g.Agent)
 	}
@@ -140,20 +152,20 @@ func agentSpec(c *intent.Catalog, g join.Grant) (*intent.AgentSpec, error) {
 	return spec, nil
 }
 
-// certify issues the leaf for skerry-* protocols and the web leaf for the agent's addresses.
-func (a *agents) certify(g join.Grant, spec *intent.AgentSpec) (entry *intent.RosterAgent, leaf, web []byte, err error) {
+// certify issues the leaf for skerry-* protocols and the web leaf for the agent's addresses; a spare's is for those of all agents,
+// because it may come to stand where any of them stood.
+func (a *agents) certify(c *intent.Catalog, g join.Grant, spec *intent.AgentSpec) (entry *intent.RosterAgent, leaf, web []byte, err error) {
 	now := a.now()
 	l, err := a.ca.Issue(g.CSR, trust.Identity{Kind: trust.Agent, Site: g.Site, ID: g.Agent}, now)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	var ips []netip.Addr
-	if ap, err := netip.ParseAddrPort(spec.Management); err == nil {
-		ips = append(ips, ap.Addr())
-	}
-	for _, b := range spec.Boot {
-		if ip, err := netip.ParseAddr(b); err == nil {
-			ips = append(ips, ip)
+	ips := addressesOf(spec)
+	if spec.Spare {
+		for _, o := range c.List(intent.KindAgent) {
+			if o.Metadata.Site == g.Site {
+				ips = append(ips, addressesOf(o.Spec.(*intent.AgentSpec))...)
+			}
 		}
 	}
 	w, err := a.ca.IssueWeb(g.CSR, []string{g.Agent + "." + g.Site + "." + a.domain}, ips, now)
@@ -161,9 +173,35 @@ func (a *agents) certify(g join.Grant, spec *intent.AgentSpec) (entry *intent.Ro
 		return nil, nil, nil, err
 	}
 	return &intent.RosterAgent{
-		ID: g.Agent, Rank: uint16(spec.Rank), State: "agent", Roles: spec.Roles, Addr: []string{spec.Management}, Boot: spec.Boot,
+		ID: g.Agent, Rank: uint16(spec.Rank), State: stateOf(spec), Roles: spec.Roles, Addr: managementOf(spec), Boot: spec.Boot,
 		TLS: [][]byte{g.TLS}, Sign: [][]byte{g.Sign}, Seal: [][]byte{g.Seal}, Certs: [][]byte{l.Raw, w.Raw},
 	}, l.Raw, w.Raw, nil
+}
+
+func addressesOf(s *intent.AgentSpec) (ips []netip.Addr) {
+	if ap, err := netip.ParseAddrPort(s.Management); err == nil {
+		ips = append(ips, ap.Addr())
+	}
+	for _, b := range s.Boot {
+		if ip, err := netip.ParseAddr(b); err == nil {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
+func managementOf(s *intent.AgentSpec) []string {
+	if s.Management == "" {
+		return nil
+	}
+	return []string{s.Management}
+}
+
+func stateOf(s *intent.AgentSpec) string {
+	if s.Spare {
+		return intent.StateSpare
+	}
+	return intent.StateAgent
 }
 
 // Roster returns a site's roster as it was last published; nil for a site without agents.
@@ -229,7 +267,7 @@ func (a *agents) syncRoster(ctx context.Context, site string) (*intent.RosterBod
 			return nil, fmt.Errorf("cannot read keys of %s: %w", o.Key(), err)
 		}
 		spec := o.Spec.(*intent.AgentSpec)
-		ra.Addr, ra.Boot, ra.Roles, ra.Rank = []string{spec.Management}, spec.Boot, spec.Roles, uint16(spec.Rank)
+		ra.Addr, ra.Boot, ra.Roles, ra.Rank, ra.State = managementOf(spec), spec.Boot, spec.Roles, uint16(spec.Rank), stateOf(spec)
 		body.Agents = append(body.Agents, ra)
 	}
 	slices.SortFunc(body.Agents, func(x, y intent.RosterAgent) int { return int(x.Rank) - int(y.Rank) })

@@ -155,17 +155,22 @@ func (s *scene) join(site, id string) *seal.Keys {
 
 func (s *scene) admit(site, id string, keys *seal.Keys) error {
 	s.Helper()
-	csr, err := ca.NewRequest(keys.TLS)
-	tls, err1 := keys.TLSPublic()
-	sign, err2 := keys.SignPublic()
+	_, err := s.grant(join.Grant{Site: site, Agent: id, Addr: []string{"10.99.1.11:7444"}, Boot: []string{"10.88.0.11"}}, keys)
+	return err
+}
+
+// grant fills in what a newcomer with keys proves, and asks for g.
+func (s *scene) grant(g join.Grant, keys *seal.Keys) (*join.Answer, error) {
+	s.Helper()
+	var err, err1, err2 error
+	g.CSR, err = ca.NewRequest(keys.TLS)
+	g.TLS, err1 = keys.TLSPublic()
+	g.Sign, err2 = keys.SignPublic()
 	if err := errors.Join(err, err1, err2); err != nil {
 		s.Fatal(err)
 	}
-	_, err = s.agents.Grant(s.Context(), join.Grant{
-		Site: site, Agent: id, CSR: csr, TLS: tls, Sign: sign, Seal: keys.SealPublic(), Addr: []string{"10.99.1.11:7444"},
-		Boot: []string{"10.88.0.11"}, Source: netip.MustParseAddr("10.99.1.11"),
-	})
-	return err
+	g.Seal, g.Source = keys.SealPublic(), netip.MustParseAddr("10.99.1.11")
+	return s.agents.Grant(s.Context(), g)
 }
 
 // chain verifies a site's chain as an agent does and returns its entries.

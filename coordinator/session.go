@@ -42,6 +42,7 @@ func (c *Coordinator) sessionHandler() http.Handler {
 	mux.HandleFunc("GET /u/1/revocations", c.revoker.serve)
 	mux.HandleFunc("POST /u/1/report", c.takeReport)
 	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
+	mux.HandleFunc("POST /u/1/admissions", c.takeAdmission)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(c.blobs, c.cfg.Logger))
 	return mux
 }

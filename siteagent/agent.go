@@ -23,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/members"
+	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/blob"
@@ -32,12 +33,16 @@ import (
 
 // Config says how an agent runs. See Default.
 type Config struct {
-	Data       string   // directory for keys, state, assets
-	Join       string   // TOKEN@HOST:PORT, used once; ignored by an agent that has joined
-	Management string   // host:port of site API and mesh, TCP and UDP
-	Boot       []string // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
-	IPXEDir    string   // loaders, as Debian's package ipxe has them
-	Metrics    string   // host:port of /metrics over plain HTTP; empty: none
+	Data     string // directory for keys, state, assets
+	Join     string // TOKEN@HOST:PORT, used once; ignored by an agent that has joined
+	Spare    string // kit of a spare that takes the place of agent Replaces; used once, as Join is
+	Replaces string
+	// What opens the kit: the file of an age identity, or its passphrase.
+	KitIdentity, KitPassphrase string
+	Management                 string   // host:port of site API and mesh, TCP and UDP
+	Boot                       []string // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
+	IPXEDir                    string   // loaders, as Debian's package ipxe has them
+	Metrics                    string   // host:port of /metrics over plain HTTP; empty: none
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
 	Spread     time.Duration
 	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
@@ -75,7 +80,7 @@ type Agent struct {
 	over    *overrides
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
-	mesh    *mesh
+	mesh    *peers.Mesh
 	uplink  *uplink.Client
 	backend *backend
 	api     *api.API
@@ -97,6 +102,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if err := a.wire(); err != nil {
 		return errors.Join(err, a.close())
+	}
+	if err := a.enter(ctx); err != nil {
+		return errors.Join(err, a.end.Close(), a.close())
 	}
 	err = a.serve(ctx)
 	return errors.Join(err, a.replica.SaveMarks(), a.close())
@@ -147,7 +155,7 @@ func (a *Agent) open() error {
 	if err := a.replica.AddTrust(a.id.Trust); err != nil {
 		return err
 	}
-	if err := a.replica.SeedRoster(a.id.Roster); err != nil {
+	if err := a.replica.SeedRoster(append([]intent.RosterAgent{a.id.Roster}, a.id.Peers...)...); err != nil {
 		return err
 	}
 	if a.journal, err = claim.OpenJournal(a.db, a.id.Site, a.id.Agent, a.cfg.Logger); err != nil {
@@ -181,11 +189,13 @@ func (a *Agent) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	a.mesh = &mesh{siteID: a.id.Site, self: self, log: log, end: a.end, gossip: a.gossip, site: a.replica, journal: a.journal, blobs: a.blobs, started: time.Now()}
+	a.mesh = peers.New(peers.Config{
+		Site: a.id.Site, Self: self, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Blobs: a.blobs, Log: log,
+	})
 	a.journal.SetPeers(a.mesh)
 	a.members = members.New(members.Config{
 		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys,
-		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Log: log,
+		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Log: log, Addr: []string{a.cfg.Management}, Boot: a.cfg.Boot,
 	})
 	if _, err := a.members.Obey(); err != nil {
 		return err
@@ -194,10 +204,10 @@ func (a *Agent) wire() (err error) {
 	if err := a.claims.ReleaseStale(); err != nil {
 		return err
 	}
-	a.mesh.claims = a.claims
+	a.mesh.Claims = a.claims
 	a.wireSite()
 	a.wireAPI()
-	a.end.HandleHTTP(trust.ALPNMesh, a.mesh.handler())
+	a.end.HandleHTTP(trust.ALPNMesh, a.mesh.Handler())
 	return nil
 }
 
@@ -220,10 +230,10 @@ func (a *Agent) wireSite() {
 	_, web := a.id.certificates(a.keys)
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: web, Sign: a.keys.Sign,
-		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.owner,
-		Forward: a.mesh.forward, Blobs: a.blobs, Log: log,
+		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.Owner,
+		Forward: a.mesh.Forward, Blobs: a.blobs, Log: log,
 	})
-	a.mesh.permitHere = a.bootnet.PermitHere
+	a.mesh.PermitHere = a.bootnet.PermitHere
 }
 
 // wireAPI makes the session with a coordinator and the site's API.
@@ -275,6 +285,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("uplink", a.uplink.Run)
 	run("follow", a.follow)
 	run("members", a.members.Run)
+	run("admission", a.keepOffering)
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

@@ -15,11 +15,12 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/members"
+	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
-	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -28,7 +29,7 @@ type backend struct {
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB
-	mesh    *mesh
+	mesh    *peers.Mesh
 	control *reconcile.Controller
 	gossip  *gossip.Pool
 	uplink  func() bool
@@ -246,7 +247,7 @@ func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, actio
 	if site != b.w.ID() || !ok {
 		return nil, api.ErrNotFound
 	}
-	if owner := b.mesh.owner("machine/" + machine); owner != b.info.ID && action != "status" {
+	if owner := b.mesh.Owner("machine/" + machine); owner != b.info.ID && action != "status" {
 		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", owner, machine))
 	}
 	p, effect, err := b.control.Power(ctx, v, action)
@@ -333,6 +334,21 @@ func (b *backend) Quarantine(ctx context.Context, by api.Caller, site, agent str
 	return b.members.Quarantine(ctx, by, agent, r)
 }
 
+// Admit implements api.Backend.
+func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) error {
+	if site != b.w.ID() {
+		return api.ErrNotFound
+	}
+	err := b.members.Admit(ctx, env)
+	switch {
+	case errors.Is(err, document.ErrAdmission):
+		return api.Refuse(err.Error())
+	case errors.Is(err, members.ErrAlive):
+		return &api.Error{Status: http.StatusConflict, Type: "alive", Detail: err.Error()}
+	}
+	return err
+}
+
 // IntentFeed implements api.Backend.
 func (b *backend) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {
 	if site != b.w.ID() {
@@ -357,34 +373,6 @@ func (b *backend) report(boot string) intent.Report {
 		r.Arrays = append(r.Arrays, intent.ArrayReport{Project: k.Scope, Name: k.Name, Status: a})
 	}
 	return r
-}
-
-// feedOnly is the part of the backend that peers pull intent through.
-type feedOnly struct{ s *replica.Replica }
-
-// IntentFeed gives the chain, staged entries too.
-func (f feedOnly) IntentFeed(_ context.Context, _ string, from uint64, fn func(*intent.Envelope) error) error {
-	return f.s.Feed(from, fn)
-}
-
-// Snapshot returns the revision only.
-func (f feedOnly) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
-	return nil, f.s.State().Rev, nil
-}
-
-// Changed waits for a newer intent.
-func (f feedOnly) Changed(ctx context.Context, since uint64) (uint64, error) {
-	for {
-		st := f.s.State()
-		if st.Rev > since {
-			return st.Rev, nil
-		}
-		select {
-		case <-st.Wake:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
 }
 
 var _ api.Backend = (*backend)(nil)

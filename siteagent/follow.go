@@ -41,7 +41,22 @@ func (a *Agent) targets() []uplink.Target {
 // onUp offers the overrides as soon as a session stands.
 func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
 	a.cfg.Logger.Info("coordinator is reachable")
+	a.proposeAdmissions(ctx)
 	a.propose(ctx)
+}
+
+// proposeAdmissions brings up which spares took a place here; the roster is the answer.
+func (a *Agent) proposeAdmissions(ctx context.Context) {
+	for _, env := range a.members.Admissions() {
+		b, err := document.Encode(env)
+		if err != nil {
+			a.cfg.Logger.Error("admission not encoded", "err", err)
+			continue
+		}
+		if status, answer, err := a.post(ctx, "/u/1/admissions", b); err != nil || status != http.StatusOK {
+			a.cfg.Logger.Warn("admission not taken", "status", status, "answer", answer, "err", err)
+		}
+	}
 }
 
 // onHeads pulls what the coordinator has beyond us.
@@ -71,7 +86,7 @@ func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
 	}
 	defer res.Body.Close()
 	var envs []*intent.Envelope
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxPushed))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxTrust))
 	if err != nil {
 		return fmt.Errorf("cannot read trust: %w", err)
 	}
@@ -80,6 +95,9 @@ func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
 	}
 	return a.site.AddTrust(envs)
 }
+
+// maxTrust bounds the trust documents of one answer.
+const maxTrust = 16 << 20
 
 // pullRevocations takes what base has beyond ours; it acts at once.
 func (a *Agent) pullRevocations(ctx context.Context, rt http.RoundTripper, base string) error {
@@ -362,6 +380,9 @@ func (a *Agent) reports(ctx context.Context) error {
 			return nil
 		}
 		rev := a.backend.revision()
+		if rev != sent && a.uplink.Status().Up {
+			a.proposeAdmissions(ctx)
+		}
 		if !a.uplink.Status().Up || (rev == sent && time.Since(last) < reportAlive) {
 			continue
 		}
@@ -422,6 +443,12 @@ func answerReverse(w http.ResponseWriter, v any, err error) {
 		return
 	}
 	answerJSON(w, http.StatusOK, v)
+}
+
+func answerJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // a broken session is noticed by its owner
 }
 
 // keepMarks saves the time floor now and then.

@@ -22,16 +22,17 @@ import (
 // identity is who this agent is, as the coordinator decided when it joined. It is all that a cold start needs beside keys
 // and state.
 type identity struct {
-	Site        string             `json:"site"`
-	Agent       string             `json:"agent"`
-	Domain      string             `json:"domain"`
-	Pin         intent.Digest      `json:"pin"`
-	Coordinator []string           `json:"coordinator"`
-	Leaf        []byte             `json:"leaf"`
-	Web         []byte             `json:"web"`
-	CA          []byte             `json:"ca"`
-	Trust       []*intent.Envelope `json:"trust"`
-	Roster      intent.RosterAgent `json:"roster"`
+	Site        string               `json:"site"`
+	Agent       string               `json:"agent"`
+	Domain      string               `json:"domain"`
+	Pin         intent.Digest        `json:"pin"`
+	Coordinator []string             `json:"coordinator"`
+	Leaf        []byte               `json:"leaf"`
+	Web         []byte               `json:"web"`
+	CA          []byte               `json:"ca"`
+	Trust       []*intent.Envelope   `json:"trust"`
+	Roster      intent.RosterAgent   `json:"roster"`
+	Peers       []intent.RosterAgent `json:"peers,omitempty"` // the site's other agents when it joined
 }
 
 const (
@@ -54,7 +55,13 @@ func loadIdentity(ctx context.Context, cfg Config) (*identity, *seal.Keys, error
 	}
 	b, err := os.ReadFile(filepath.Join(dir, fileIdentity))
 	if errors.Is(err, fs.ErrNotExist) {
-		return joinSite(ctx, cfg, dir)
+		if cfg.Spare == "" {
+			return joinSite(ctx, cfg, dir)
+		}
+		if err := unpack(cfg, dir); err != nil {
+			return nil, nil, err
+		}
+		b, err = os.ReadFile(filepath.Join(dir, fileIdentity))
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read identity: %w", err)
@@ -75,7 +82,7 @@ const joinRetry = 3 * time.Second
 
 func joinSite(ctx context.Context, cfg Config, dir string) (*identity, *seal.Keys, error) {
 	if cfg.Join == "" {
-		return nil, nil, errors.New("cannot start: this agent has not joined a site; give --join TOKEN@HOST:PORT (`skerry token create --site SITE --agent ID` makes it)")
+		return nil, nil, errors.New("cannot start: this agent has not joined a site; give --join TOKEN@HOST:PORT (`skerry token create --site SITE --agent ID` makes it), or --spare KIT --replaces ID")
 	}
 	token, addr, err := join.ParseTarget(cfg.Join)
 	if err != nil {
@@ -85,13 +92,16 @@ func joinSite(ctx context.Context, cfg Config, dir string) (*identity, *seal.Key
 	if err != nil {
 		return nil, nil, err
 	}
-	about := join.About{Addr: []string{cfg.Management}, Boot: cfg.Boot}
+	about := join.About{Boot: cfg.Boot}
+	if cfg.Management != "" { // a spare has none yet
+		about.Addr = []string{cfg.Management}
+	}
 	for {
 		res, err := join.Join(ctx, &net.Dialer{Timeout: 10 * time.Second}, addr, token, keys, about)
 		if err == nil {
 			id := &identity{
 				Site: res.Answer.Site, Agent: res.Answer.Agent, Domain: res.Answer.Domain, Pin: token.Pin, Coordinator: []string{addr},
-				Leaf: res.Answer.Leaf, Web: res.Answer.Web, CA: res.Answer.CA, Trust: res.Trust, Roster: res.Answer.Roster,
+				Leaf: res.Answer.Leaf, Web: res.Answer.Web, CA: res.Answer.CA, Trust: res.Trust, Roster: res.Answer.Roster, Peers: res.Answer.Peers,
 			}
 			cfg.Logger.Info("joined", "site", id.Site, "agent", id.Agent)
 			return id, keys, saveIdentity(dir, id)

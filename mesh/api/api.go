@@ -53,6 +53,8 @@ type Backend interface {
 	// Revocations lists what is revoked.
 	Revocations(ctx context.Context) (*RevocationList, error)
 	// Quarantine cuts an agent off at its site, or lets it back.
+	// Admit takes the signed admission of a spare; who brings it does not matter.
+	Admit(ctx context.Context, site string, env *intent.Envelope) error
 	Quarantine(ctx context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error)
 	// Upload reads an asset's bytes to the end, stores and registers them.
 	Upload(ctx context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error)
@@ -161,6 +163,7 @@ type PowerResult struct {
 // JoinTokenRequest asks for a token of one agent.
 type JoinTokenRequest struct {
 	Agent string `json:"agent"`
+	Spare bool   `json:"spare,omitempty" doc:"for a kit that waits to take another agent's place"`
 	TTL   string `json:"ttl,omitempty"` // Go duration, at most and by default 24h
 }
 

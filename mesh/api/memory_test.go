@@ -181,6 +181,10 @@ func (m *memory) Quarantine(_ context.Context, _ Caller, site, agent string, r Q
 	return &QuarantineResult{Agent: site + "/" + agent, On: r.On, N: 1, Agents: []string{}}, nil
 }
 
+func (m *memory) Admit(context.Context, string, *intent.Envelope) error {
+	return Refuse("not an admission of this site's spare")
+}
+
 func (m *memory) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {
 	m.mu.Lock()
 	feed, fail := m.feed, m.fail

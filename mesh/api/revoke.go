@@ -57,8 +57,9 @@ type QuarantineResult struct {
 	Closed     int      `json:"closed"`     // sessions that ended here at once
 }
 
-// securityActions registers what takes identities away.
+// securityActions registers what takes identities away, and what gives a waiting one its place.
 func (a *API) securityActions() {
+	a.admissions()
 	revoke := a.op(http.MethodPost, "/v1/revocations", "revoke", "Take an agent, key, user or token away for ever", "Security")
 	huma.Register(a.huma, revoke, func(ctx context.Context, in *struct{ Body RevokeRequest }) (*struct{ Body *RevokeResult }, error) {
 		if err := a.authorise(ctx, revocationRequest(in.Body)); err != nil {
@@ -96,6 +97,25 @@ func (a *API) securityActions() {
 			return nil, problem(err)
 		}
 		return &struct{ Body *QuarantineResult }{r}, nil
+	})
+}
+
+// maxAdmission bounds one admission: some hundred octets, and their signature.
+const maxAdmission = 16 << 10
+
+// admissions takes spares. Nobody logs in: a spare has no user, and what counts is the signature of its rostered key.
+func (a *API) admissions() {
+	admit := a.op(http.MethodPost, "/v1/sites/{site}/admissions", "admit-spare", "Take the signed admission of a spare agent", "Security")
+	admit.Security, admit.Middlewares, admit.MaxBodyBytes = nil, nil, maxAdmission
+	huma.Register(a.huma, admit, func(ctx context.Context, in *struct {
+		Site string `path:"site" maxLength:"63"`
+		Body intent.Envelope
+	},
+	) (*struct{}, error) {
+		if err := a.b.Admit(ctx, in.Site, &in.Body); err != nil {
+			return nil, problem(err)
+		}
+		return &struct{}{}, nil
 	})
 }
 

@@ -37,6 +37,7 @@ func routeTable() map[string]route {
 		"revoke":           {roles: "security", body: `{"kind":"agent","id":"lon1/a9","reason":"stolen"}`},
 		"revocations":      {roles: "operator security auditor"},
 		"quarantine-agent": {roles: "security", body: `{"on":true,"reason":"stolen"}`},
+		"admit-spare":      {roles: all, open: true, body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
 		"watch":            {roles: all, list: true},
 		"events":           {roles: "operator security auditor"},
 		"intent":           {roles: "operator security auditor"},

@@ -174,7 +174,7 @@ func (p *Pool) NotifyMerge(ms []*serf.Member) error {
 		return nil
 	}
 	for _, a := range p.cfg.Roster().Agents {
-		if a.ID != m.Name || a.State != "agent" {
+		if a.ID != m.Name || a.State != intent.StateAgent {
 			continue
 		}
 		if at := p.addrOf(a.ID); at != nil && (!at.IP.Equal(m.Addr) || at.Port != int(m.Port)) {
@@ -332,7 +332,7 @@ func (p *Pool) Members() []Member {
 	}
 	var out []Member
 	for _, a := range p.cfg.Roster().Agents {
-		if a.State != "agent" {
+		if a.State != intent.StateAgent {
 			continue
 		}
 		m, ok := heard[a.ID]

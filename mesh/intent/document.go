@@ -2,6 +2,8 @@ package intent
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -15,6 +17,7 @@ const (
 	PayloadPermission = "application/vnd.skerry.permission.v1+json"
 	PayloadReceipt    = "application/vnd.skerry.receipt.v1+json"
 	PayloadQuarantine = "application/vnd.skerry.quarantine.v1+json"
+	PayloadAdmission  = "application/vnd.skerry.admission.v1+json"
 )
 
 // Bounds of documents; an envelope stays under Badger's 1 MiB value limit.
@@ -78,6 +81,37 @@ type Quarantine struct {
 // QuarantineTarget names who is cut off.
 type QuarantineTarget struct {
 	Agent string `json:"agent"`
+}
+
+// Admission is the payload with which a spare takes the place of an agent of its site. The spare signs it with the key that the
+// roster holds for it. Source: trust.md section 3.
+type Admission struct {
+	Site     string    `json:"site"`
+	Spare    string    `json:"spare"`
+	Replaces string    `json:"replaces"`
+	Time     time.Time `json:"time"`
+	Addr     []string  `json:"addr"` // where the new box is, as in RosterAgent
+	Boot     []string  `json:"boot"`
+}
+
+// Validate checks the shape. Errors: Problems.
+func (a *Admission) Validate() error {
+	c := &checker{}
+	c.label("site", a.Site)
+	c.label("spare", a.Spare)
+	c.label("replaces", a.Replaces)
+	if len(a.Addr) == 0 || len(a.Addr) > 8 || len(a.Boot) > 8 {
+		c.add("addr", "one to eight management addresses and at most eight boot addresses", "")
+	}
+	for i, m := range a.Addr {
+		if _, err := netip.ParseAddrPort(m); err != nil {
+			c.add(fmt.Sprintf("addr[%d]", i), fmt.Sprintf("%q is not an address with port", clip(m, 60)), "")
+		}
+	}
+	for i, b := range a.Boot {
+		c.addr(fmt.Sprintf("boot[%d]", i), b)
+	}
+	return c.ps.Err()
 }
 
 // Envelope is a DSSE v1 envelope in JSON. Payload and signatures are base64 in the wire form (encoding/json does it).
@@ -176,6 +210,12 @@ type RosterBody struct {
 	Generation uint64        `json:"generation"`
 	Agents     []RosterAgent `json:"agents"`
 }
+
+// The states of a rostered agent.
+const (
+	StateAgent = "agent" // speaks and decides
+	StateSpare = "spare" // certified and told the secrets; waits for its admission
+)
 
 // RosterAgent is one agent that may speak. Keys are base64 PKIX DER (tls, sign) or the HPKE public key (seal).
 type RosterAgent struct {

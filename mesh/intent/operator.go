@@ -47,10 +47,11 @@ type AgentSpec struct {
 	Boot       []string `json:"boot,omitempty"`
 	Roles      []string `json:"roles,omitempty"` // dhcp, bmc; empty = all
 	Rank       int      `json:"rank"`            // order of admission, 0-65535
+	Spare      bool     `json:"spare,omitempty"` // certified, and waiting to take another agent's place: it has no address yet
 }
 
 func (s *AgentSpec) validate(c *checker) {
-	if _, err := netip.ParseAddrPort(s.Management); err != nil {
+	if _, err := netip.ParseAddrPort(s.Management); err != nil && (!s.Spare || s.Management != "") {
 		c.add("management", fmt.Sprintf("%q is not an address with port", clip(s.Management, 60)), "write it like 10.99.1.11:7444")
 	}
 	for i, a := range s.Boot {

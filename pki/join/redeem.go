@@ -44,6 +44,7 @@ type Store interface {
 type Grant struct {
 	Site, Agent string
 	Roles       []string
+	Spare       bool   // a spare says no addresses: it has none yet
 	CSR         []byte // PKCS #10 DER; nothing but its key counts
 	TLS         []byte // PKIX DER, of the CSR
 	Sign        []byte // PKIX DER
@@ -172,7 +173,7 @@ func (r *Redeemer) talk(ctx context.Context, conn *tls.Conn, source netip.Addr) 
 		}
 		return nil, err
 	}
-	g.Site, g.Agent, g.Roles, g.Source = rec.Site, rec.Agent, rec.Roles, source
+	g.Site, g.Agent, g.Roles, g.Spare, g.Source = rec.Site, rec.Agent, rec.Roles, rec.Spare, source
 	return r.grant(ctx, rec.ID, spki, g)
 }
 

@@ -100,6 +100,7 @@ type Record struct {
 	Agent   string        `json:"agent"`
 	Roles   []string      `json:"roles,omitempty"`
 	Serial  string        `json:"serial,omitempty"`
+	Spare   bool          `json:"spare,omitempty"` // the newcomer waits to take another agent's place
 	Expires time.Time     `json:"expires"`
 	SpentBy intent.Digest `json:"spentBy"` // SPKI of the TLS key; zero: unspent
 	SpentAt time.Time     `json:"spentAt"`

@@ -67,16 +67,17 @@ type refusedMsg struct {
 
 // Answer is all that a new agent needs, once. Certificates are DER. Roster is its own entry; the others come by intent.
 type Answer struct {
-	Domain     string             `json:"domain"`
-	Site       string             `json:"site"`
-	Agent      string             `json:"agent"`
-	Leaf       []byte             `json:"leaf"`
-	Web        []byte             `json:"web"`
-	CA         []byte             `json:"ca"`
-	Revocation []*intent.Envelope `json:"revocation,omitempty"`
-	Roster     intent.RosterAgent `json:"roster"`
-	Secrets    intent.SecretBody  `json:"secrets"`
-	Head       intent.Head        `json:"head"` // the site's intent when it was granted
+	Domain     string               `json:"domain"`
+	Site       string               `json:"site"`
+	Agent      string               `json:"agent"`
+	Leaf       []byte               `json:"leaf"`
+	Web        []byte               `json:"web"`
+	CA         []byte               `json:"ca"`
+	Revocation []*intent.Envelope   `json:"revocation,omitempty"`
+	Roster     intent.RosterAgent   `json:"roster"`
+	Peers      []intent.RosterAgent `json:"peers,omitempty"` // the site's other agents, so that a site can be entered by any of them
+	Secrets    intent.SecretBody    `json:"secrets"`
+	Head       intent.Head          `json:"head"` // the site's intent when it was granted
 }
 
 // transcript is what the sign key signs: this connection and these keys, so that a proof cannot be replayed elsewhere.

@@ -46,6 +46,9 @@ func TestOperatorsFile(t *testing.T) {
 		if got, err := open(c.key, b.Bytes()); err != nil || !bytes.Equal(got, text) {
 			t.Errorf("%+v opens %d octets, %v", c.key, len(got), err)
 		}
+		if c.key.Identity == "" {
+			continue // each guess at a passphrase costs a second, by design
+		}
 		flipped := bytes.Clone(b.Bytes())
 		flipped[len(flipped)/2] ^= 1
 		for what, bad := range map[string][]byte{"flipped": flipped, "cut": b.Bytes()[:b.Len()-20], "empty": nil} {

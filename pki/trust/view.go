@@ -58,7 +58,7 @@ func (v *View) WithRoster(site string, r *intent.RosterBody) *View {
 	if r != nil {
 		m := make(map[string][]intent.Digest, len(r.Agents))
 		for _, a := range r.Agents {
-			if a.State != "agent" {
+			if a.State != intent.StateAgent {
 				continue
 			}
 			for _, spki := range a.TLS {

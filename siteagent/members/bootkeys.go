@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
 const (
@@ -99,14 +100,16 @@ func (k *Keeper) binding(agent string) seal.Binding {
 	return seal.Binding{Domain: k.Domain, Site: k.Site, Agent: agent}
 }
 
-// newBootKey makes a boot key of the site's own for the decisions that stand, sealed to every agent of the effective roster.
+// newBootKey makes a boot key of the site's own for the decisions that stand, sealed to every agent that
+// counts and to the spares that wait.
 func (k *Keeper) newBootKey(decisions uint64) (claim.Draft, error) {
 	dek, err := seal.NewDEK(decisions)
 	if err != nil {
 		return claim.Draft{}, err
 	}
 	s := siteBootKey{Decisions: decisions, Over: k.Replica.SecretVersion(bootnet.BootKeyName)}
-	for _, a := range k.Replica.State().Roster.Agents {
+	st := k.Replica.State()
+	for _, a := range slices.Concat(st.Roster.Agents, k.waiting(st)) {
 		if len(a.Seal) == 0 {
 			continue
 		}
@@ -119,9 +122,20 @@ func (k *Keeper) newBootKey(decisions uint64) (claim.Draft, error) {
 	return claim.Draft{Kind: kindBootKey, Key: fmt.Sprint(decisions), Body: s}, nil
 }
 
-// renewBootKey makes a new boot key when the site cut an agent off and this agent, the lowest-ranked alive, is the one to do it.
+// waiting lists the spares that may still be admitted.
+func (k *Keeper) waiting(st replica.State) (out []intent.RosterAgent) {
+	for _, a := range st.Signed.Agents {
+		barred := lists(st.Roster, a.ID) || k.Replica.Revoked(intent.RevokeAgent, k.Site+"/"+a.ID) || k.Replica.Decisions().Quarantined[a.ID].On
+		if a.State == intent.StateSpare && !barred {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// renewBootKey makes a new boot key when the site cut an agent off or admitted one, and this agent, the lowest-ranked alive, is the one to do it.
 func (k *Keeper) renewBootKey(ctx context.Context) error {
-	_, decisions := k.Replica.Orders()
+	decisions := k.Replica.Decisions().Count()
 	if decisions == 0 || k.Recovering() {
 		return nil
 	}

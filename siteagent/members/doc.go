@@ -1,7 +1,7 @@
 // Package members keeps what a site decides by itself about its own agents while nobody above may be there: who is cut off, who
-// is let back, and the boot key that such a decision makes necessary.
+// is let back, which spare takes a place, and the boot key that such a decision makes necessary.
 //
-// Holds: Keeper (quarantine orders, signed and journaled; the site's own boot keys).
+// Holds: Keeper (quarantine orders, signed and journaled; admissions and kits of spares, the site's own boot keys).
 //
 // Imported by: siteagent only.
 //

@@ -35,11 +35,16 @@ type agent struct {
 	closed int // how often sessions were gone through
 }
 
+// newSite makes agents, and spares from names that begin with "spare:".
 func newSite(t *testing.T, names ...string) *site {
 	t.Helper()
 	s := &site{T: t, author: sitetest.NewAuthor(t), dirs: map[string]string{}, keys: map[string]*seal.Keys{}, agents: map[string]*agent{}, gone: map[string]bool{}}
 	r := intent.RosterBody{Generation: 1}
 	for i, n := range names {
+		st := intent.StateAgent
+		if spare, ok := strings.CutPrefix(n, "spare:"); ok {
+			names[i], n, st = spare, spare, intent.StateSpare
+		}
 		k, err := seal.Generate()
 		if err != nil {
 			t.Fatal(err)
@@ -49,7 +54,7 @@ func newSite(t *testing.T, names ...string) *site {
 			t.Fatal(err)
 		}
 		s.keys[n], s.dirs[n] = k, t.TempDir()
-		r.Agents = append(r.Agents, intent.RosterAgent{ID: n, Rank: uint16(i), State: "agent", Sign: [][]byte{sign}, Seal: [][]byte{k.SealPublic()}})
+		r.Agents = append(r.Agents, intent.RosterAgent{ID: n, Rank: uint16(i), State: st, Sign: [][]byte{sign}, Seal: [][]byte{k.SealPublic()}})
 	}
 	roster := s.author.Entry(intent.EntryRoster, r)
 	for _, n := range names {

@@ -2,12 +2,12 @@ package members
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -30,13 +30,16 @@ type Config struct {
 	Recovering func() bool
 	// Close ends the sessions of who may not speak any more, and returns how many.
 	Close func() int
-	Log   *slog.Logger
+	// Addr and Boot are where this agent is reached; an admission says so.
+	Addr, Boot []string
+	Log        *slog.Logger
 }
 
 // Keeper keeps the site's own decisions about its agents. Safe for concurrent use.
 type Keeper struct {
 	Config
-	keys bootKeys
+	keys    bootKeys
+	obeying sync.Mutex // who obeys an order ends the sessions, and counts them
 }
 
 // New returns a keeper; Obey puts into force what the journal holds already.
@@ -55,16 +58,16 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	if agent == k.Self {
 		return nil, api.Refuse("an agent neither quarantines itself nor lifts its own quarantine; ask another one of the site")
 	}
-	orders, _ := k.Replica.Orders()
-	have := orders[agent]
+	d := k.Replica.Decisions()
+	have := d.Quarantined[agent]
 	if have.On == r.On {
 		return k.result(agent, have, 0), nil // it is so already
 	}
 	order := replica.Order{N: have.N + 1, On: r.On}
 	if r.DryRun {
-		orders[agent] = order
+		d.Quarantined[agent] = order
 		res := k.result(agent, order, 0)
-		res.Agents, res.Generation = ids(replica.Effective(k.Site, st.Signed, k.Replica.Revocations(), orders))
+		res.Agents, res.Generation = ids(replica.Effective(k.Site, st.Signed, k.Replica.Revocations(), d))
 		return res, nil
 	}
 	q := intent.Quarantine{
@@ -82,17 +85,27 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	if !r.On {
 		kind, what = "agent.released", agent+" is let back: "
 	}
-	err = k.Journal.Append(ctx, claim.Replicated,
-		claim.Draft{Kind: kindQuarantine, Key: fmt.Sprintf("%s/%d/%s", agent, q.N, k.Self), Body: env},
-		reconcile.Event("", "", intent.Epoch{}, kind, what+r.Reason, map[string]string{"by": by.User, "token": by.Token, "n": fmt.Sprint(q.N)}))
-	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) { // it may be the peer that is to be cut off that does not answer
-		return nil, err
-	}
-	closed, err := k.Obey()
+	closed, err := k.order(ctx, claim.Draft{Kind: kindQuarantine, Key: fmt.Sprintf("%s/%d/%s", agent, q.N, k.Self), Body: env})
 	if err != nil {
 		return nil, err
 	}
+	// Only now are peers waited for: the order is in force here, and it may be the peer that was cut off that does not answer.
+	err = k.Journal.Append(ctx, claim.Replicated,
+		reconcile.Event("", "", intent.Epoch{}, kind, what+r.Reason, map[string]string{"by": by.User, "token": by.Token, "n": fmt.Sprint(q.N)}))
+	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+		return nil, err
+	}
 	return k.result(agent, order, closed), nil
+}
+
+// order journals one order and puts it into force, before Run does.
+func (k *Keeper) order(ctx context.Context, d claim.Draft) (closed int, err error) {
+	k.obeying.Lock()
+	defer k.obeying.Unlock()
+	if err := k.Journal.Append(ctx, claim.Local, d); err != nil {
+		return 0, err
+	}
+	return k.obey()
 }
 
 func (k *Keeper) result(agent string, o replica.Order, closed int) *api.QuarantineResult {
@@ -113,10 +126,17 @@ func lists(r *intent.RosterBody, agent string) bool {
 	return slices.ContainsFunc(r.Agents, func(a intent.RosterAgent) bool { return a.ID == agent })
 }
 
-// Obey puts the journal's orders into force and ends the sessions of whom they cut off; it returns how many. An order counts
-// when an agent of the signed roster signed it, whoever brought it; nobody decides about himself.
+// Obey puts the journal's orders and admissions into force and ends the sessions of whom they cut off; it returns how many. An
+// order counts when an agent of the signed roster signed it, an admission when its spare did, whoever brought them; nobody
+// quarantines or lets back himself.
 func (k *Keeper) Obey() (closed int, err error) {
-	orders := map[string]replica.Order{}
+	k.obeying.Lock()
+	defer k.obeying.Unlock()
+	return k.obey()
+}
+
+func (k *Keeper) obey() (closed int, err error) {
+	d := replica.Decisions{}.Clone()
 	roster := k.Replica.State().Signed
 	for _, r := range k.Journal.View(kindQuarantine) {
 		var env intent.Envelope
@@ -128,11 +148,22 @@ func (k *Keeper) Obey() (closed int, err error) {
 			k.Log.Debug("quarantine order is not obeyed", "from", r.Agent, "err", err)
 			continue
 		}
-		if o := (replica.Order{N: q.N, On: q.On}); q.Site == k.Site && o.Outranks(orders[q.Target.Agent]) {
-			orders[q.Target.Agent] = o
+		if o := (replica.Order{N: q.N, On: q.On}); q.Site == k.Site && o.Outranks(d.Quarantined[q.Target.Agent]) {
+			d.Quarantined[q.Target.Agent] = o
 		}
 	}
-	changed, err := k.Replica.Obey(orders)
+	for _, r := range k.Journal.View(kindAdmission) {
+		var env intent.Envelope
+		if json.Unmarshal(r.Body, &env) != nil {
+			continue // as above
+		}
+		if a, err := k.openAdmission(&env); err == nil {
+			d.Admitted[a.Spare] = replica.Admission{Replaces: a.Replaces, Addr: a.Addr, Boot: a.Boot}
+		} else {
+			k.Log.Debug("admission does not count", "from", r.Agent, "err", err)
+		}
+	}
+	changed, err := k.Replica.Obey(d)
 	if !changed || err != nil {
 		return 0, err
 	}
@@ -142,19 +173,7 @@ func (k *Keeper) Obey() (closed int, err error) {
 // openQuarantine verifies that the agent which it names as its signer signed it, and that it is not about itself: a stolen box
 // does not let itself back.
 func openQuarantine(env *intent.Envelope, roster *intent.RosterBody) (*intent.Quarantine, error) {
-	var keys []ed25519.PublicKey
-	signer := map[string]string{}
-	for _, a := range roster.Agents {
-		for _, der := range a.Sign {
-			k, err := document.ParseKey(der)
-			if err != nil {
-				continue // a key that cannot be parsed signs nothing
-			}
-			keys = append(keys, k)
-			signer[document.KeyID(k)] = a.ID
-		}
-	}
-	k, err := document.SignedBy(env, intent.PayloadQuarantine, keys)
+	signer, err := document.SignedByAgent(env, intent.PayloadQuarantine, roster)
 	if err != nil {
 		return nil, err
 	}
@@ -162,13 +181,13 @@ func openQuarantine(env *intent.Envelope, roster *intent.RosterBody) (*intent.Qu
 	if err := intent.DecodeStrict(env.Payload, q); err != nil {
 		return nil, fmt.Errorf("cannot decode quarantine: %w", err)
 	}
-	if q.Agent != signer[document.KeyID(k)] || q.Agent == q.Target.Agent || q.N == 0 {
+	if q.Agent != signer || q.Agent == q.Target.Agent || q.N == 0 {
 		return nil, fmt.Errorf("cannot accept quarantine %d by %q: %w", q.N, q.Agent, document.ErrSigner)
 	}
 	return q, nil
 }
 
-// Run puts quarantine orders into force as they come into the journal, and makes the boot key that they ask for.
+// Run puts orders and admissions into force as they come into the journal, and makes the boot key that they ask for.
 func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		_, journaled := k.Journal.Rev()

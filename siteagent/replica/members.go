@@ -12,8 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// Order is what the site decided by itself about one of its agents, while the coordinator may be out of reach. It changes who
-// counts as an agent; the signed roster stays as it is.
+// Order is a quarantine, or its end.
 type Order struct {
 	N  uint64 `json:"n"`  // the highest counts
 	On bool   `json:"on"` // quarantined
@@ -22,26 +21,92 @@ type Order struct {
 // Outranks tells whether o counts where p stands: the higher N, at a tie the one that is on.
 func (o Order) Outranks(p Order) bool { return o.N > p.N || o.N == p.N && o.On && !p.On }
 
-// Effective returns the agents that count: those of the signed roster that are neither revoked nor quarantined. Each local
-// decision adds one to the generation, so that new claims outrank old ones. When quarantines would leave nobody, the agent of
-// the lowest rank stays. Source: trust.md sections 3 and 6.
-func Effective(site string, r *intent.RosterBody, revoked *trust.RevocationSet, orders map[string]Order) *intent.RosterBody {
-	out := &intent.RosterBody{Generation: r.Generation + changes(orders)}
+// Admission is a spare that took an agent's place.
+type Admission struct {
+	Replaces string   `json:"replaces"`
+	Addr     []string `json:"addr"`
+	Boot     []string `json:"boot"`
+}
+
+// Decisions are what the site decided by itself about its agents, while the coordinator may be out of reach. They change who
+// counts as an agent; the signed roster stays as it is. Both maps are by agent, the one that is meant or the spare.
+type Decisions struct {
+	Quarantined map[string]Order     `json:"quarantined"`
+	Admitted    map[string]Admission `json:"admitted"`
+}
+
+// Clone returns a copy with maps of its own, never nil.
+func (d Decisions) Clone() Decisions {
+	c := Decisions{Quarantined: map[string]Order{}, Admitted: map[string]Admission{}}
+	maps.Copy(c.Quarantined, d.Quarantined)
+	maps.Copy(c.Admitted, d.Admitted)
+	return c
+}
+
+// Count is how many decisions there were; it only rises, because the N of each agent does and no admission ends.
+func (d Decisions) Count() uint64 {
+	n := uint64(len(d.Admitted))
+	for _, o := range d.Quarantined {
+		n += o.N
+	}
+	return n
+}
+
+// Effective returns the agents that count: those of the signed roster that stand there as agents, and admitted spares, without
+// those that were replaced, revoked or quarantined. Each local decision adds one to the generation, so that new claims outrank
+// old ones. Of two spares for one agent the lower id counts. When quarantines would leave nobody, the agent of the lowest rank
+// stays. An admission has done its work once the signed roster lists its spare as an agent.
+// Source: trust.md sections 3 and 6.
+func Effective(site string, r *intent.RosterBody, revoked *trust.RevocationSet, d Decisions) *intent.RosterBody {
+	out := &intent.RosterBody{Generation: r.Generation + d.Count()}
+	agents, replaced := seats(r, d), map[string]bool{}
+	gone := func(a intent.RosterAgent) bool {
+		return revoked.Has(intent.RevokeAgent, site+"/"+a.ID) || keyRevoked(revoked, a)
+	}
+	for _, a := range agents {
+		if d.admits(r, a.ID) && !gone(a) && !d.Quarantined[a.ID].On {
+			replaced[d.Admitted[a.ID].Replaces] = true
+		}
+	}
 	var cut []intent.RosterAgent
-	for _, a := range r.Agents {
+	for _, a := range agents {
 		switch {
-		case revoked.Has(intent.RevokeAgent, site+"/"+a.ID) || keyRevoked(revoked, a):
-		case orders[a.ID].On:
+		case gone(a) || replaced[a.ID]:
+		case d.Quarantined[a.ID].On:
 			cut = append(cut, a)
 		default:
 			out.Agents = append(out.Agents, a)
 		}
 	}
-	stands := func(a intent.RosterAgent) bool { return a.State == "agent" }
-	if !slices.ContainsFunc(out.Agents, stands) {
-		cut = slices.DeleteFunc(cut, func(a intent.RosterAgent) bool { return !stands(a) })
-		if len(cut) > 0 {
-			out.Agents = append(out.Agents, slices.MinFunc(cut, func(a, b intent.RosterAgent) int { return int(a.Rank) - int(b.Rank) }))
+	if len(out.Agents) == 0 && len(cut) > 0 {
+		out.Agents = append(out.Agents, slices.MinFunc(cut, func(a, b intent.RosterAgent) int { return int(a.Rank) - int(b.Rank) }))
+	}
+	return out
+}
+
+// admits tells whether the admission of spare counts still.
+func (d Decisions) admits(r *intent.RosterBody, spare string) bool {
+	_, admitted := d.Admitted[spare]
+	return admitted && slices.ContainsFunc(r.Agents, func(a intent.RosterAgent) bool { return a.ID == spare && a.State == intent.StateSpare })
+}
+
+// seats lists the agents of the roster and, as agents where they are now, the spares that were admitted: one for each agent.
+func seats(r *intent.RosterBody, d Decisions) []intent.RosterAgent {
+	var out []intent.RosterAgent
+	taken := map[string]string{} // replaced agent -> lowest spare
+	for id, a := range d.Admitted {
+		if low, ok := taken[a.Replaces]; d.admits(r, id) && (!ok || id < low) {
+			taken[a.Replaces] = id
+		}
+	}
+	for _, a := range r.Agents {
+		if a.State == intent.StateSpare {
+			if s, ok := d.Admitted[a.ID]; ok && taken[s.Replaces] == a.ID {
+				a.State, a.Addr, a.Boot = intent.StateAgent, s.Addr, s.Boot
+			}
+		}
+		if a.State == intent.StateAgent {
+			out = append(out, a)
 		}
 	}
 	return out
@@ -51,42 +116,39 @@ func keyRevoked(revoked *trust.RevocationSet, a intent.RosterAgent) bool {
 	return slices.ContainsFunc(a.TLS, func(spki []byte) bool { return revoked.Has(intent.RevokeSPKI, intent.DigestOf(spki).Hex()) })
 }
 
-// changes counts the decisions of the site; it only rises, because the N of each agent does.
-func changes(orders map[string]Order) (n uint64) {
-	for _, o := range orders {
-		n += o.N
-	}
-	return n
-}
-
-// Obey takes verified orders, by agent. Those that outrank what stands are on disk and in force when it returns; changed tells
-// whether there were any.
-func (s *Replica) Obey(orders map[string]Order) (changed bool, err error) {
+// Obey takes verified decisions. Quarantines that outrank what stands, and admissions that are new, are on disk and in force
+// when it returns; changed tells whether there were any. The first admission of a spare stands.
+func (s *Replica) Obey(d Decisions) (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := maps.Clone(s.orders)
-	for agent, o := range orders {
-		if o.Outranks(next[agent]) {
-			next[agent], changed = o, true
+	next := s.decisions.Clone()
+	for agent, o := range d.Quarantined {
+		if o.Outranks(next.Quarantined[agent]) {
+			next.Quarantined[agent], changed = o, true
+		}
+	}
+	for spare, a := range d.Admitted {
+		if _, known := next.Admitted[spare]; !known {
+			next.Admitted[spare], changed = a, true
 		}
 	}
 	if !changed {
 		return false, nil
 	}
-	if err := s.db.UpdateVital(func(tx *state.Tx) error { return putJSON(tx, bucketMeta, "quarantine", next) }); err != nil {
-		return false, fmt.Errorf("cannot keep quarantine: %w", err)
+	if err := s.db.UpdateVital(func(tx *state.Tx) error { return putJSON(tx, bucketMeta, "decisions", next) }); err != nil {
+		return false, fmt.Errorf("cannot keep decisions of the site: %w", err)
 	}
-	s.orders = next
+	s.decisions = next
 	err = s.refreshView()
 	s.bump()
 	return true, err
 }
 
-// Orders returns what the site decided, by agent, and how many decisions there were.
-func (s *Replica) Orders() (orders map[string]Order, decisions uint64) {
+// Decisions returns what the site decided by itself.
+func (s *Replica) Decisions() Decisions {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return maps.Clone(s.orders), changes(s.orders)
+	return s.decisions.Clone()
 }
 
 // AddRevocations takes documents of the revocation stream. What is validly signed acts at once, also across a gap and on both

@@ -24,11 +24,13 @@ func TestEffective(t *testing.T) {
 		{ID: "a2", Rank: 0, State: "agent", TLS: [][]byte{[]byte("k2")}},
 		{ID: "a3", Rank: 2, State: "agent", TLS: [][]byte{[]byte("k3")}},
 		{ID: "s1", Rank: 0, State: "spare"},
+		{ID: "s2", Rank: 4, State: "spare"},
 	}}
 	on := func(n uint64) replica.Order { return replica.Order{N: n, On: true} }
+	var admitted map[string]replica.Admission
 	f := func(want string, generation uint64, orders map[string]replica.Order, revoked ...intent.Revocation) {
 		t.Helper()
-		got := replica.Effective("lon1", roster, (&trust.RevocationSet{}).With(revoked), orders)
+		got := replica.Effective("lon1", roster, (&trust.RevocationSet{}).With(revoked), replica.Decisions{Quarantined: orders, Admitted: admitted})
 		var ids []string
 		for _, a := range got.Agents {
 			ids = append(ids, a.ID)
@@ -37,15 +39,34 @@ func TestEffective(t *testing.T) {
 			t.Errorf("%v, %v: %v of generation %d, want %s of %d", orders, revoked, ids, got.Generation, want, generation)
 		}
 	}
-	f("a1 a2 a3 s1", 7, nil)
-	f("a1 a3 s1", 8, map[string]replica.Order{"a2": on(1)})
-	f("a1 a2 a3 s1", 9, map[string]replica.Order{"a2": {N: 2}}) // let back: the generation does not fall
-	f("a3 s1", 9, map[string]replica.Order{"a2": on(1), "a1": on(1)})
-	f("s1 a2", 10, map[string]replica.Order{"a2": on(1), "a1": on(1), "a3": on(1)}) // nobody left: the lowest rank stays, never a spare
-	f("a1 a2 s1", 7, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/a3"})
-	f("a1 a2 a3 s1", 7, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "par1/a3"})
-	f("a1 a2 s1", 7, nil, intent.Revocation{Kind: intent.RevokeSPKI, ID: intent.DigestOf([]byte("k3")).Hex()})
-	f("s1 a1", 9, map[string]replica.Order{"a1": on(1), "a3": on(1)}, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/a2"}) // who is revoked does not come back so
+	f("a1 a2 a3", 7, nil)
+	f("a1 a3", 8, map[string]replica.Order{"a2": on(1)})
+	f("a1 a2 a3", 9, map[string]replica.Order{"a2": {N: 2}}) // let back: the generation does not fall
+	f("a3", 9, map[string]replica.Order{"a2": on(1), "a1": on(1)})
+	f("a2", 10, map[string]replica.Order{"a2": on(1), "a1": on(1), "a3": on(1)}) // nobody left: the lowest rank stays, never a spare
+	f("a1 a2", 7, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/a3"})
+	f("a1 a2 a3", 7, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "par1/a3"})
+	f("a1 a2", 7, nil, intent.Revocation{Kind: intent.RevokeSPKI, ID: intent.DigestOf([]byte("k3")).Hex()})
+	f("a1", 9, map[string]replica.Order{"a1": on(1), "a3": on(1)}, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/a2"}) // who is revoked does not come back so
+
+	admitted = map[string]replica.Admission{"s1": {Replaces: "a2", Addr: []string{"10.0.0.9:7444"}}}
+	f("a1 a3 s1", 8, nil)
+	f("a1 a3 s1", 9, map[string]replica.Order{"a2": on(1)})
+	f("a1 a2 a3", 9, map[string]replica.Order{"s1": on(1)}) // a spare that is cut off replaces nobody
+	f("a1 a2 a3", 8, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/s1"})
+	f("a1 a3 s1", 8, nil, intent.Revocation{Kind: intent.RevokeAgent, ID: "lon1/a2"})
+	admitted["s2"] = replica.Admission{Replaces: "a2"} // two for one: the lower id
+	f("a1 a3 s1", 9, nil)
+	admitted["s2"] = replica.Admission{Replaces: "a1"}
+	f("a3 s1 s2", 9, nil)
+	admitted["a3"] = replica.Admission{Replaces: "a1"} // no spare
+	delete(admitted, "s2")
+	f("a1 a3 s1", 9, nil)
+	delete(admitted, "a3")
+
+	// The coordinator took it: the admission is done, and who has the name a2 now counts again.
+	roster.Agents[3].State = "agent"
+	f("a1 a2 a3 s1", 8, nil)
 }
 
 // revocation signs one document of the stream after head.
@@ -149,7 +170,7 @@ func TestOrdersKept(t *testing.T) {
 	}
 	f := func(n uint64, on, changed bool, want string) {
 		t.Helper()
-		got, err := s.Obey(map[string]replica.Order{"a2": {N: n, On: on}})
+		got, err := s.Obey(replica.Decisions{Quarantined: map[string]replica.Order{"a2": {N: n, On: on}}})
 		if err != nil || got != changed {
 			t.Errorf("Obey(%d, %v) = %v, %v; want %v", n, on, got, err, changed)
 		}
@@ -163,12 +184,18 @@ func TestOrdersKept(t *testing.T) {
 	f(1, true, false, "1 agents, generation 4")
 	f(2, false, true, "2 agents, generation 5")
 	f(2, true, true, "1 agents, generation 5")
+	for i, first := range []bool{true, false} { // the first admission of a spare stands
+		got, err := s.Obey(replica.Decisions{Admitted: map[string]replica.Admission{"s1": {Replaces: fmt.Sprint("a", 2-i)}}})
+		if err != nil || got != first || s.Decisions().Admitted["s1"].Replaces != "a2" {
+			t.Errorf("admission %d: %v, %v, %+v", i, got, err, s.Decisions())
+		}
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s, db = sitetest.OpenReplica(t, dir, a, "a1")
 	defer db.Close()
-	f(2, false, false, "1 agents, generation 5")
+	f(2, false, false, "1 agents, generation 6")
 	if n := len(s.State().Signed.Agents); n != 2 {
 		t.Errorf("the signed roster has %d agents, want 2 as published", n)
 	}

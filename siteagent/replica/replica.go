@@ -44,7 +44,7 @@ type Replica struct {
 	trust      document.TrustChain
 	revocation document.RevocationChain
 	revoked    *trust.RevocationSet
-	orders     map[string]Order     // quarantines, by agent
+	decisions  Decisions
 	chain      document.IntentChain // stands at the staged head
 	active     intent.Head
 	objects    map[string]*intent.Object // by uid
@@ -82,7 +82,7 @@ func Open(cfg Config) (*Replica, error) {
 		db: cfg.DB, marks: cfg.Marks, mark: cfg.Mark, id: cfg.Site, self: cfg.Self, ring: cfg.Ring, log: cfg.Log, floor: cfg.Floor,
 		wake: make(chan struct{}), rev: 1,
 		objects: map[string]*intent.Object{}, tombs: map[string]intent.TombstoneObject{}, acks: map[string]intent.AckBody{},
-		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{}, orders: map[string]Order{},
+		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{},
 	}
 	s.trust.Pin = cfg.Pin
 	if err := s.db.View(s.load); err != nil {
@@ -119,7 +119,7 @@ func (s *Replica) load(tx *state.Tx) error {
 	if s.trust.Body != nil {
 		s.chain.Writers, s.revocation.Writers = s.trust.Body.Writers, s.trust.Body.Writers
 	}
-	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head, "quarantine": &s.orders} {
+	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head, "decisions": &s.decisions} {
 		if err := getJSON(tx, bucketMeta, key, to); err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 
 // refreshView makes the effective roster and the view of who may speak. The caller holds the lock or is alone.
 func (s *Replica) refreshView() error {
-	s.members = Effective(s.id, s.roster, s.revoked, s.orders)
+	s.members = Effective(s.id, s.roster, s.revoked, s.decisions)
 	if s.trust.Body == nil {
 		return nil
 	}
@@ -428,13 +428,13 @@ func (s *Replica) Coordinators() []intent.Coordinator {
 	return s.trust.Body.Coordinators
 }
 
-// SeedRoster lets an agent that just joined speak before its first roster entry has arrived.
-func (s *Replica) SeedRoster(own intent.RosterAgent) error {
+// SeedRoster lets an agent that just joined speak, and find its peers, before its first roster entry has arrived.
+func (s *Replica) SeedRoster(agents ...intent.RosterAgent) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.roster.Agents) > 0 {
 		return nil
 	}
-	s.roster = &intent.RosterBody{Agents: []intent.RosterAgent{own}}
+	s.roster = &intent.RosterBody{Agents: agents}
 	return s.refreshView()
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/test/e2e/lab"
+	"github.com/skerry-metal/skerry/test/e2e/procs"
 )
 
 const (
@@ -19,6 +22,17 @@ const (
 	// activeWithin bounds the wait for one change; it is no figure, only the end of a hang.
 	activeWithin = 60 * time.Second
 )
+
+// exe is the program as `make build` made it.
+func exe(tb testing.TB) string {
+	tb.Helper()
+	lab.Need(tb, lab.Built("../../bin/skerry", "build"))
+	path, err := filepath.Abs("../../bin/skerry")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
 
 // seen collects when an agent had which generation of a resource active, from its own watch stream.
 type seen struct {
@@ -62,13 +76,13 @@ func (s *seen) when(tb testing.TB, name string, rev uint64) time.Time {
 }
 
 // follow watches one agent until the benchmark ends.
-func (s *site) follow(who string) *seen {
-	s.tb.Helper()
+func follow(tb testing.TB, s *procs.Site, who string) *seen {
+	tb.Helper()
 	out := &seen{at: map[string]map[uint64]time.Time{}, wake: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	synced, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		done <- s.api(who).Watch(ctx, intent.KindSSHKey, func(c api.Change) error {
+		done <- s.API(who).Watch(ctx, intent.KindSSHKey, func(c api.Change) error {
 			switch {
 			case c.Object != nil:
 				out.put(c.Object.Metadata.Name, c.Object.Metadata.Rev, time.Now())
@@ -78,14 +92,14 @@ func (s *site) follow(who string) *seen {
 			return nil
 		})
 	}()
-	s.tb.Cleanup(func() { cancel(); <-done })
+	tb.Cleanup(func() { cancel(); <-done })
 	select {
 	case <-synced:
 	case err := <-done:
 		done <- err
-		s.tb.Fatal(err)
-	case <-time.After(comeUp):
-		s.tb.Fatal("no watch")
+		tb.Fatal(err)
+	case <-time.After(time.Minute):
+		tb.Fatal("no watch")
 	}
 	return out
 }
@@ -96,15 +110,15 @@ func key(i, n int) string {
 }
 
 // timed applies docs and returns, for each, the time from the begin of the call until both agents had it active.
-func (s *site) timed(watches []*seen, docs ...string) []time.Duration {
-	s.tb.Helper()
+func timed(tb testing.TB, s *procs.Site, watches []*seen, docs ...string) []time.Duration {
+	tb.Helper()
 	begin := time.Now()
-	res := s.apply(docs...)
+	res := s.Apply(docs...)
 	var out []time.Duration
 	for _, r := range res {
 		var last time.Duration
 		for _, w := range watches {
-			last = max(last, w.when(s.tb, r.Object.Name, r.Rev).Sub(begin))
+			last = max(last, w.when(tb, r.Object.Name, r.Rev).Sub(begin))
 		}
 		out = append(out, last)
 	}
@@ -114,26 +128,26 @@ func (s *site) timed(watches []*seen, docs ...string) []time.Duration {
 // BenchmarkApply: from the begin of `apply` at the coordinator until both agents have the change active: 1,000 resources in
 // one batch, several times over, then single changes with the 1,000 there. Then memory and sizes.
 func BenchmarkApply(b *testing.B) {
-	s := newSite(b)
-	watches := []*seen{s.follow("a1"), s.follow("a2")}
+	s := procs.New(b, exe(b), "a1", "a2")
+	watches := []*seen{follow(b, s, "a1"), follow(b, s, "a2")}
 	var all []time.Duration
 	for n := range batches {
 		var docs []string
 		for i := range resources {
 			docs = append(docs, key(i, n))
 		}
-		all = append(all, s.timed(watches, docs...)...)
+		all = append(all, timed(b, s, watches, docs...)...)
 	}
 	Figure(os.Stdout, fmt.Sprintf("apply to active, %d batches of %d, p99 of a resource", batches, resources), Seconds(Quantile(all, 0.99)),
 		"median "+Seconds(Quantile(all, 0.5)), "", "< 1 s")
 	var one []time.Duration
 	for n := range singles {
-		one = append(one, s.timed(watches, key(n%resources, 1000+n))...)
+		one = append(one, timed(b, s, watches, key(n%resources, 1000+n))...)
 	}
 	Figure(os.Stdout, fmt.Sprintf("apply to active, single changes among %d, p99", resources), Seconds(Quantile(one, 0.99)),
 		"median "+Seconds(Quantile(one, 0.5)), "", "< 1 s")
 	for _, n := range []string{"a1", "a2", "coordinator"} {
-		Figure(os.Stdout, "memory of "+n+" with 1,000 resources", fmt.Sprintf("%.0f MB", residentMB(b, s.procs[n].Pid())), "", "", "< 120 MB")
+		Figure(os.Stdout, "memory of "+n+" with 1,000 resources", fmt.Sprintf("%.0f MB", procs.ResidentMB(b, s.Procs[n].Pid())), "", "", "< 120 MB")
 	}
 	for name, asked := range map[string]string{"skerry": "< 30 MB", "skerry-installer": "< 12 MB"} {
 		st, err := os.Stat("../../bin/" + name)

@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
+	"github.com/skerry-metal/skerry/test/e2e/procs"
 )
 
 const (
@@ -57,7 +58,7 @@ func BenchmarkBootHTTP(b *testing.B) {
 		ended <- httpboot.Serve(ctx, ln, httpboot.NewHandler(httpboot.Config{Assets: oneFile(path), Logger: log}), nil, log)
 	}()
 	b.Cleanup(func() { cancel(); <-ended })
-	peer := freeAddr(b)
+	peer := procs.FreeAddr(b)
 	conf := filepath.Join(dir, "nginx.conf")
 	text := "daemon off;\npid " + dir + "/pid;\nerror_log " + dir + "/error.log;\nevents {}\nhttp {\n sendfile on; access_log off;\n" +
 		" client_body_temp_path " + dir + "/b; proxy_temp_path " + dir + "/p; fastcgi_temp_path " + dir + "/f; uwsgi_temp_path " + dir + "/u; scgi_temp_path " + dir + "/s;\n" +

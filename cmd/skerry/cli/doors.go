@@ -166,6 +166,7 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 			*s.to = s.value
 		}
 	}
+	cfg.KitPassphrase = env("KIT_PASSPHRASE", "")
 	if boot := env("LISTEN_BOOT", strings.Join(af.Listen.Boot, ",")); boot != "" && !c.Flags().Changed("boot") {
 		cfg.Boot = strings.Split(boot, ",")
 	}
@@ -208,12 +209,8 @@ func (a *app) agentCmd() *cobra.Command {
 			if err := prepare(c); err != nil {
 				return err
 			}
-			if file, ok := strings.CutPrefix(cfg.Join, "@"); ok { // so that the token does not stand in the process list
-				b, err := os.ReadFile(file)
-				if err != nil {
-					return fmt.Errorf("cannot read join token: %w", err)
-				}
-				cfg.Join = strings.TrimSpace(string(b))
+			if err := readJoin(&cfg.Join); err != nil {
+				return err
 			}
 			return siteagent.Run(c.Context(), cfg)
 		},
@@ -223,6 +220,9 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&file, "config", "", "YAML file")
 		f.StringVar(&cfg.Data, "data", cfg.Data, "directory of keys, state and assets")
 		f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
+		f.StringVar(&cfg.Spare, "spare", "", "kit of a spare (`skerry agent kit`): this box takes the place of --replaces; used once")
+		f.StringVar(&cfg.Replaces, "replaces", "", "agent whose place the spare takes")
+		f.StringVar(&cfg.KitIdentity, "identity", "", "file of the age identity that opens the kit; else SKERRY_KIT_PASSPHRASE")
 		f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
 		f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
 		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
@@ -248,6 +248,20 @@ func (a *app) agentCmd() *cobra.Command {
 	}}
 	flags(check)
 	conf.AddCommand(check)
-	c.AddCommand(conf, a.agentListCmd(), a.agentRevokeCmd(), a.agentQuarantineCmd())
+	c.AddCommand(conf, a.agentListCmd(), a.agentKitCmd(), a.agentRevokeCmd(), a.agentQuarantineCmd())
 	return c
+}
+
+// readJoin replaces @FILE by what the file holds, so that a token need not stand in the process list.
+func readJoin(join *string) error {
+	file, ok := strings.CutPrefix(*join, "@")
+	if !ok {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("cannot read join token: %w", err)
+	}
+	*join = strings.TrimSpace(string(b))
+	return nil
 }

@@ -37,6 +37,7 @@ func (a *app) tokenCmd() *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&jr.Agent, "agent", "", "id that the agent gets")
+	create.Flags().BoolVar(&jr.Spare, "spare", false, "for a kit that waits to take another agent's place: see `skerry agent kit`")
 	create.Flags().StringVar(&jr.TTL, "ttl", "", "how long it may be used, at most 24h")
 	var ur api.UserTokenRequest
 	user := &cobra.Command{

@@ -1,4 +1,4 @@
-package siteagent
+package peers
 
 import (
 	"bytes"
@@ -28,21 +28,29 @@ const (
 	permitWait = 10 * time.Second // a permission costs two confirmations and a BMC read
 )
 
-// mesh is what the agents of a site say to each other: HTTP over the mesh session, which says who asks.
-type mesh struct {
-	siteID  string
-	self    string
-	end     *transport.Endpoint
-	gossip  *gossip.Pool
-	site    *replica.Replica
-	journal *claim.Journal
-	claims  *claim.Claims
-	// permitHere signs a permission of a machine that this agent owns, for a peer's installer; set by the wiring.
-	permitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
-	log        *slog.Logger
-	blobs      swarm.Store
+// Config is what a Mesh works with.
+type Config struct {
+	Site, Self string
+	Endpoint   *transport.Endpoint
+	Gossip     *gossip.Pool
+	Replica    *replica.Replica
+	Journal    *claim.Journal
+	Blobs      swarm.Store
+	Log        *slog.Logger
+}
+
+// Mesh is one agent's end of what the agents of a site say to each other: HTTP over the mesh session, which says who asks.
+type Mesh struct {
+	Config
+	// Claims and PermitHere are set by the wiring before Handler serves: claims ask the mesh themselves, and a permission of a
+	// machine that this agent owns is signed for a peer's installer.
+	Claims     *claim.Claims
+	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	started    time.Time // a peer that was never heard of counts as silent since then
 }
+
+// New returns a mesh that serves nothing until its Handler is used.
+func New(cfg Config) *Mesh { return &Mesh{Config: cfg, started: time.Now()} }
 
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	return readJSONLimit(w, r, v, maxRPC)
@@ -66,8 +74,8 @@ func answerJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // a broken session is noticed by its owner
 }
 
-// handler is the mux /m/1/ that only mesh peers of this site reach.
-func (m *mesh) handler() http.Handler {
+// Handler is the mux /m/1/ that only mesh peers of this site reach.
+func (m *Mesh) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /m/1/journal", m.takeJournal)
 	mux.HandleFunc("GET /m/1/journal", m.giveJournal)
@@ -78,9 +86,9 @@ func (m *mesh) handler() http.Handler {
 	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
 	mux.HandleFunc("GET /m/1/revocations", m.giveRevocations)
-	mux.Handle("/m/1/assets/", swarm.NewHandler(m.blobs, m.log))
+	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if transport.PeerFrom(r.Context()).Site != m.siteID {
+		if transport.PeerFrom(r.Context()).Site != m.Site {
 			http.Error(w, "another site", http.StatusForbidden)
 			return
 		}
@@ -88,14 +96,14 @@ func (m *mesh) handler() http.Handler {
 	})
 }
 
-func (m *mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Records []claim.Record `json:"records"`
 	}
 	if !readJSONLimit(w, r, &in, maxPushed) {
 		return
 	}
-	last, err := m.journal.Receive(transport.PeerFrom(r.Context()).ID, in.Records)
+	last, err := m.Journal.Receive(transport.PeerFrom(r.Context()).ID, in.Records)
 	if err != nil && !errors.Is(err, claim.ErrChain) {
 		http.Error(w, err.Error(), http.StatusInsufficientStorage)
 		return
@@ -103,14 +111,14 @@ func (m *mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, http.StatusOK, map[string]uint64{"last": last})
 }
 
-func (m *mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
 	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
 	agent := r.URL.Query().Get("agent")
 	if err != nil || !intent.IsLabel(agent) {
 		http.Error(w, "agent and from do not fit", http.StatusBadRequest)
 		return
 	}
-	records, err := m.journal.Range(agent, from, claim.MaxPull)
+	records, err := m.Journal.Range(agent, from, claim.MaxPull)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -123,7 +131,7 @@ type promiseBody struct {
 	Promise    claim.Promise `json:"promise"`
 }
 
-func (m *mesh) promise(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) promise(w http.ResponseWriter, r *http.Request) {
 	var in promiseBody
 	if !readJSON(w, r, &in) {
 		return
@@ -132,17 +140,17 @@ func (m *mesh) promise(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a claim for somebody else", http.StatusForbidden)
 		return
 	}
-	answerClaim(w, m.claims.OnPromise(in.Generation, in.Promise))
+	answerClaim(w, m.Claims.OnPromise(in.Generation, in.Promise))
 }
 
-func (m *mesh) confirm(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) confirm(w http.ResponseWriter, r *http.Request) {
 	var in promiseBody
 	if readJSON(w, r, &in) {
-		answerClaim(w, m.claims.OnConfirm(in.Promise))
+		answerClaim(w, m.Claims.OnConfirm(in.Promise))
 	}
 }
 
-func (m *mesh) release(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) release(w http.ResponseWriter, r *http.Request) {
 	var in promiseBody
 	if !readJSON(w, r, &in) {
 		return
@@ -151,11 +159,11 @@ func (m *mesh) release(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a claim of somebody else", http.StatusForbidden)
 		return
 	}
-	answerClaim(w, m.claims.OnRelease(in.Promise))
+	answerClaim(w, m.Claims.OnRelease(in.Promise))
 }
 
-func (m *mesh) givePromises(w http.ResponseWriter, _ *http.Request) {
-	all, err := m.claims.OnPromises()
+func (m *Mesh) givePromises(w http.ResponseWriter, _ *http.Request) {
+	all, err := m.Claims.OnPromises()
 	if err != nil {
 		answerClaim(w, err)
 		return
@@ -179,13 +187,13 @@ func answerClaim(w http.ResponseWriter, err error) {
 	answerJSON(w, http.StatusOK, struct{}{})
 }
 
-func (m *mesh) giveIntent(w http.ResponseWriter, r *http.Request) {
-	if err := api.ServeIntent(feedOnly{m.site}, w, r, m.siteID); err != nil {
+func (m *Mesh) giveIntent(w http.ResponseWriter, r *http.Request) {
+	if err := api.ServeIntent(feedOnly{m.Replica}, w, r, m.Site); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	}
 }
 
-func (m *mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
 	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
 	if err != nil {
 		http.Error(w, "from is no sequence number", http.StatusBadRequest)
@@ -193,13 +201,13 @@ func (m *mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	if err := m.site.RevocationFeed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
-		m.log.Warn("revocations not given", "to", transport.PeerFrom(r.Context()).ID, "err", err)
+	if err := m.Replica.RevocationFeed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
+		m.Log.Warn("revocations not given", "to", transport.PeerFrom(r.Context()).ID, "err", err)
 	}
 }
 
 // call asks a peer.
-func (m *mesh) call(ctx context.Context, peer, method, path string, in, out any) error {
+func (m *Mesh) call(ctx context.Context, peer, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -212,7 +220,7 @@ func (m *mesh) call(ctx context.Context, peer, method, path string, in, out any)
 	if err != nil {
 		return err
 	}
-	res, err := m.end.RoundTripper(transport.Peer{Site: m.siteID, ID: peer}).RoundTrip(req)
+	res, err := m.Endpoint.RoundTripper(transport.Peer{Site: m.Site, ID: peer}).RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("cannot ask %s: %w", peer, err)
 	}
@@ -247,10 +255,10 @@ type rpcError struct {
 func (e *rpcError) Error() string { return fmt.Sprintf("%s answered %d: %s", e.peer, e.status, e.text) }
 
 // Live implements claim.Peers.
-func (m *mesh) Live() []string {
+func (m *Mesh) Live() []string {
 	var out []string
-	for _, p := range m.gossip.Members() {
-		if p.Alive && p.ID != m.self {
+	for _, p := range m.Gossip.Members() {
+		if p.Alive && p.ID != m.Self {
 			out = append(out, p.ID)
 		}
 	}
@@ -258,7 +266,7 @@ func (m *mesh) Live() []string {
 }
 
 // Push implements claim.Peers.
-func (m *mesh) Push(ctx context.Context, peer string, records []claim.Record) (uint64, error) {
+func (m *Mesh) Push(ctx context.Context, peer string, records []claim.Record) (uint64, error) {
 	var out struct {
 		Last uint64 `json:"last"`
 	}
@@ -270,7 +278,7 @@ func (m *mesh) Push(ctx context.Context, peer string, records []claim.Record) (u
 }
 
 // Pull implements claim.Peers.
-func (m *mesh) Pull(ctx context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
+func (m *Mesh) Pull(ctx context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
 	var out struct {
 		Records []claim.Record `json:"records"`
 	}
@@ -279,22 +287,22 @@ func (m *mesh) Pull(ctx context.Context, peer, agent string, from uint64) ([]cla
 }
 
 // Promise implements claim.Remote.
-func (m *mesh) Promise(ctx context.Context, peer string, generation uint64, p claim.Promise) error {
+func (m *Mesh) Promise(ctx context.Context, peer string, generation uint64, p claim.Promise) error {
 	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/promise", promiseBody{generation, p}, nil)
 }
 
 // Confirm implements claim.Remote.
-func (m *mesh) Confirm(ctx context.Context, peer string, p claim.Promise) error {
+func (m *Mesh) Confirm(ctx context.Context, peer string, p claim.Promise) error {
 	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/confirm", promiseBody{Promise: p}, nil)
 }
 
 // Release implements claim.Remote.
-func (m *mesh) Release(ctx context.Context, peer string, p claim.Promise) error {
+func (m *Mesh) Release(ctx context.Context, peer string, p claim.Promise) error {
 	return m.call(ctx, peer, http.MethodPost, "/m/1/claims/release", promiseBody{Promise: p}, nil)
 }
 
 // permit answers POST /m/1/permission of a peer whose installer this agent's machine is.
-func (m *mesh) permit(w http.ResponseWriter, r *http.Request) {
+func (m *Mesh) permit(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Session string                    `json:"session"`
 		Request install.PermissionRequest `json:"request"`
@@ -302,7 +310,7 @@ func (m *mesh) permit(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &in) {
 		return
 	}
-	env, err := m.permitHere(r.Context(), in.Session, in.Request)
+	env, err := m.PermitHere(r.Context(), in.Session, in.Request)
 	if err == nil {
 		answerJSON(w, http.StatusOK, env)
 		return
@@ -317,21 +325,21 @@ func (m *mesh) permit(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, status, map[string]string{"error": err.Error()})
 }
 
-// owner returns the agent that owns a device now; empty: nobody.
-func (m *mesh) owner(device string) string {
+// Owner returns the agent that owns a device now; empty: nobody.
+func (m *Mesh) Owner(device string) string {
 	_, members := m.Members()
 	return claim.Owner(device, members, time.Now())
 }
 
 // Promises implements claim.Remote.
-func (m *mesh) Promises(ctx context.Context, peer string) ([]claim.Promise, error) {
+func (m *Mesh) Promises(ctx context.Context, peer string) ([]claim.Promise, error) {
 	var out promiseTable
 	err := m.call(ctx, peer, http.MethodGet, "/m/1/claims", nil, &out)
 	return out.Promises, err
 }
 
-// forward asks the owner of a machine for a permission.
-func (m *mesh) forward(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
+// Forward asks the owner of a machine for a permission.
+func (m *Mesh) Forward(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error) {
 	ctx, cancel := context.WithTimeout(ctx, permitWait)
 	defer cancel()
 	var out install.PermissionEnvelope
@@ -346,22 +354,50 @@ func (m *mesh) forward(ctx context.Context, owner, session string, r install.Per
 }
 
 // Members implements claim.Sight: the roster with gossip's view.
-func (m *mesh) Members() (uint64, []claim.Member) {
+func (m *Mesh) Members() (uint64, []claim.Member) {
 	seen := map[string]gossip.Member{}
-	for _, p := range m.gossip.Members() {
+	for _, p := range m.Gossip.Members() {
 		seen[p.ID] = p
 	}
-	roster := m.site.State().Roster
+	roster := m.Replica.State().Roster
 	var out []claim.Member
 	for _, a := range roster.Agents {
-		if a.State != "agent" {
+		if a.State != intent.StateAgent {
 			continue
 		}
 		g := seen[a.ID]
 		if g.Since.IsZero() {
 			g.Since = m.started
 		}
-		out = append(out, claim.Member{ID: a.ID, Rank: a.Rank, Alive: g.Alive || a.ID == m.self, Since: g.Since})
+		out = append(out, claim.Member{ID: a.ID, Rank: a.Rank, Alive: g.Alive || a.ID == m.Self, Since: g.Since})
 	}
 	return roster.Generation, out
+}
+
+// feedOnly is the part of an API backend that peers pull intent through.
+type feedOnly struct{ s *replica.Replica }
+
+// IntentFeed gives the chain, staged entries too.
+func (f feedOnly) IntentFeed(_ context.Context, _ string, from uint64, fn func(*intent.Envelope) error) error {
+	return f.s.Feed(from, fn)
+}
+
+// Snapshot returns the revision only.
+func (f feedOnly) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
+	return nil, f.s.State().Rev, nil
+}
+
+// Changed waits for a newer intent.
+func (f feedOnly) Changed(ctx context.Context, since uint64) (uint64, error) {
+	for {
+		st := f.s.State()
+		if st.Rev > since {
+			return st.Rev, nil
+		}
+		select {
+		case <-st.Wake:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
 }

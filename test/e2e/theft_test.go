@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/test/e2e/procs"
+)
+
+// buildSkerry builds the program: what is tested is what is written, not what was built once.
+func buildSkerry(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "skerry")
+	if out, err := exec.Command("go", "build", "-o", exe, "../../cmd/skerry").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return exe
+}
+
+// TestTheft: with the coordinator gone, an agent is stolen and quarantined, a new box takes its place from a kit, and at reunion
+// the theft is revoked. Real processes, no firmware.
+func TestTheft(t *testing.T) {
+	exe := buildSkerry(t)
+	s := procs.New(t, exe, "a1", "a2")
+	ctx := t.Context()
+	tok, err := s.API("coordinator").JoinToken(ctx, "lon1", api.JoinTokenRequest{Agent: "s1", Spare: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kit := filepath.Join(t.TempDir(), "lon1-s1.kit")
+	out := s.CLI("agent", "kit", "--join", tok.Token, "--out", kit)
+	_, rest, ok := strings.Cut(out, "passphrase")
+	if !ok {
+		t.Fatalf("no passphrase in %q", out)
+	}
+	pass := strings.Fields(rest)[0]
+	s.Until("the site knows the spare", func(ctx context.Context) bool {
+		st, err := s.API("coordinator").SiteStatus(ctx, "lon1")
+		return err == nil && st.Head == st.Published
+	})
+	s.Kill("coordinator")
+
+	// While a2 stands there, the spare does not come in.
+	s.Addr["s1"] = procs.FreeAddr(t)
+	t.Setenv("SKERRY_KIT_PASSPHRASE", pass)
+	spare := []string{"--spare", kit, "--replaces", "a2"}
+	if said, err := run(ctx, exe, append([]string{"agent", "--data", s.Data("s1"), "--management", s.Addr["s1"]}, spare...)...); err == nil || !strings.Contains(said, "a2") {
+		t.Fatalf("a spare came in while a2 is there: %v\n%s", err, said)
+	}
+
+	at := time.Now()
+	res, err := s.API("a1").Quarantine(ctx, "lon1", "a2", api.QuarantineRequest{On: true, Reason: "stolen"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("quarantined in %v, %d sessions closed", time.Since(at), res.Closed)
+	if strings.Join(res.Agents, " ") != "a1" || res.Closed == 0 {
+		t.Errorf("after the quarantine: %+v", res)
+	}
+	s.Kill("a2")
+	s.Agent("s1", spare...)
+	s.Until("a1 and s1 are the site", func(ctx context.Context) bool {
+		one, err1 := s.API("a1").SiteStatus(ctx, "lon1")
+		two, err2 := s.API("s1").SiteStatus(ctx, "lon1")
+		return err1 == nil && err2 == nil && procs.Alive(one) == "a1 s1" && procs.Alive(two) == "a1 s1" && one.Head == two.Head
+	})
+
+	// The stolen box comes back, and finds every door shut.
+	s.Agent("a2")
+	s.Until("the stolen box is up and alone", func(ctx context.Context) bool {
+		st, err := s.API("a2").SiteStatus(ctx, "lon1")
+		return err == nil && !strings.Contains(procs.Alive(st), "1")
+	})
+
+	s.Coordinator()
+	s.Until("the coordinator took the spare for a2", func(ctx context.Context) bool {
+		st, err := s.API("coordinator").SiteStatus(ctx, "lon1")
+		return err == nil && procs.Alive(st) == "a1 s1" && st.Head == st.Published
+	})
+	if _, err := s.API("coordinator").Revoke(ctx, api.RevokeRequest{Kind: "agent", ID: "lon1/a2", Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	s.Until("both agents heard of the revocation", func(ctx context.Context) bool {
+		for _, a := range []string{"a1", "s1"} {
+			l, err := s.API(a).Revocations(ctx)
+			if err != nil || l.Head.Seq != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	if st, err := s.API("a1").SiteStatus(ctx, "lon1"); err != nil || procs.Alive(st) != "a1 s1" {
+		t.Errorf("at the end %+v, %v", st, err)
+	}
+
+	// Restarted without its kit, the spare is who it became.
+	s.Kill("s1")
+	if err := os.Remove(kit); err != nil {
+		t.Fatal(err)
+	}
+	s.Agent("s1")
+	s.Until("s1 is back", func(ctx context.Context) bool {
+		st, err := s.API("s1").SiteStatus(ctx, "lon1")
+		return err == nil && procs.Alive(st) == "a1 s1"
+	})
+}
+
+// run runs a program that is expected to end by itself within half a minute.
+func run(ctx context.Context, exe string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, exe, args...).CombinedOutput()
+	return string(out), err
+}
