@@ -1,13 +1,15 @@
 // Package state is the only place that opens Badger: small durable records in buckets, each with its own MAC, and the marks
 // that tell a restored copy from the real thing.
 //
-// Holds: DB (profile Records: intent, roster, bindings, claims, journal, leases), Tx, Scrub, Backup and Restore, the
-// free-space watermark, and Marks (two alternating 4 KiB files outside Badger).
+// Holds: DB (profile Records: intent, roster, bindings, claims, journal, leases), Tx, Scrub, Repair and Rebuild, Backup and Restore,
+// the free-space watermarks and the ballast, the schema version (schema.go: where migrations go), and Marks (two alternating 4 KiB
+// files outside Badger).
 //
 // Imported by: siteagent, coordinator/store, storage/blob and the doors. Workshops take small interfaces instead.
 //
 // Promises: 11 (Update returns only after fsync; a full disk refuses writes by class and keeps serving), 4 (a damaged record
-// is ErrDamaged, never ErrAbsent; a bucket whose sums do not fit goes on hold, and then nothing in it can be deleted).
+// is ErrDamaged, never ErrAbsent; a bucket whose sums do not fit, or where a read finds damage, goes on hold, and then
+// nothing in it can be deleted).
 // A crash leaves the state of the last Update that returned, or of the one in flight, whole. A directory that fails to open
 // three times is moved to <dir>.bad-<n> and an empty one is started with Recovering set.
 //

@@ -18,6 +18,12 @@ var (
 	ErrLocked = errors.New("directory held by another process")
 	// ErrBackup: a backup's counts or roots do not fit its lines.
 	ErrBackup = errors.New("bad backup")
+	// ErrClosed: the store is closed for good; only a new process opens it.
+	ErrClosed = errors.New("store is closed")
+	// ErrSchema: a newer release wrote this directory; nothing was touched.
+	ErrSchema = errors.New("written by a newer release")
+	// ErrNotEmpty: a backup is restored into an empty state only.
+	ErrNotEmpty = errors.New("state is not empty")
 	// ErrMarks: neither marks file is valid although at least one exists.
 	ErrMarks = errors.New("no valid marks")
 	// ErrStop ends a walk early; the walk then returns nil.

@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -29,6 +30,10 @@ type Config struct {
 	UserFree, VitalFree, StopFree uint64
 	// UserFraction is the share of the whole below which user writes stop as well; zero takes 0.05, negative none.
 	UserFraction float64
+	// Look opens for a command that looks: a directory that does not open is neither counted nor moved aside.
+	Look bool
+	// ScrubRate bounds Scrub, in octets per second. Zero takes 8 MB/s: it leaves a slow disk to those who serve.
+	ScrubRate uint64
 	// Statfs returns free and total octets of a directory's file system. Nil asks the kernel.
 	Statfs func(dir string) (free, total uint64, err error)
 }
@@ -46,6 +51,7 @@ const (
 // DB is an open state directory.
 type DB struct {
 	cfg  Config
+	life sync.RWMutex // held over every use of b; Rebuild replaces it
 	b    *badger.DB
 	lock *os.File
 
@@ -54,14 +60,15 @@ type DB struct {
 	mu         sync.Mutex // guards what follows
 	recovering bool
 	holds      map[string]string // bucket -> reason
+	torn       bool              // a table block is damaged: what was read once may be gone from the next walk
 	spaceAt    time.Time
 	free       uint64
 	total      uint64
 }
 
 // Open sweeps leftovers of a crash and opens the directory. After three failed opens, counted across process lives, the
-// directory is moved aside and an empty one opened with Recovering set. Errors: ErrLocked; a full or forbidden disk is
-// returned as it is and moves nothing aside.
+// directory is moved aside and an empty one opened with Recovering set. Errors: ErrLocked, ErrSchema; a full or forbidden disk
+// is returned as it is and moves nothing aside.
 func Open(cfg Config) (*DB, error) {
 	if len(cfg.Key) != macKeySize {
 		return nil, fmt.Errorf("cannot open state %s: key has %d octets, want %d", cfg.Dir, len(cfg.Key), macKeySize)
@@ -75,9 +82,18 @@ func Open(cfg Config) (*DB, error) {
 		return nil, err
 	}
 	d := &DB{cfg: cfg, lock: lock, holds: map[string]string{}}
-	d.b, err = d.openOrMoveAside()
+	from, err := readSchema(cfg.Dir)
+	if err == nil {
+		err = finishRebuild(cfg.Dir)
+	}
+	if err == nil {
+		d.b, err = d.openOrMoveAside()
+	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
+	}
+	if err := d.migrate(from); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	_, err = os.Stat(cfg.Dir + ".recovering")
 	d.recovering = err == nil
@@ -97,6 +113,9 @@ func (c Config) withDefaults() Config {
 	if c.UserFraction == 0 {
 		c.UserFraction = defFraction
 	}
+	if c.ScrubRate == 0 {
+		c.ScrubRate = defScrubRate
+	}
 	if c.Statfs == nil {
 		c.Statfs = statfs
 	}
@@ -110,6 +129,9 @@ func statfs(dir string) (free, total uint64, err error) {
 	}
 	return s.Bavail * uint64(s.Bsize), s.Blocks * uint64(s.Bsize), nil
 }
+
+// Lock keeps every opener of dir out until the result is closed. Errors: ErrLocked.
+func Lock(dir string) (io.Closer, error) { return lockFile(dir + ".lock") }
 
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -126,6 +148,13 @@ func lockFile(path string) (*os.File, error) {
 // openOrMoveAside counts attempts in a file, because a damaged table may end the process instead of returning an error.
 func (d *DB) openOrMoveAside() (*badger.DB, error) {
 	dir := d.cfg.Dir
+	if d.cfg.Look {
+		b, err := d.tryOpen()
+		if err != nil {
+			err = fmt.Errorf("cannot open state %s: %w", dir, err)
+		}
+		return b, err
+	}
 	tries := readCount(dir + ".attempts")
 	for {
 		if tries >= openTries {
@@ -228,21 +257,29 @@ func (d *DB) moveAside() error {
 	if err := WriteFile(dir+".recovering", []byte("state moved aside\n")); err != nil {
 		return fmt.Errorf("cannot mark recovery: %w", err)
 	}
+	bad, err := aside(dir)
+	if err != nil {
+		return err
+	}
+	d.cfg.Logger.Error("state directory moved aside after failed opens; starting empty and recovering", "to", bad)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make state directory: %w", err)
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// aside renames dir to dir.bad-N, the first free N, and returns that name.
+func aside(dir string) (string, error) {
 	for n := 1; ; n++ {
 		bad := dir + ".bad-" + strconv.Itoa(n)
 		if _, err := os.Lstat(bad); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err := os.Rename(dir, bad); err != nil {
-			return fmt.Errorf("cannot move state aside: %w", err)
+			return "", fmt.Errorf("cannot move state aside: %w", err)
 		}
-		d.cfg.Logger.Error("state directory moved aside after failed opens; starting empty and recovering", "to", bad)
-		break
+		return bad, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make state directory: %w", err)
-	}
-	return syncDir(filepath.Dir(dir))
 }
 
 // Close flushes and closes the directory. Nothing may use d afterwards.
@@ -290,7 +327,11 @@ func (d *DB) Recovered() error {
 }
 
 // MaxVersion returns Badger's highest commit number, which the marks repeat: a lower one at start is a restored copy.
-func (d *DB) MaxVersion() uint64 { return d.b.MaxVersion() }
+func (d *DB) MaxVersion() uint64 {
+	d.life.RLock()
+	defer d.life.RUnlock()
+	return d.b.MaxVersion()
+}
 
 func readCount(path string) int {
 	b, err := os.ReadFile(path)

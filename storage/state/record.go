@@ -106,6 +106,9 @@ func (s *sum) sub(m [macSize]byte) {
 	s.count--
 }
 
+// root returns the sum alone, 32 hexadecimal digits.
+func (s sum) root() string { return fmt.Sprintf("%016x%016x", s.hi, s.lo) }
+
 func (s sum) encode() []byte {
 	b := make([]byte, 24)
 	binary.BigEndian.PutUint64(b, s.count)

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	scrubRate = 8 << 20 // octets/s: leaves a slow disk to those who serve (trust.md section 11)
-	scrubStep = 1 << 20 // octets between two looks at the clock
+	defScrubRate = 8 << 20 // octets/s (trust.md section 11)
+	scrubStep    = 1 << 20 // octets between two looks at the clock
 )
 
 // ScrubReport says what a scrub saw.
@@ -22,28 +22,44 @@ type ScrubReport struct {
 	Bytes    uint64
 	Held     map[string]string // bucket -> first reason; nil: all fits
 	Checksum error             // Badger's own table checksums
+	Buckets  map[string]BucketReport
 }
 
-// Scrub reads every record at 8 MB/s at most and checks MACs, counts, sums and Badger's table checksums. A bucket that does
+// BucketReport is what a scrub saw of one bucket.
+type BucketReport struct {
+	Records uint64 `json:"records"` // that bear their MAC
+	Want    uint64 `json:"want"`    // by the bucket's header
+	Damaged uint64 `json:"damaged"` // that are there and do not bear their MAC, sums among them
+	Root    string `json:"root"`    // sum of the record MACs, hexadecimal; two looks at the same content agree
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Scrub reads every record, at Config.ScrubRate at most, and checks MACs, counts, sums and Badger's table checksums. A bucket that does
 // not fit goes on hold: reads are served, deletes refused. A held bucket that fits again is released. Run it before the first
 // destructive step after a start, then daily. Damage is in the report, not in the error.
 func (d *DB) Scrub(ctx context.Context) (ScrubReport, error) {
 	s := &scrubber{d: d, ctx: ctx, start: time.Now(), seen: map[string]*tally{}, want: map[string]*tally{}, bad: map[string]string{}}
-	if err := s.walk(); err != nil {
-		return ScrubReport{}, err
+	broken := s.walk()
+	if broken != nil && !errors.Is(broken, ErrDamaged) {
+		return ScrubReport{}, broken
 	}
 	rep := s.judge()
-	rep.Checksum = d.verifyTables()
+	rep.Checksum = errors.Join(broken, d.verifyTables())
 	if rep.Checksum != nil {
 		// A damaged block makes records vanish quietly, so no bucket can be trusted to be whole.
 		for b := range s.seen {
-			if s.bad[b] == "" {
-				s.bad[b] = "a table block is damaged"
-			}
+			s.blame(b, "a table block is damaged")
 		}
+		if broken != nil {
+			s.blame("", "the walk ended early: "+broken.Error())
+		}
+	}
+	for b, t := range s.seen {
+		rep.Buckets[b] = BucketReport{Records: t.all.count, Want: of(s.want, b).all.count, Damaged: t.damaged, Root: t.all.root(), Reason: s.bad[b]}
 	}
 	d.mu.Lock()
 	d.holds = maps.Clone(s.bad)
+	d.torn = rep.Checksum != nil
 	d.mu.Unlock()
 	if len(s.bad) > 0 {
 		rep.Held = s.bad
@@ -65,7 +81,22 @@ func (d *DB) held(bucket string) string {
 	return d.holds[bucket]
 }
 
+// hold puts bucket on hold at once: a read found damage and need not wait for the next scrub.
+func (d *DB) hold(bucket, why string) {
+	d.mu.Lock()
+	first := d.holds[bucket] == ""
+	if first {
+		d.holds[bucket] = why
+	}
+	d.mu.Unlock()
+	if first {
+		d.cfg.Logger.Error("a read found damaged state; deletes are refused there", "bucket", bucket, "err", why)
+	}
+}
+
 func (d *DB) verifyTables() (err error) {
+	d.life.RLock()
+	defer d.life.RUnlock()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("cannot verify tables: %w: %v", ErrDamaged, r)
@@ -78,8 +109,9 @@ func (d *DB) verifyTables() (err error) {
 }
 
 type tally struct {
-	all  sum
-	slot [slots]sum
+	all     sum
+	slot    [slots]sum
+	damaged uint64
 }
 
 type scrubber struct {
@@ -99,8 +131,8 @@ func (s *scrubber) walk() (err error) {
 			err = fmt.Errorf("cannot scrub: %w: %v", ErrDamaged, r)
 		}
 	}()
-	t := s.d.b.NewTransaction(false)
-	defer t.Discard()
+	t, end := s.d.begin(false)
+	defer end()
 	it := t.NewIterator(badger.DefaultIteratorOptions)
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
@@ -112,6 +144,7 @@ func (s *scrubber) walk() (err error) {
 		}
 		v, err := it.Item().ValueCopy(nil)
 		if err != nil {
+			of(s.seen, bucket).damaged++
 			s.blame(bucket, fmt.Sprintf("%q: %v", key, err))
 			continue
 		}
@@ -139,6 +172,7 @@ func of(m map[string]*tally, bucket string) *tally {
 func (s *scrubber) one(space byte, bucket string, key, raw []byte) {
 	_, v, m, err := s.d.open(space, bucket, key, raw)
 	if err != nil {
+		of(s.seen, bucket).damaged++
 		s.blame(bucket, err.Error())
 		return
 	}
@@ -162,14 +196,14 @@ func (s *scrubber) one(space byte, bucket string, key, raw []byte) {
 	}
 }
 
-// pace keeps under scrubRate.
+// pace keeps under Config.ScrubRate.
 func (s *scrubber) pace(n int) error {
 	s.bytes += uint64(n)
 	if s.bytes < s.next {
 		return nil
 	}
 	s.next = s.bytes + scrubStep
-	ahead := time.Duration(float64(s.bytes)/scrubRate*float64(time.Second)) - time.Since(s.start)
+	ahead := time.Duration(float64(s.bytes)/float64(s.d.cfg.ScrubRate)*float64(time.Second)) - time.Since(s.start)
 	if ahead <= 0 {
 		return s.ctx.Err()
 	}
@@ -198,41 +232,5 @@ func (s *scrubber) judge() ScrubReport {
 			}
 		}
 	}
-	return ScrubReport{Records: s.records, Bytes: s.bytes}
-}
-
-// Reseal recomputes the sums of bucket from the records that are there and ends its hold. Call it after the lost records were
-// put again from envelopes or peers, never to silence a hold. Errors: ErrDamaged when a record still has a bad MAC.
-func (d *DB) Reseal(bucket string) error {
-	err := d.update(classVital, func(tx *Tx) error {
-		keys, err := tx.keys(bucket, "", "", -1)
-		if err != nil {
-			return err
-		}
-		version, _, err := tx.readSum(spaceHeader, bucket, nil)
-		if err != nil {
-			return err
-		}
-		s := &summary{version: version + 1, slot: map[byte]*sum{}}
-		for i := range slots {
-			s.slot[byte(i)] = &sum{}
-		}
-		for _, k := range keys {
-			v, _, m, err := tx.get(spaceData, bucket, []byte(k))
-			if err != nil {
-				return err
-			}
-			s.version = max(s.version, v+1)
-			s.add(slotOf([]byte(k)), m)
-		}
-		tx.touched[bucket] = s
-		return nil
-	})
-	if err != nil && !errors.Is(err, ErrAbsent) {
-		return fmt.Errorf("cannot reseal %s: %w", bucket, err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.holds, bucket)
-	return nil
+	return ScrubReport{Records: s.records, Bytes: s.bytes, Buckets: map[string]BucketReport{}}
 }

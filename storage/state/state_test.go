@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
+
+var update = flag.Bool("update", false, "make the data directory of the release that is being made again")
 
 var testKey = bytes.Repeat([]byte{7}, macKeySize)
 
@@ -230,6 +233,71 @@ func TestDamageIsNotAbsence(t *testing.T) {
 	f("short", func(t *testing.T, d *DB) { raw(t, d, k7, []byte("x")) }, ErrDamaged)
 }
 
+// TestReadHolds: a read that finds damage, or a walk that finds fewer records than there should be, holds the bucket before any scrub.
+func TestReadHolds(t *testing.T) {
+	f := func(name string, value []byte) {
+		t.Run(name, func(t *testing.T) {
+			d := fresh(t)
+			put(t, d, "b", "1", "v")
+			put(t, d, "b", "2", "v")
+			raw(t, d, rawKey(spaceData, "b", []byte("1")), value)
+			seen := 0
+			err := d.View(func(tx *Tx) error { return tx.Walk("b", "", func(string, []byte) error { seen++; return nil }) })
+			if !errors.Is(err, ErrDamaged) || seen != 1 || d.Holds()["b"] == "" {
+				t.Fatalf("walk: %v after %d records, holds %v", err, seen, d.Holds())
+			}
+			if err := d.Update(func(tx *Tx) error { return tx.Delete("b", "2") }); !errors.Is(err, ErrHold) {
+				t.Fatalf("delete: %v", err)
+			}
+			if err := d.Repair("b", maps.All(map[string][]byte{"2": []byte("v")})); (value == nil) != (err == nil) {
+				t.Fatalf("repaired without the damaged record: %v", err)
+			}
+			if err := d.Repair("b", maps.All(map[string][]byte{"1": []byte("v"), "2": []byte("v")})); err != nil || len(d.Holds()) > 0 {
+				t.Fatalf("repair: %v, holds %v", err, d.Holds())
+			}
+		})
+	}
+	f("vanished", nil)
+	f("damaged", []byte("rotten and long enough for a MAC"))
+}
+
+// TestRebuildCrash: wherever a rebuild is cut off, the next open finds the old files or the new ones, whole.
+func TestRebuildCrash(t *testing.T) {
+	f := func(name string, cut func(dir string) error) {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "state")
+			d := open(t, dir)
+			for i := range 50 {
+				put(t, d, "b", fmt.Sprint(i), "v")
+			}
+			if err := d.copyTo(dir + ".new"); err != nil {
+				t.Fatal(err)
+			}
+			d.Close()
+			if err := cut(dir); err != nil {
+				t.Fatal(err)
+			}
+			d = open(t, dir)
+			defer d.Close()
+			if rep, err := d.Scrub(t.Context()); err != nil || rep.Held != nil || rep.Records != 50 || d.Recovering() {
+				t.Fatalf("%+v, %v", rep, err)
+			}
+			for _, ext := range []string{".new", ".rebuilt"} {
+				if _, err := os.Stat(dir + ext); !os.IsNotExist(err) {
+					t.Errorf("%s was left: %v", ext, err)
+				}
+			}
+		})
+	}
+	rebuilt := func(dir string) error { return WriteFile(dir+".rebuilt", nil) }
+	f("half a copy", func(dir string) error { return os.RemoveAll(dir + ".new/MANIFEST") })
+	f("before the old goes", rebuilt)
+	f("between the renames", func(dir string) error { return errors.Join(rebuilt(dir), os.Rename(dir, dir+".bad-1")) })
+	f("after both", func(dir string) error {
+		return errors.Join(rebuilt(dir), os.Rename(dir, dir+".bad-1"), os.Rename(dir+".new", dir))
+	})
+}
+
 func TestForeignKeyIsDamage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	d := open(t, dir)
@@ -256,26 +324,34 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	f := func(octets uint64, user, vital bool) {
+	f := func(octets uint64, user, signed, vital bool, want Pressure) {
 		t.Helper()
 		free = octets
-		d.spaceAt = d.spaceAt.Add(-spaceMaxAge)
+		if got := d.PressureNow(); got != want {
+			t.Fatalf("pressure at %d MiB: %d, want %d", octets>>20, got, want)
+		}
+		if err := d.AdmitUser(); (err == nil) != user {
+			t.Fatalf("user's change at %d MiB: %v", octets>>20, err)
+		}
 		w := func(tx *Tx) error { return tx.Put("b", "k", []byte("v")) }
 		if err := d.Update(w); (err == nil) != user || err != nil && !errors.Is(err, ErrFull) {
 			t.Fatalf("user write at %d MiB: %v", octets>>20, err)
+		}
+		if err := d.UpdateSigned(w); (err == nil) != signed || err != nil && !errors.Is(err, ErrFull) {
+			t.Fatalf("signed write at %d MiB: %v", octets>>20, err)
 		}
 		if err := d.UpdateVital(w); (err == nil) != vital || err != nil && !errors.Is(err, ErrFull) {
 			t.Fatalf("vital write at %d MiB: %v", octets>>20, err)
 		}
 	}
-	f(3<<30, true, true)
-	f(2500<<20, false, true) // 5 % of 50 GiB = 2560 MiB
-	f(300<<20, false, true)
-	f(200<<20, false, false)
+	f(3<<30, true, true, true, PressureNone)
+	f(2500<<20, false, true, true, PressureUser) // 5 % of 50 GiB = 2560 MiB
+	f(300<<20, false, false, true, PressureVital)
+	f(200<<20, false, false, false, PressureStop)
 	if v, err := get(d, "b", "k"); v != "v" || err != nil {
 		t.Fatalf("a full disk must still serve: %q %v", v, err)
 	}
-	f(3<<30, true, true)
+	f(3<<30, true, true, true, PressureNone)
 }
 
 func TestBounds(t *testing.T) {
@@ -396,7 +472,7 @@ func TestBackupRestore(t *testing.T) {
 		put(t, d, []string{"a", "b"}[i%2], fmt.Sprintf("%03d", i), strings.Repeat("x", i))
 	}
 	var buf bytes.Buffer
-	if err := d.Backup(context.Background(), &buf); err != nil {
+	if _, err := d.Backup(context.Background(), &buf); err != nil {
 		t.Fatal(err)
 	}
 	c := config(filepath.Join(t.TempDir(), "other"))
@@ -408,7 +484,7 @@ func TestBackupRestore(t *testing.T) {
 	defer n.Close()
 	f := func(name string, b []byte, want error) {
 		t.Helper()
-		if err := n.Restore(context.Background(), bytes.NewReader(b)); !errors.Is(err, want) {
+		if _, err := n.Restore(context.Background(), bytes.NewReader(b)); !errors.Is(err, want) {
 			t.Fatalf("%s: %v, want %v", name, err, want)
 		}
 	}
@@ -423,17 +499,17 @@ func TestBackupRestore(t *testing.T) {
 		t.Fatal("a restored copy must recover")
 	}
 	var again bytes.Buffer
-	if err := n.Backup(context.Background(), &again); err != nil {
+	if _, err := n.Backup(context.Background(), &again); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(buf.String(), again.String()); diff != "" {
 		t.Fatalf("restored differs:\n%s", diff)
 	}
-	if err := n.Restore(context.Background(), bytes.NewReader(buf.Bytes())); err == nil {
+	if _, err := n.Restore(context.Background(), bytes.NewReader(buf.Bytes())); err == nil {
 		t.Fatal("restored over records")
 	}
 	raw(t, d, rawKey(spaceData, "a", []byte("010")), nil)
-	if err := d.Backup(context.Background(), &buf); !errors.Is(err, ErrDamaged) {
+	if _, err := d.Backup(context.Background(), &buf); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("backup of a bucket that lost a record: %v", err)
 	}
 }

@@ -23,10 +23,17 @@ type summary struct {
 	slot    map[byte]*sum
 }
 
+// begin starts a transaction on the files of the moment; Rebuild puts others in their place only while none is open.
+func (d *DB) begin(writable bool) (*badger.Txn, func()) {
+	d.life.RLock()
+	t := d.b.NewTransaction(writable)
+	return t, func() { t.Discard(); d.life.RUnlock() }
+}
+
 // View runs fn on a snapshot.
 func (d *DB) View(fn func(*Tx) error) error {
-	t := d.b.NewTransaction(false)
-	defer t.Discard()
+	t, end := d.begin(false)
+	defer end()
 	return fn(&Tx{d: d, t: t})
 }
 
@@ -34,6 +41,9 @@ func (d *DB) View(fn func(*Tx) error) error {
 // nil. Updates run one after another, so fn reads what nobody changes under it. An error of fn is returned as it is and
 // nothing is written. Errors: ErrFull below the user watermark, ErrTooLarge.
 func (d *DB) Update(fn func(*Tx) error) error { return d.update(classUser, fn) }
+
+// UpdateSigned is Update for what was signed elsewhere and is followed: it goes on where users' changes are refused already.
+func (d *DB) UpdateSigned(fn func(*Tx) error) error { return d.update(classSigned, fn) }
 
 // UpdateVital is Update for leases, promises and the journal: it is refused only when almost nothing is free.
 func (d *DB) UpdateVital(fn func(*Tx) error) error { return d.update(classVital, fn) }
@@ -44,8 +54,8 @@ func (d *DB) update(c class, fn func(*Tx) error) error {
 	}
 	d.write.Lock()
 	defer d.write.Unlock()
-	t := d.b.NewTransaction(true)
-	defer t.Discard()
+	t, end := d.begin(true)
+	defer end()
 	tx := &Tx{d: d, t: t, writable: true, touched: map[string]*summary{}}
 	if err := fn(tx); err != nil {
 		return err
@@ -66,11 +76,14 @@ func tooLarge(err error) error {
 	return err
 }
 
-// get reads one raw record. Badger may panic on a damaged block: that is ErrDamaged.
+// get reads one raw record. Badger may panic on a damaged block: that is ErrDamaged. Damage puts the bucket on hold.
 func (tx *Tx) get(space byte, bucket string, key []byte) (version uint64, value []byte, m [macSize]byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("cannot read %s/%q: %w: %v", bucket, key, ErrDamaged, r)
+		}
+		if errors.Is(err, ErrDamaged) {
+			tx.d.hold(bucket, err.Error())
 		}
 	}()
 	it, err := tx.t.Get(rawKey(space, bucket, key))
@@ -222,8 +235,8 @@ func (tx *Tx) Count(bucket string) (uint64, error) {
 }
 
 // Walk calls fn for each record of bucket whose key begins with prefix, in key order. value is a copy. Damaged records are
-// passed over, the walk goes on, and the first of them is returned at the end: ErrDamaged. fn may return ErrStop, and may
-// write to tx.
+// passed over, the walk goes on, and the first of them is returned at the end: ErrDamaged. So it is when a whole bucket (empty
+// prefix) has fewer records than its header says. fn may return ErrStop, and may write to tx.
 func (tx *Tx) Walk(bucket, prefix string, fn func(key string, value []byte) error) error {
 	return tx.walk(bucket, prefix, prefix, fn)
 }
@@ -238,7 +251,7 @@ func (tx *Tx) walk(bucket, prefix, from string, fn func(string, []byte) error) e
 	if err != nil {
 		return err
 	}
-	var damaged error
+	damaged := tx.short(bucket, prefix, from, len(keys))
 	for _, k := range keys {
 		v, err := tx.Get(bucket, k)
 		switch {
@@ -258,6 +271,19 @@ func (tx *Tx) walk(bucket, prefix, from string, fn func(string, []byte) error) e
 		}
 	}
 	return damaged
+}
+
+// short tells of records that vanished with their block: no read of theirs would ever find an error.
+func (tx *Tx) short(bucket, prefix, from string, have int) error {
+	if prefix != "" || from != "" {
+		return nil
+	}
+	want, err := tx.Count(bucket)
+	if err == nil && uint64(have) < want {
+		err = fmt.Errorf("cannot walk %s: %w: it holds %d records, should hold %d", bucket, ErrDamaged, have, want)
+		tx.d.hold(bucket, err.Error())
+	}
+	return err
 }
 
 // keys lists keys first: Badger allows one iterator at a time in a writing transaction and panics at a second.
