@@ -75,6 +75,7 @@ type Claims struct {
 	lost   map[string]time.Time     // id -> when its fence was found raised by another, while that one counted as dead
 	lent   map[string]time.Time     // id -> until when its holder may act on a confirmation of ours
 	asking map[string]chan struct{} // ids that an Acquire of this process asks for; closed at its end
+	met    map[string]bool          // peers whose table was taken in this process life
 }
 
 type held struct {
@@ -87,6 +88,7 @@ func NewClaims(db *state.DB, self, boot string, sight Sight, remote Remote, log 
 	return &Claims{
 		self: self, boot: boot, sight: sight, remote: remote, own: promises{db}, log: log, now: time.Now, started: time.Now(),
 		held: map[string]held{}, asking: map[string]chan struct{}{}, lost: map[string]time.Time{}, lent: map[string]time.Time{},
+		met: map[string]bool{},
 	}
 }
 
@@ -452,6 +454,11 @@ func (c *Claims) giveBack(ctx context.Context, p Promise) {
 // ReleaseStale releases what an earlier life of this process held: those tasks are taken up under a new epoch.
 func (c *Claims) ReleaseStale() error {
 	stale, err := c.own.of(c.self)
+	if errors.Is(err, state.ErrDamaged) {
+		// What it promised in records that are gone it may have forgotten: peers know (Repair).
+		c.log.Error("promises are damaged", "err", err)
+		err = c.own.db.SetRecovering("promises damaged")
+	}
 	if err != nil {
 		return err
 	}

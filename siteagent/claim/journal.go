@@ -55,6 +55,8 @@ const KindEvent = "event"
 var (
 	// ErrWaitingPeer says that the record is safe here but a live peer has no copy yet; the step must not be acted upon.
 	ErrWaitingPeer = errors.New("waiting for a live peer to take a copy")
+	// ErrBehind says that this agent's store is older than it once was: a record written now could contradict one that peers hold.
+	ErrBehind = errors.New("this agent's journal is behind; nothing is added before its end was found again")
 	// ErrChain says that a peer's records do not continue its chain as we know it.
 	ErrChain = errors.New("records do not continue the chain")
 )
@@ -117,33 +119,45 @@ func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, e
 		wake: make(chan struct{}), acked: map[string]uint64{}, rev: 1,
 	}
 	err := db.View(func(tx *state.Tx) error {
-		err := tx.Walk(bucketView, "", func(_ string, b []byte) error {
+		damaged := tx.Walk(bucketView, "", func(_ string, b []byte) error {
 			var r Record
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err
 			}
 			j.view[viewKey{r.Kind, r.Key}] = r
-			j.clock = max(j.clock, r.Clock)
-			return nil
+			return j.note(r)
 		})
-		if err != nil {
-			return err
+		if damaged != nil && !errors.Is(damaged, state.ErrDamaged) {
+			return damaged
 		}
-		return tx.Walk(bucketJournal, "", func(_ string, b []byte) error {
+		return errors.Join(damaged, tx.Walk(bucketJournal, "", func(_ string, b []byte) error {
 			var r Record
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err
 			}
-			hash, err := hashRecord(r)
-			j.heads[r.Agent] = chainHead{r.Seq, hash}
-			j.clock = max(j.clock, r.Clock)
-			return err
-		})
+			return j.note(r)
+		}))
 	})
+	if errors.Is(err, state.ErrDamaged) {
+		// The end of a chain may be among what is lost: nothing is claimed until peers, or a repair, have shown it.
+		log.Error("journal is damaged", "err", err)
+		err = db.SetRecovering("journal damaged")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read journal: %w", err)
 	}
 	return j, nil
+}
+
+// note moves head and clock up to a record that was read: also to one that only the view holds still.
+func (j *Journal) note(r Record) error {
+	j.clock = max(j.clock, r.Clock)
+	if r.Seq < j.heads[r.Agent].seq {
+		return nil
+	}
+	hash, err := hashRecord(r)
+	j.heads[r.Agent] = chainHead{r.Seq, hash}
+	return err
 }
 
 // SetPeers gives the mesh; before it, Append stays local.
@@ -172,14 +186,15 @@ func hashRecord(r Record) (intent.Digest, error) {
 }
 
 // Append writes the drafts as one transaction and returns when they are on disk here and, for Replicated, on every live
-// peer. Errors: ErrWaitingPeer (the records are written all the same), the store's.
+// peer. Errors: ErrWaitingPeer (the records are written all the same), ErrBehind (not written), the store's.
 func (j *Journal) Append(ctx context.Context, copies Copies, drafts ...Draft) error {
-	if err := j.write(drafts); err != nil {
-		return err
-	}
 	j.mu.Lock()
 	peers := j.peers
 	j.mu.Unlock()
+	j.compare(ctx, peers)
+	if err := j.write(drafts); err != nil {
+		return err
+	}
 	if copies == Local || peers == nil {
 		return nil // Run pushes it
 	}
@@ -189,6 +204,9 @@ func (j *Journal) Append(ctx context.Context, copies Copies, drafts ...Draft) er
 func (j *Journal) write(drafts []Draft) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.db.Recovering() {
+		return fmt.Errorf("cannot write journal: %w", ErrBehind)
+	}
 	head, clock := j.heads[j.self], j.clock
 	records := make([]Record, 0, len(drafts))
 	for _, d := range drafts {
@@ -318,7 +336,7 @@ func (r Record) bounded() bool {
 	return r.Kind != "" && !strings.Contains(r.Kind, "/") && len(r.Kind)+len(r.Key) <= maxKey && len(r.Body) <= maxBody && r.Clock < maxClock
 }
 
-// Range returns up to limit records of an agent's chain from seq on.
+// Range returns up to limit records of an agent's chain from seq on, as far as they can be read.
 func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) {
 	var out []Record
 	size := 0
@@ -331,6 +349,9 @@ func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) 
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err
 			}
+			if r.Seq != max(from, 1)+uint64(len(out)) {
+				return state.ErrStop // one before it is damaged
+			}
 			out = append(out, r)
 			size += len(b)
 			if len(out) >= limit || size > maxBody {
@@ -339,7 +360,7 @@ func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) 
 			return nil
 		})
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, state.ErrDamaged) {
 		return nil, fmt.Errorf("cannot read journal of %s: %w", agent, err)
 	}
 	return out, nil

@@ -249,14 +249,31 @@ func TestJournalLostTail(t *testing.T) {
 	if !old.Level() {
 		t.Fatal("not level after taking back what was lost")
 	}
+	if err := old.Append(t.Context(), Local, Draft{Kind: "machine", Key: "m1", Body: 301}); !errors.Is(err, ErrBehind) {
+		t.Fatalf("a store that was behind writes before its recovery ended: %v", err)
+	}
+	if err := old.db.Recovered(); err != nil {
+		t.Fatal(err)
+	}
 	put(t, old, Replicated, "machine", "m1", 301)
 	if v, _ := Load[int](b, "machine", "m1"); v != 301 {
 		t.Fatalf("b sees %d", v)
 	}
 
-	forked := restore(3)
+	asked := restore(3) // and asks before its first word
+	if err := asked.Append(t.Context(), Local, Draft{Kind: "machine", Key: "m1", Body: "forked"}); !errors.Is(err, ErrBehind) {
+		t.Fatalf("a restored copy wrote over what its peer holds: %v", err)
+	}
+
+	forked, live := restore(3), n.live["a"]
+	n.live["a"] = nil // it wrote before gossip had heard of its peer
+	put(t, forked, Local, "machine", "m1", "forked")
+	n.live["a"] = live
 	err := forked.Append(t.Context(), Replicated, Draft{Kind: "machine", Key: "m1", Body: "forked"})
-	if !errors.Is(err, ErrWaitingPeer) || !errors.Is(err, ErrChain) {
+	if !errors.Is(err, ErrBehind) {
+		t.Fatalf("a forked chain counts as copied: %v", err)
+	}
+	if err := forked.replicate(t.Context(), netPeer{n, "a"}); !errors.Is(err, ErrWaitingPeer) || !errors.Is(err, ErrChain) {
 		t.Fatalf("a forked chain counts as copied: %v", err)
 	}
 }

@@ -150,10 +150,10 @@ func (p promises) merge(theirs []Promise) error {
 		err := p.db.UpdateVital(func(tx *state.Tx) error {
 			for _, pr := range batch {
 				have, err := p.get(tx, pr.ID)
-				if err != nil {
+				if err != nil && !errors.Is(err, state.ErrDamaged) { // a damaged one is forgotten: theirs counts
 					return err
 				}
-				if have.Epoch.Compare(pr.Epoch) >= 0 {
+				if err == nil && have.Epoch.Compare(pr.Epoch) >= 0 {
 					continue
 				}
 				pr.Released, pr.Yielded = true, nil

@@ -25,18 +25,12 @@ func (c *Claims) Recover(ctx context.Context) error {
 		if m.ID == c.self || !m.Alive {
 			continue
 		}
-		actx, cancel := context.WithTimeout(ctx, askTimeout)
-		theirs, err := c.remote.Promises(actx, m.ID)
-		cancel()
+		theirs, err := c.tableOf(ctx, m.ID)
 		if err != nil {
 			c.log.Warn("peer's promises not heard", "peer", m.ID, "err", err)
 			continue
 		}
-		theirs = slices.DeleteFunc(theirs, func(p Promise) bool { return p.ID == "" || p.Owner == "" })
-		c.table.Lock()
-		err = c.own.merge(theirs)
-		c.table.Unlock()
-		if err != nil {
+		if err := c.takeOver(theirs); err != nil {
 			return err
 		}
 		heard++
@@ -45,4 +39,43 @@ func (c *Claims) Recover(ctx context.Context) error {
 		return fmt.Errorf("cannot recover claims: %d of %d peers heard: %w", heard, need, ErrForgotten)
 	}
 	return nil
+}
+
+func (c *Claims) tableOf(ctx context.Context, peer string) ([]Promise, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	theirs, err := c.remote.Promises(ctx, peer)
+	return slices.DeleteFunc(theirs, func(p Promise) bool { return p.ID == "" || p.Owner == "" }), err
+}
+
+func (c *Claims) takeOver(theirs []Promise) error {
+	c.table.Lock()
+	defer c.table.Unlock()
+	return c.own.merge(theirs)
+}
+
+// Meet takes the table of each live peer once in a process life, as soon as it is alive: an older copy of the whole data directory,
+// marks too, does not know itself to be one, and what it promised since may stand in no journal. A peer that does not answer stops
+// nobody; the next call asks it again.
+func (c *Claims) Meet(ctx context.Context) {
+	_, members := c.sight.Members()
+	for _, m := range members {
+		c.mu.Lock()
+		skip := m.ID == c.self || !m.Alive || c.met[m.ID]
+		c.mu.Unlock()
+		if skip {
+			continue
+		}
+		theirs, err := c.tableOf(ctx, m.ID)
+		if err == nil {
+			err = c.takeOver(theirs)
+		}
+		if err != nil {
+			c.log.Debug("peer's promises not heard at the start", "peer", m.ID, "err", err)
+			continue
+		}
+		c.mu.Lock()
+		c.met[m.ID] = true
+		c.mu.Unlock()
+	}
 }

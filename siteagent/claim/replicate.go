@@ -25,6 +25,25 @@ func (j *Journal) replicate(ctx context.Context, peers Peers) error {
 	return nil
 }
 
+// compare asks the live peers that were not heard in this life how far they have this agent's chain, before it grows: an older
+// copy in the place of this store would write other records than those that they hold. A peer that does not answer stops nobody.
+func (j *Journal) compare(ctx context.Context, peers Peers) {
+	if peers == nil {
+		return
+	}
+	for _, p := range peers.Live() {
+		j.mu.Lock()
+		_, known := j.acked[p]
+		j.mu.Unlock()
+		if known {
+			continue
+		}
+		if err := j.pushTo(ctx, peers, p); err != nil {
+			j.log.Warn("journal not compared with a live peer", "peer", p, "err", err)
+		}
+	}
+}
+
 func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
@@ -68,6 +87,12 @@ func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 // reclaim takes back the end of this agent's own chain from a peer: its store lost it. Errors: ErrChain when other records
 // were written since; then no step that must be replicated goes on until an operator decides.
 func (j *Journal) reclaim(ctx context.Context, peers Peers, peer string, has uint64) error {
+	// A peer holds more of this agent's chain than the agent: an older copy was put in its place, marks and all.
+	if !j.db.Recovering() {
+		if err := j.db.SetRecovering("a peer holds a later end of this agent's journal"); err != nil {
+			return err
+		}
+	}
 	j.mu.Lock()
 	from := j.heads[j.self].seq + 1
 	j.mu.Unlock()
