@@ -50,7 +50,7 @@ func (s *Replica) activate() error {
 			s.bump()
 			return err
 		}
-		if err := s.db.Update(func(tx *state.Tx) error { return n.write(tx) }); err != nil {
+		if err := s.db.UpdateSigned(func(tx *state.Tx) error { return n.write(tx) }); err != nil {
 			s.rejected = err.Error()
 			s.bump()
 			return fmt.Errorf("cannot activate intent: %w", err)
@@ -100,6 +100,7 @@ func (s *Replica) run(everyEntry bool) (best *next, err error) {
 // take makes a run that was written the active state.
 func (s *Replica) take(n *next) {
 	for _, d := range n.deks {
+		s.deks[d.DEK] = d
 		if err := s.ring.Add(d); err != nil {
 			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
 		}

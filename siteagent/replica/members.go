@@ -197,7 +197,7 @@ func (s *Replica) addRevocation(env *intent.Envelope) error {
 	}
 	// By digest too, so that both sides of a fork stay as evidence.
 	key, forked := seqKey(body.Seq)+"/"+env.Digest().Hex(), error(nil)
-	err = s.db.Update(func(tx *state.Tx) error {
+	err = s.db.UpdateSigned(func(tx *state.Tx) error {
 		if err := tx.Walk(bucketRevocation, seqKey(body.Seq)+"/", func(other string, _ []byte) error {
 			if other != key {
 				forked = fmt.Errorf("revocation %d has two documents: %w", body.Seq, document.ErrFork)
@@ -256,10 +256,8 @@ func (s *Replica) RevocationFeed(from uint64, fn func(*intent.Envelope) error) e
 
 // loadRevocations reads what was kept. Our own store is its anchor: the documents were verified when they came.
 func (s *Replica) loadRevocations(tx *state.Tx) error {
-	if err := getJSON(tx, bucketMeta, "revocation", &s.revocation.Head); err != nil {
-		return err
-	}
-	return tx.Walk(bucketRevocation, "", func(_ string, b []byte) error {
+	damaged := getJSON(tx, bucketMeta, "revocation", &s.revocation.Head)
+	return errors.Join(damaged, tx.Walk(bucketRevocation, "", func(_ string, b []byte) error {
 		env, err := document.Decode(b)
 		if err != nil {
 			return err
@@ -270,5 +268,5 @@ func (s *Replica) loadRevocations(tx *state.Tx) error {
 		}
 		s.revoked = s.revoked.With(body.Entries)
 		return nil
-	})
+	}))
 }

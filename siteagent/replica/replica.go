@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -51,6 +52,7 @@ type Replica struct {
 	tombs      map[string]intent.TombstoneObject
 	acks       map[string]intent.AckBody
 	sealed     map[string]intent.SealedRecord
+	deks       map[uint64]intent.SealedDEK
 	roster     *intent.RosterBody // as signed
 	members    *intent.RosterBody // as effective
 	rejected   string
@@ -81,11 +83,17 @@ func Open(cfg Config) (*Replica, error) {
 	s := &Replica{
 		db: cfg.DB, marks: cfg.Marks, mark: cfg.Mark, id: cfg.Site, self: cfg.Self, ring: cfg.Ring, log: cfg.Log, floor: cfg.Floor,
 		wake: make(chan struct{}), rev: 1,
-		objects: map[string]*intent.Object{}, tombs: map[string]intent.TombstoneObject{}, acks: map[string]intent.AckBody{},
-		sealed: map[string]intent.SealedRecord{}, roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{},
+		roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{},
 	}
+	s.empty()
 	s.trust.Pin = cfg.Pin
-	if err := s.db.View(s.load); err != nil {
+	if err := s.db.View(s.load); errors.Is(err, state.ErrDamaged) {
+		// What can be read is served; the buckets are on hold. The chain, where it is whole, tells the rest.
+		s.log.Error("signed state is damaged", "err", err)
+		if err := s.relive(); err != nil {
+			s.log.Error("signed state is incomplete until it was repaired", "err", err)
+		}
+	} else if err != nil {
 		return nil, fmt.Errorf("cannot read intent of %s: %w", s.id, err)
 	}
 	if !s.level() {
@@ -103,8 +111,17 @@ func Open(cfg Config) (*Replica, error) {
 	return s, nil
 }
 
+// empty forgets what was derived from the chain.
+func (s *Replica) empty() {
+	s.objects, s.tombs, s.acks = map[string]*intent.Object{}, map[string]intent.TombstoneObject{}, map[string]intent.AckBody{}
+	s.sealed, s.deks = map[string]intent.SealedRecord{}, map[uint64]intent.SealedDEK{}
+}
+
 func (s *Replica) load(tx *state.Tx) error {
-	err := tx.Walk(bucketTrust, "", func(_ string, b []byte) error {
+	damaged := tx.Walk(bucketTrust, "", func(key string, b []byte) error {
+		if key != seqKey(s.trust.Head.Seq+1) {
+			return state.ErrStop // one before it cannot be read: what follows comes again
+		}
 		env, err := document.Decode(b)
 		if err != nil {
 			return err
@@ -112,45 +129,48 @@ func (s *Replica) load(tx *state.Tx) error {
 		_, err = s.trust.Accept(env)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("cannot read trust: %w", err)
+	if damaged != nil && !errors.Is(damaged, state.ErrDamaged) {
+		return fmt.Errorf("cannot read trust: %w", damaged)
+	}
+	for _, b := range []string{bucketMeta, bucketRoster} { // their records are asked for by name: what vanished is seen by counting
+		damaged = errors.Join(damaged, tx.Walk(b, "", func(string, []byte) error { return nil }))
 	}
 	s.chain = document.IntentChain{Site: s.id}
 	if s.trust.Body != nil {
 		s.chain.Writers, s.revocation.Writers = s.trust.Body.Writers, s.trust.Body.Writers
 	}
 	for key, to := range map[string]any{"head": &s.active, "staged": &s.chain.Head, "decisions": &s.decisions} {
-		if err := getJSON(tx, bucketMeta, key, to); err != nil {
-			return err
-		}
-	}
-	if err := getJSON(tx, bucketRoster, "latest", s.roster); err != nil {
-		return err
+		damaged = errors.Join(damaged, getJSON(tx, bucketMeta, key, to))
 	}
 	return errors.Join(
+		damaged,
 		s.loadRevocations(tx),
+		getJSON(tx, bucketRoster, "latest", s.roster),
 		walkJSON(tx, bucketObject, func(uid string, o *intent.Object) { s.objects[uid] = o }),
 		walkJSON(tx, bucketTomb, func(uid string, t *intent.TombstoneObject) { s.tombs[uid] = *t }),
 		walkJSON(tx, bucketAck, func(id string, a *intent.AckBody) { s.acks[id] = *a }),
-		tx.Walk(bucketSealed, "dek/", func(_ string, b []byte) error {
-			var d intent.SealedDEK
-			if err := json.Unmarshal(b, &d); err != nil {
-				return err
-			}
-			if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before
-				s.log.Error("data key does not open", "dek", d.DEK, "err", err)
-			}
-			return nil
-		}),
-		tx.Walk(bucketSealed, "rec/", func(key string, b []byte) error {
-			var r intent.SealedRecord
-			if err := json.Unmarshal(b, &r); err != nil {
-				return err
-			}
-			s.sealed[key[len("rec/"):]] = r
-			return nil
-		}),
+		tx.Walk(bucketSealed, "", func(key string, b []byte) error { return s.loadSealed(key, b) }),
 	)
+}
+
+func (s *Replica) loadSealed(key string, b []byte) error {
+	if name, ok := strings.CutPrefix(key, "rec/"); ok {
+		var r intent.SealedRecord
+		if err := json.Unmarshal(b, &r); err != nil {
+			return err
+		}
+		s.sealed[name] = r
+		return nil
+	}
+	var d intent.SealedDEK
+	if err := json.Unmarshal(b, &d); err != nil {
+		return err
+	}
+	s.deks[d.DEK] = d
+	if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before
+		s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+	}
+	return nil
 }
 
 func getJSON(tx *state.Tx, bucket, key string, to any) error {
@@ -199,7 +219,7 @@ func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 		if err != nil {
 			return err
 		}
-		if err := s.db.Update(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
+		if err := s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
 			return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
 		}
 		s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
@@ -257,11 +277,18 @@ func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, erro
 	return len(fresh), refused
 }
 
+// Retry activates what was staged and could not be kept then, as on a full disk.
+func (s *Replica) Retry() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.activate()
+}
+
 // stage writes envelopes and the staged head in one transaction, then the marks. Rosters act on receipt.
 func (s *Replica) stage(entries []*intent.Entry, wires [][]byte) error {
 	head := s.chain.Head
 	var roster *intent.RosterBody
-	err := s.db.Update(func(tx *state.Tx) error {
+	err := s.db.UpdateSigned(func(tx *state.Tx) error {
 		for i, e := range entries {
 			if err := tx.Put(bucketIntent, seqKey(e.Seq), wires[i]); err != nil {
 				return err
