@@ -30,12 +30,25 @@ func (o *objects) loadReports(ctx context.Context) error {
 	})
 }
 
+// keepStores carries over what the other agents of a site said of their stores: each knows its own only.
+func keepStores(to, from []intent.AgentReport) {
+	for i := range to {
+		for _, a := range from {
+			if to[i].Store == "" && a.ID == to[i].ID {
+				to[i].Store = a.Store
+			}
+		}
+	}
+}
+
 // setReport keeps a site's report; an older one than the stored is ignored, as two agents report.
 func (o *objects) setReport(ctx context.Context, site string, r intent.Report) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if old := o.reports[site]; old != nil && old.Rev > r.Rev && old.Agent == r.Agent && old.Boot == r.Boot {
 		return nil
+	} else if old != nil {
+		keepStores(r.Agents, old.Agents)
 	}
 	rep := &siteReport{r, o.now().UTC()}
 	v, err := json.Marshal(rep)
@@ -85,7 +98,7 @@ func (o *objects) status(site string) (*api.SiteStatus, bool) {
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range r.Agents {
-		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version})
+		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Store: a.Store})
 	}
 	for _, v := range r.Overrides {
 		s.Overrides = append(s.Overrides, api.Override{ID: v.ID, Object: v.Object, Op: v.Op, State: v.State, Author: v.Author, Time: v.Time, Reason: v.Reason})

@@ -26,6 +26,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
+	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 	"golang.org/x/sync/errgroup"
@@ -47,13 +48,14 @@ type Config struct {
 	Spread     time.Duration
 	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
 	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB
+	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
 	Version    string
 	Logger     *slog.Logger
 }
 
 // Default returns the defaults of Config.
 func Default() Config {
-	return Config{Data: "/var/lib/skerry", IPXEDir: "/usr/lib/ipxe", Spread: 5 * time.Second, MaxBackoff: time.Minute}
+	return Config{Data: "/var/lib/skerry", IPXEDir: "/usr/lib/ipxe", Spread: 5 * time.Second, MaxBackoff: time.Minute, Ballast: 256 << 20}
 }
 
 // buildTime is the lowest time that the floor starts from: this code did not exist before.
@@ -76,6 +78,7 @@ type Agent struct {
 	assets  *assets
 	bootnet *bootnet.Server
 	members *members.Keeper
+	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
 	over    *overrides
 	end     *transport.Endpoint
@@ -131,6 +134,10 @@ func (a *Agent) open() error {
 		return err
 	}
 	marks, mark, err := state.OpenMarks(a.cfg.Data, key)
+	if errors.Is(err, state.ErrMarks) { // what they said is lost: peers know how far this agent was
+		a.cfg.Logger.Error("marks are damaged", "err", err)
+		err = a.db.SetRecovering("marks damaged")
+	}
 	if err != nil {
 		return err
 	}
@@ -206,6 +213,7 @@ func (a *Agent) wire() (err error) {
 	}
 	a.mesh.Claims = a.claims
 	a.wireSite()
+	a.wireUpkeep()
 	a.wireAPI()
 	a.end.HandleHTTP(trust.ALPNMesh, a.mesh.Handler())
 	return nil
@@ -225,7 +233,7 @@ func (a *Agent) wireSite() {
 	a.site.Assets = a.assets.Missing
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
-		Dial: a.dialBMC, Recovering: a.db.Recovering, Log: log,
+		Dial: a.dialBMC, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },
 	})
 	_, web := a.id.certificates(a.keys)
 	a.bootnet = bootnet.New(bootnet.Config{
@@ -242,7 +250,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members,
+		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep,
 	}
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
@@ -286,6 +294,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("follow", a.follow)
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
+	run("upkeep", a.upkeep.Run)
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

@@ -54,6 +54,14 @@ func (a *assets) wanted() []*intent.AssetSpec {
 	return append(boot, image...)
 }
 
+// pins lists what the active intent wants.
+func (a *assets) pins() (out []intent.Digest) {
+	for _, s := range a.wanted() {
+		out = append(out, s.Digest)
+	}
+	return out
+}
+
 // Missing says why a machine cannot be booted or installed yet; "" = everything is here. b is nil for an inspection.
 func (a *assets) Missing(b *reconcile.Binding) string {
 	c := a.w.Now().Overlay.Catalog
@@ -88,10 +96,9 @@ func (a *assets) complete(d intent.Digest) bool {
 func (a *assets) Run(ctx context.Context) error {
 	for {
 		st := a.w.State()
-		var pins []intent.Digest
+		a.blobs.SetPins(a.pins())
 		failed := false
 		for _, s := range a.wanted() {
-			pins = append(pins, s.Digest)
 			if a.complete(s.Digest) {
 				continue
 			}
@@ -100,7 +107,6 @@ func (a *assets) Run(ctx context.Context) error {
 				a.log.Warn("asset not here yet", "asset", s.Digest.Short(), "err", err)
 			}
 		}
-		a.blobs.SetPins(pins)
 		var again <-chan time.Time
 		if failed {
 			again = time.After(assetRetry)

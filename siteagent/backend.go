@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -35,6 +36,7 @@ type backend struct {
 	uplink  func() bool
 	cutOff  func(context.Context) bool
 	over    *overrides
+	upkeep  *upkeep.Keeper
 	members *members.Keeper
 
 	mu   sync.Mutex // guards what follows
@@ -153,6 +155,9 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 	if !b.cutOff(ctx) {
 		return nil, api.Refuse("the coordinator is reachable: apply there, so that there is one truth; a site takes changes only while it is cut off")
 	}
+	if b.db.AdmitUser() != nil {
+		return nil, api.ErrFull
+	}
 	return b.over.apply(ctx, by, batch)
 }
 
@@ -205,7 +210,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range b.agentReports() {
-		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown"}
+		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store}
 		if a.ID == b.info.ID {
 			st.Uplink = map[bool]string{true: "up", false: "down"}[b.uplink()]
 		}
@@ -229,7 +234,7 @@ func (b *backend) agentReports() []intent.AgentReport {
 		g, ok := seen[a.ID]
 		switch {
 		case a.ID == b.info.ID:
-			r.Alive, r.Head, r.Version = "yes", st.Head, b.info.Version
+			r.Alive, r.Head, r.Version, r.Store = "yes", st.Head, b.info.Version, b.upkeep.Word()
 		case !ok || g.Since.IsZero():
 			r.Alive = "unknown"
 		case g.Alive:

@@ -3,7 +3,8 @@
 //
 // Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, assets,
 // how a spare starts. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot network's answers), claim,
-// members (who was cut off or came in), peers (what agents say to each other), reconcile, override.
+// members (who was cut off or came in), peers (what agents say to each other), upkeep
+// (the store), reconcile, override.
 //
 // Imported by: cmd/skerry only. It never imports coordinator.
 //

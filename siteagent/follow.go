@@ -80,20 +80,24 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
 }
 
 func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
-	res, err := get(ctx, rt, "http://coordinator/u/1/trust")
+	envs, err := a.fetchTrust(ctx, rt)
 	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	var envs []*intent.Envelope
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxTrust))
-	if err != nil {
-		return fmt.Errorf("cannot read trust: %w", err)
-	}
-	if err := intent.DecodeStrict(b, &envs); err != nil {
 		return err
 	}
 	return a.site.AddTrust(envs)
+}
+
+func (a *Agent) fetchTrust(ctx context.Context, rt http.RoundTripper) (envs []*intent.Envelope, err error) {
+	res, err := get(ctx, rt, "http://coordinator/u/1/trust")
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxTrust))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read trust: %w", err)
+	}
+	return envs, intent.DecodeStrict(b, &envs)
 }
 
 // maxTrust bounds the trust documents of one answer.
@@ -260,6 +264,7 @@ func (a *Agent) follow(ctx context.Context) error {
 				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
 			}
 		}
+		a.claims.Meet(ctx)
 		a.recover(ctx)
 		select {
 		case <-ctx.Done():

@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/join"
 	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -35,10 +36,7 @@ type identity struct {
 	Peers       []intent.RosterAgent `json:"peers,omitempty"` // the site's other agents when it joined
 }
 
-const (
-	fileIdentity = "identity.json"
-	fileState    = "state.key"
-)
+const fileIdentity = "identity.json"
 
 func (id *identity) certificates(keys *seal.Keys) (leaf, web *tls.Certificate) {
 	leaf = &tls.Certificate{Certificate: [][]byte{id.Leaf, id.CA}, PrivateKey: keys.TLS}
@@ -127,7 +125,7 @@ func saveIdentity(dir string, id *identity) error {
 
 // stateKey returns the key of the record MACs, making it the first time.
 func stateKey(data string) ([]byte, error) {
-	path := filepath.Join(data, "keys", fileState)
+	path := filepath.Join(data, upkeep.KeyFile)
 	b, err := os.ReadFile(path)
 	if err == nil && len(b) == 32 {
 		return b, nil

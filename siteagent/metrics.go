@@ -46,6 +46,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
+	a.upkeep.Gauges(set)
 	for _, st := range []intent.MachineState{
 		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
 		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/dhcp"
 	"github.com/skerry-metal/skerry/boot/httpboot"
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/inventory"
@@ -32,6 +33,7 @@ type bench struct {
 	site    *effective.Site
 	inst    *installers
 	answers *answers
+	unfit   error // of the agent's store
 	keys    []seal.Secret
 }
 
@@ -90,7 +92,7 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	control := reconcile.New(reconcile.Config{
 		Self: id, Journal: b.journal, Claims: claim.NewClaims(db, id, "boot", alone{}, nil, log), Want: b.site.Want, Members: alone{}.Members, Around: b.site.Around,
 		Dial:       func(context.Context, string, *intent.BMCSpec) (bmc.Controller, error) { return nil, bmc.ErrUnsupported },
-		Recovering: func() bool { return false }, Log: log,
+		Recovering: func() bool { return false }, Log: log, Fit: func() error { return b.unfit },
 	})
 	s := New(Config{
 		Site: b.site, Self: id, Domain: "edge.example", Sign: author.Writer, Control: control, Log: log,
@@ -214,6 +216,33 @@ func TestPermissionNamesAcceptedDisk(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, install.ErrStale)
 		}
 	}
+}
+
+// TestUnsoundStorePermitsNothing: while the store is on hold, behind, or not scrubbed since the start, no permission is given, not
+// even the one that was given before; DHCP is answered all the same.
+func TestUnsoundStorePermitsNothing(t *testing.T) {
+	b := newBench(t)
+	id := b.writing()
+	for _, given := range []bool{false, true} {
+		b.unfit = errors.New("on hold: intent")
+		if env, err := b.inst.Permit(t.Context(), id, hardware("DISK-1")); !errors.Is(err, install.ErrBusy) || len(env.Envelope.Payload) > 0 {
+			t.Fatalf("given before %v: %v; want %v", given, err, install.ErrBusy)
+		}
+		if b.answers.refresh(); b.answers.View() == nil || !b.answers.View().Known(must(dhcp.ParseMAC(testMAC))) {
+			t.Fatal("the machine is not known to DHCP any more")
+		}
+		b.unfit = nil
+		if _, err := b.inst.Permit(t.Context(), id, hardware("DISK-1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // TestChangedHardwareIsRefused: a disk or serial that is not the accepted one gets no permission, and the machine is

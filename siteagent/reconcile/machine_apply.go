@@ -34,7 +34,9 @@ type Config struct {
 	Dial func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error)
 	// Recovering tells that this agent's state is older than its peers': it claims nothing.
 	Recovering func() bool
-	Log        *slog.Logger
+	// Fit says why this agent's store may not stand behind a destructive step now; nil error: it may. Nil func: nobody looks.
+	Fit func() error
+	Log *slog.Logger
 }
 
 const (
@@ -318,6 +320,11 @@ func (c *Controller) closeAll() {
 func (c *Controller) Permitted(ctx context.Context, v MachineView) (intent.Claim, error) {
 	if !c.owns(machineID(v.Name)) {
 		return intent.Claim{}, claim.ErrNotHeld
+	}
+	if c.cfg.Fit != nil {
+		if err := c.cfg.Fit(); err != nil {
+			return intent.Claim{}, fmt.Errorf("cannot permit writing %s: %w", v.Name, err)
+		}
 	}
 	_, fence, err := c.device(ctx, v)
 	if err != nil && v.Spec.BMC != nil {

@@ -344,8 +344,8 @@ func (s *Replica) repairDerived() error {
 	if s.revocation.Head != (intent.Head{}) {
 		whole[bucketMeta]["revocation"] = s.revocation.Head
 	}
-	if len(s.orders) > 0 { // a lost one is taken again from the journal
-		whole[bucketMeta]["quarantine"] = s.orders
+	if s.decisions.Count() > 0 { // a lost one is taken again from the journal
+		whole[bucketMeta]["decisions"] = s.decisions
 	}
 	if len(s.roster.Agents) > 0 && s.roster.Generation > 0 { // a seeded one is no entry of the chain
 		whole[bucketRoster]["latest"] = s.roster
