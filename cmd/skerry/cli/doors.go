@@ -230,6 +230,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
 		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
 		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB")
+		f.Uint64Var(&cfg.Ballast, "ballast-bytes", cfg.Ballast, "octets that \"skerry agent recover\" frees on a full disk; 0 = none")
 		f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	}
 	flags(c)
@@ -249,6 +250,7 @@ func (a *app) agentCmd() *cobra.Command {
 	flags(check)
 	conf.AddCommand(check)
 	c.AddCommand(conf, a.agentListCmd(), a.agentKitCmd(), a.agentRevokeCmd(), a.agentQuarantineCmd())
+	c.AddCommand(a.upkeepCmds()...)
 	return c
 }
 
