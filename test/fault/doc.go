@@ -1,13 +1,15 @@
 // Package fault breaks things on purpose: kills processes in the middle of writes, cuts the power under a file system, flips
 // bits on disk, and looks whether the promises hold.
 //
-// Holds: tests only. F1 (SIGKILL), F3 (power cut), F4 (bit flips) of trust.md section 12, as far as storage/state goes.
+// Holds: tests only. F1 (SIGKILL), F3 (power cut), F4 (bit flips, marks too), F5 (full disk), F6 (older copies put back) of trust.md
+// section 12, over real stores and, in F6, whole agents without sockets.
 //
 // Imported by: nobody.
 //
-// Promises: tests 11 (an acknowledged write survives), 4 (damage is never absence, and never a wrong value).
+// Promises: tests 11 (an acknowledged write survives), 4 (damage is never absence, and never a wrong value), 5 (what was found permits
+// nothing), 6 (no lease or claim twice).
 //
 // Concurrency: the test binary starts itself as the process that is hurt.
 //
-// Tests: -fault.seed replays a run; -fault.runs sets how often, nightly more. The power cut needs root and e2fsprogs.
+// Tests: -seed replays a run; -tags soak takes the long tier, -share a part of it. F3 and F5 need root, F3 e2fsprogs.
 package fault

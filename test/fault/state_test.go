@@ -20,14 +20,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
 var (
-	seed = flag.Uint64("fault.seed", 0, "replay this seed; 0 takes a new one")
-	runs = flag.Int("fault.runs", 20, "kills, and flips / 5")
+	seed  = flag.Uint64("seed", 0, "replay this seed; 0 takes a new one")
+	share = flag.Float64("share", 1, "part of the tier's runs")
 )
+
+// times returns how often an experiment runs: the share of the tier's number, at least once.
+func times(n int) int { return max(1, int(*share*float64(n))) }
 
 // childEnv makes the test binary the process that is hurt: "write DIR" or "check DIR".
 const childEnv = "SKERRY_FAULT_CHILD"
@@ -53,7 +57,7 @@ func random(t *testing.T) *rand.Rand {
 	if s == 0 {
 		s = uint64(time.Now().UnixNano())
 	}
-	t.Logf("-fault.seed %d", s)
+	t.Logf("-seed %d", s)
 	return rand.New(rand.NewPCG(s, 0))
 }
 
@@ -114,7 +118,17 @@ func write(dir string) error {
 	if err != nil {
 		return err
 	}
+	marks, mark, err := state.OpenMarks(dir, make([]byte, 32))
+	if err != nil {
+		return err
+	}
 	for i := n + 1; ; i++ {
+		if i%25 == 0 {
+			mark.Boots, mark.MaxVersion = mark.Boots+1, d.MaxVersion()
+			if err := marks.Save(mark); err != nil {
+				return err
+			}
+		}
 		err := d.Update(func(tx *state.Tx) error {
 			k, v, del := op(i)
 			if del {
@@ -141,6 +155,8 @@ type content struct {
 	Held       map[string]string
 	Checksum   string
 	Recovering bool
+	Marks      string // what is wrong with them
+	Unfit      string // why no destructive step would be permitted; empty: it would
 }
 
 func contentOf(dir string) (content, error) {
@@ -168,7 +184,46 @@ func contentOf(dir string) (content, error) {
 	if rep.Checksum != nil {
 		c.Checksum = rep.Checksum.Error()
 	}
-	return c, nil
+	_, marks, err := state.OpenMarks(dir, make([]byte, 32))
+	if err == nil && marks.MaxVersion > d.MaxVersion() {
+		err = fmt.Errorf("the marks know version %d, the state is at %d", marks.MaxVersion, d.MaxVersion())
+	}
+	if err != nil { // as an agent does at its start
+		c.Marks = err.Error()
+		if err := d.SetRecovering(c.Marks); err != nil {
+			return c, err
+		}
+	}
+	c.Unfit, err = unfit(d)
+	return c, err
+}
+
+// unfit lets an agent's keeper scrub the store and asks whether it would stand behind a destructive step.
+func unfit(d *state.DB) (string, error) {
+	log := slog.New(slog.DiscardHandler)
+	k := upkeep.New(upkeep.Config{DB: d, Log: log, Event: func(string, string, map[string]string) error { return nil }})
+	if k.Fit() == nil {
+		return "", errors.New("fit before the first scrub")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- k.Run(ctx) }()
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
+	for range 10_000 {
+		if !k.Status().Scrubbed.IsZero() || len(ended) > 0 {
+			break
+		}
+		<-t.C
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		return "", err
+	}
+	if err := k.Fit(); err != nil {
+		return err.Error(), nil
+	}
+	return "", nil
 }
 
 func check(dir string) error {
@@ -247,7 +302,7 @@ func (w *writer) kill() {
 // whole checks that the state is exactly that after some number of ops, not below acked, nor more than one above.
 func whole(t *testing.T, c content, acked int) {
 	t.Helper()
-	if c.Recovering || len(c.Damaged) > 0 || c.Held != nil || c.Checksum != "" {
+	if c.Recovering || len(c.Damaged) > 0 || c.Held != nil || c.Checksum != "" || c.Marks != "" || c.Unfit != "" {
 		t.Fatalf("damage without a fault of the disk: %+v", c)
 	}
 	if c.Last < acked || c.Last > acked+1 {
@@ -271,7 +326,7 @@ func TestKill(t *testing.T) {
 	rnd := random(t)
 	dir := t.TempDir()
 	slowest := time.Duration(0)
-	for range *runs {
+	for range times(tierKills) {
 		w := startWriter(t, dir)
 		w.run(t, rnd.IntN(60))
 		w.kill()
@@ -286,7 +341,7 @@ func TestKill(t *testing.T) {
 		}
 		whole(t, c, w.acked)
 	}
-	t.Logf("%d kills, slowest reopen and scrub %v", *runs, slowest)
+	t.Logf("%d kills, slowest reopen and scrub %v", times(tierKills), slowest)
 }
 
 // TestBitFlip is F4: one flipped bit in any file is found, or harmless; a wrong value is never served, and a lost one never
@@ -314,7 +369,7 @@ func TestBitFlip(t *testing.T) {
 		t.Fatalf("files %v, %v", files, err)
 	}
 	found := map[string]int{}
-	for i := range *runs * 2 {
+	for i := range times(tierFlips) {
 		dir := filepath.Join(t.TempDir(), fmt.Sprint(i))
 		if out, err := exec.Command("cp", "-r", "--sparse=always", base, dir).CombinedOutput(); err != nil {
 			t.Fatalf("%v %s", err, out)
@@ -328,7 +383,7 @@ func TestBitFlip(t *testing.T) {
 		}
 		os.RemoveAll(dir)
 	}
-	t.Logf("%v", found)
+	t.Logf("%d flips in %d files: %v", times(tierFlips), len(files), found)
 }
 
 // flip changes one bit among the octets that are not in a hole (memtables and logs are mostly holes).
@@ -377,10 +432,13 @@ func judge(t *testing.T, dir string, last int, want map[string]string) string {
 				return fmt.Sprintf("WRONG value of %s", k)
 			}
 		}
+		found := c.Recovering || len(c.Damaged) > 0 || len(c.Held) > 0 || c.Checksum != "" || c.Marks != ""
 		switch {
-		case c.Recovering:
+		case found && c.Unfit == "":
+			return fmt.Sprintf("WRONG: found, and a destructive step would be permitted: %+v", c)
+		case c.Recovering || c.Marks != "":
 			return "recovering"
-		case len(c.Damaged) > 0 || len(c.Held) > 0 || c.Checksum != "":
+		case found:
 			return "found"
 		case len(c.Data) != len(want) || c.Last != last:
 			return fmt.Sprintf("WRONG: %d of %d records, op %d of %d, and nobody saw it", len(c.Data), len(want), c.Last, last)
@@ -404,7 +462,7 @@ func TestPowerCut(t *testing.T) {
 		}
 	}
 	mount(t, img, mnt)
-	for range max(2, *runs/4) {
+	for range times(tierCuts) {
 		w := startWriter(t, mnt)
 		w.run(t, 20+rnd.IntN(100))
 		// Stopped, the writer cannot change the image while it is copied; nothing is flushed that was not flushed before.
