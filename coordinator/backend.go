@@ -37,6 +37,7 @@ type backend struct {
 	addr    []string                                    // host:port at which agents reach this coordinator; at least one
 	reverse func(site string) (http.RoundTripper, bool) // a session with an agent of the site
 	now     func() time.Time
+	held    func(ctx context.Context, site string) (string, error) // why nothing is published there
 }
 
 // Describe implements api.Backend.
@@ -116,19 +117,23 @@ func (b *backend) SiteStatus(ctx context.Context, site string) (*api.SiteStatus,
 	if err != nil {
 		return nil, err
 	}
+	held, err := b.held(ctx, site)
+	if err != nil {
+		return nil, err
+	}
 	cl, err := b.site(site)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, askSiteLimit)
 		defer cancel()
 		if s, err := cl.SiteStatus(ctx, site); err == nil {
-			s.Published, s.Reachable = head, "yes"
+			s.Published, s.Reachable, s.Held = head, "yes", held
 			return s, nil
 		}
 	} else if !errors.Is(err, api.ErrUnreachable) {
 		return nil, err
 	}
 	s, _ := b.objects.status(site)
-	s.Published, s.Reachable = head, "unknown"
+	s.Published, s.Reachable, s.Held = head, "unknown", held
 	return s, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,7 +15,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/backup"
 	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -29,6 +32,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Etcd says which etcd several coordinators share; see store.EtcdConfig.
+type Etcd = store.EtcdConfig
+
+// DefaultEtcdPrefix is the default of Etcd.Prefix.
+const DefaultEtcdPrefix = store.DefaultPrefix
+
 // Config says how a coordinator runs. See Default.
 type Config struct {
 	Data    string        // directory that Init made
@@ -36,8 +45,13 @@ type Config struct {
 	Metrics string        // host:port of /metrics over plain HTTP on the management network; empty: none
 	Spread  time.Duration // agents of a lost coordinator return within, default 60 s
 	Reserve uint64        // octets that uploads leave free, default 3 GiB
-	Version string
-	Logger  *slog.Logger
+	Etcd    *Etcd         // the shared store of several coordinators; nil: the embedded one below Data
+	// Without names agents (site/agent) that are gone for good: a site that is held does not wait for their word.
+	Without []string
+	// Recovered ends what a restore began: agents of sites that nobody here knows are not admitted any more.
+	Recovered bool
+	Version   string
+	Logger    *slog.Logger
 }
 
 // Default returns the defaults of Config.
@@ -73,6 +87,9 @@ type Coordinator struct {
 	dirty map[string]bool // sites whose chain may have to say something new
 	kick  chan struct{}
 	locks map[string]*sync.Mutex // one writer per chain in this process
+
+	recovery *recovery.Recovery
+	hearing  sync.WaitGroup // questions to agents
 }
 
 // publishRetry is how long a publication that failed rests: the store is full, or broken.
@@ -90,8 +107,15 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := c.wire(); err != nil {
 		return err
 	}
-	if err := c.revoker.enforce(ctx); err != nil {
+	defer c.hearing.Wait() // sessions are gone by then
+	if err := c.recovery.Resume(ctx, cfg.Recovered); err != nil {
 		return err
+	}
+	if err := c.revoker.enforce(ctx); err != nil {
+		if held, herr := recovery.Held(ctx, c.store); herr != nil || len(held) == 0 {
+			return errors.Join(err, herr)
+		}
+		cfg.Logger.Warn("revocations are enforced when no site is held any more; their holders may not speak already", "err", err)
 	}
 	c.markDirty(c.objects.sitesNow())
 	srv := &http.Server{Handler: c.api, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}
@@ -99,10 +123,12 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.end.Run(ctx) })
 	g.Go(func() error { return ignoreClosed(srv.Serve(c.end.HTTPListener())) })
 	g.Go(func() error { return c.publish(ctx) })
+	g.Go(func() error { return c.follow(ctx) })
+	g.Go(func() error { return backup.Serve(ctx, cfg.Data, c.store, cfg.Logger) })
 	g.Go(func() error { return c.serveMetrics(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
-		return srv.Close() // watches and event streams have no end of their own
+		return ignoreClosed(srv.Close()) // watches and event streams have no end of their own
 	})
 	cfg.Logger.Info("coordinator is up", "id", c.id, "domain", c.domain, "listen", c.end.Addr().String())
 	return g.Wait()
@@ -113,7 +139,7 @@ func newCoordinator(cfg Config) *Coordinator {
 }
 
 func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, transport.ErrClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, transport.ErrClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
@@ -126,7 +152,7 @@ func (c *Coordinator) open(ctx context.Context) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start coordinator: %w (was `skerry coordinator init` run?)", err)
 	}
-	st, db, err := openStore(c.cfg.Data, master, c.cfg.Logger)
+	st, db, err := openStore(ctx, c.cfg.Data, c.cfg.Etcd, master, c.cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +162,7 @@ func (c *Coordinator) open(ctx context.Context) (func(), error) {
 				c.cfg.Logger.Error("assets not closed", "err", err)
 			}
 		}
-		if err := db.Close(); err != nil {
+		if err := closeStore(st, db); err != nil {
 			c.cfg.Logger.Error("state not closed", "err", err)
 		}
 	}
@@ -154,6 +180,9 @@ func (c *Coordinator) open(ctx context.Context) (func(), error) {
 }
 
 func (c *Coordinator) load(ctx context.Context, keys string, master []byte) error {
+	if _, err := c.store.Get(ctx, backup.RestoringKey); !errors.Is(err, store.ErrAbsent) {
+		return errors.Join(errors.New("cannot start coordinator: a restore did not end here; empty the directory and restore again"), err)
+	}
 	err := c.store.Range(ctx, "trust/", "", func(e store.Entry) error {
 		env, err := document.Decode(e.Value)
 		if err != nil {
@@ -245,6 +274,9 @@ func (c *Coordinator) loadView(ctx context.Context) error {
 			v = v.WithRoster(site, r)
 		}
 	}
+	if v, err = recovery.Open(ctx, c.store, v); err != nil {
+		return err
+	}
 	c.view.Set(v.WithRevocations(c.revoker.stream.Entries()))
 	return nil
 }
@@ -313,12 +345,18 @@ func (c *Coordinator) wire() (err error) {
 			c.auditRefusal(ctx, "join refused, from "+conn.RemoteAddr().String()+": "+err.Error())
 		}
 	})
+	c.recovery = c.newRecovery()
 	c.backend = &backend{
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now, reverse: c.reverse,
+		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
+		reverse: c.reverse, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
-	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger})
+	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger,
+		OnHello:   func(ctx context.Context, h uplink.Hello) { c.heard(ctx, h.Site, h.Agent, h.Heads) },
+		OnApplied: c.heard,
+	})
+	c.recovery.Ask = c.uplink.RoundTripper
 	return nil
 }
 
@@ -400,7 +438,11 @@ func (c *Coordinator) publish(ctx context.Context) error {
 		case <-c.kick:
 		}
 		for _, site := range c.takeDirty() {
-			if err := c.agents.Sync(ctx, site); err != nil && ctx.Err() == nil {
+			err := c.agents.Sync(ctx, site)
+			if errors.Is(err, publish.ErrHeld) {
+				continue // the end of the hold asks again
+			}
+			if err != nil && ctx.Err() == nil {
 				c.cfg.Logger.Error("site not published; it is tried again", "site", site, "err", err)
 				time.AfterFunc(publishRetry, func() { c.markDirty([]string{site}) })
 				continue

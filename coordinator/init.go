@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/backup"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -27,11 +28,12 @@ import (
 
 // InitConfig says what domain is founded.
 type InitConfig struct {
-	Data   string   // directory, made 0700; must not hold a coordinator yet
-	Domain string   // DNS name below which every site lies
-	ID     string   // of this coordinator, a DNS label
-	Addr   []string // host:port at which agents and users reach it
-	Admin  string   // name of the first administrator
+	Data   string            // directory, made 0700; must not hold a coordinator yet
+	Domain string            // DNS name below which every site lies
+	ID     string            // of this coordinator, a DNS label
+	Addr   []string          // host:port at which agents and users reach it
+	Admin  string            // name of the first administrator
+	Etcd   *store.EtcdConfig // as Config.Etcd
 	Logger *slog.Logger
 }
 
@@ -44,17 +46,17 @@ type InitResult struct {
 
 // The files below DATA/keys.
 const (
-	fileRootSign = "root-sign.key" // Ed25519, PKCS #8: signs trust documents
-	fileNextSign = "next-sign.key" // the announced next root
-	fileWriter   = "writer.key"    // Ed25519: signs intent
-	fileMaster   = "master.key"    // 32 octets: secrets at rest
+	fileRootSign = "root-sign.key"   // Ed25519, PKCS #8: signs trust documents
+	fileNextSign = "next-sign.key"   // the announced next root
+	fileWriter   = "writer.key"      // Ed25519: signs intent
+	fileMaster   = backup.MasterFile // 32 octets: secrets at rest
 	nameRoot     = "root"
 	nameCA       = "ca"
 )
 
 // Init founds a domain: root, next root, coordinator CA, writer, trust document 1, and the first administrator. Everything
 // is on disk when it returns; a second Init in the same directory is refused.
-func Init(ctx context.Context, cfg InitConfig) (*InitResult, error) {
+func Init(ctx context.Context, cfg InitConfig) (res *InitResult, err error) {
 	if err := checkInit(cfg); err != nil {
 		return nil, err
 	}
@@ -75,12 +77,12 @@ func Init(ctx context.Context, cfg InitConfig) (*InitResult, error) {
 	if err := state.WriteFile(filepath.Join(keys, fileMaster), master); err != nil {
 		return nil, err
 	}
-	st, db, err := openStore(cfg.Data, master, cfg.Logger)
+	st, db, err := openStore(ctx, cfg.Data, cfg.Etcd, master, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
-	res := &InitResult{Pin: env.Digest(), CA: filepath.Join(keys, nameRoot+".crt")}
+	defer func() { err = errors.Join(err, closeStore(st, db)) }()
+	res = &InitResult{Pin: env.Digest(), CA: filepath.Join(keys, nameRoot+".crt")}
 	token, half := api.NewUserToken(0, now)
 	res.Token = token
 	return res, found(ctx, st, cfg, env, half, now)
@@ -191,23 +193,39 @@ func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Enve
 		If:  []store.Guard{{Key: "self"}},
 		Put: map[string][]byte{"self": self, trustKey(1): wire, objectKey(admin.Key()): user},
 	})
+	if errors.Is(err, store.ErrConflict) {
+		return errors.New("cannot init: this prefix of etcd holds a domain already; a second coordinator of it gets a copy of DATA/keys and no init")
+	}
 	return err
 }
 
 func trustKey(seq uint64) string { return fmt.Sprintf("trust/%016x", seq) }
 
-// openStore opens DATA/state for a coordinator.
-func openStore(data string, master []byte, log *slog.Logger) (*store.Badger, *state.DB, error) {
+// openStore opens DATA/state, and the store of a coordinator: the same, or etcd.
+func openStore(ctx context.Context, data string, shared *store.EtcdConfig, master []byte, log *slog.Logger) (store.Store, *state.DB, error) {
 	key := intent.DigestOf(append([]byte("skerry/records/v1|"), master...))
 	db, err := state.Open(state.Config{Dir: filepath.Join(data, "state"), Key: key[:], Logger: log})
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := store.OpenBadger(db)
+	var st store.Store
+	if shared != nil {
+		st, err = store.OpenEtcd(ctx, *shared)
+	} else {
+		st, err = store.OpenBadger(db)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, db.Close())
 	}
 	return st, db, nil
+}
+
+func closeStore(st store.Store, db *state.DB) error {
+	err := st.Close()
+	if _, own := st.(*store.Badger); !own {
+		err = errors.Join(err, db.Close())
+	}
+	return err
 }
 
 func makeSigner(path string) (ed25519.PrivateKey, error) {

@@ -3,11 +3,13 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -30,6 +32,13 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 	set.NewGauge("skerry_coordinator_sites", func() float64 {
 		cat, _ := c.objects.Snapshot()
 		return float64(len(cat.List(intent.KindSite)))
+	})
+	set.NewGauge("skerry_coordinator_held_sites", func() float64 {
+		held, err := recovery.Held(ctx, c.store)
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(len(held))
 	})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type objects struct {
 
 	mu      sync.Mutex // guards what follows; held over a commit so that the cache follows the store
 	catalog *intent.Catalog
+	at      uint64                 // revision of store.CatalogKey that the catalog is of
 	reports map[string]*siteReport // by site
 
 	snap  atomic.Pointer[snapshot]
@@ -38,25 +40,48 @@ type snapshot struct {
 	rev     uint64
 }
 
-func objectKey(k intent.Key) string { return "object/" + string(k.Kind) + "/" + k.Scope + "/" + k.Name }
+func objectKey(k intent.Key) string { return store.ObjectKey(string(k.Kind), k.Scope, k.Name) }
 
 func openObjects(ctx context.Context, s store.Store, sec *secrets, now func() time.Time) (*objects, error) {
-	o := &objects{store: s, secrets: sec, now: now, catalog: intent.NewCatalog(), reports: map[string]*siteReport{}}
-	err := s.Range(ctx, "object/", "", func(e store.Entry) error {
-		obj := &intent.Object{}
-		if err := obj.UnmarshalJSON(e.Value); err != nil {
-			return fmt.Errorf("cannot read %s: %w", e.Key, err)
-		}
-		o.catalog.Put(obj)
-		return nil
-	})
-	if err != nil {
+	o := &objects{store: s, secrets: sec, now: now, reports: map[string]*siteReport{}}
+	if err := o.load(ctx); err != nil {
 		return nil, err
 	}
 	if err := o.loadReports(ctx); err != nil {
 		return nil, err
 	}
 	return o, o.refresh(ctx)
+}
+
+// load reads the catalog. The caller holds the lock or is alone.
+func (o *objects) load(ctx context.Context) error {
+	at, err := o.stands(ctx) // first: objects that are newer than this make the next commit load again
+	if err != nil {
+		return err
+	}
+	c := intent.NewCatalog()
+	err = o.store.Range(ctx, "object/", "", func(e store.Entry) error {
+		obj := &intent.Object{}
+		if err := obj.UnmarshalJSON(e.Value); err != nil {
+			return fmt.Errorf("cannot read %s: %w", e.Key, err)
+		}
+		c.Put(obj)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	o.catalog, o.at = c, at
+	return nil
+}
+
+// stands returns the revision of the stored catalog.
+func (o *objects) stands(ctx context.Context) (uint64, error) {
+	e, err := o.store.Get(ctx, store.CatalogKey)
+	if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return 0, err
+	}
+	return e.Rev, nil
 }
 
 // refresh makes the snapshot anew. The caller holds the lock or is alone.
@@ -90,6 +115,25 @@ type change struct {
 func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra store.Commit) ([]api.Result, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if _, ok := o.store.(store.Shared); ok { // what another coordinator answered a moment ago counts here too
+		if _, err := o.catchUp(ctx); err != nil {
+			return nil, storeError(err)
+		}
+	}
+	for races := 0; ; races++ {
+		res, err := o.apply(ctx, by, b, extra)
+		if !errors.Is(err, store.ErrConflict) {
+			return res, err
+		}
+		if moved, lerr := o.catchUp(ctx); lerr != nil {
+			return nil, storeError(lerr)
+		} else if !moved || races == maxRaces {
+			return nil, api.ErrPrecondition
+		}
+	}
+}
+
+func (o *objects) apply(ctx context.Context, by api.Caller, b api.Batch, extra store.Commit) ([]api.Result, error) {
 	next := o.catalog.Clone()
 	var changes []change
 	for _, k := range b.Delete {
@@ -117,6 +161,9 @@ func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra s
 	results := results(changes)
 	if b.DryRun {
 		return results, nil
+	}
+	if err := o.notHeld(ctx, changes); err != nil {
+		return nil, err
 	}
 	if err := o.commit(ctx, by, b, changes, extra); err != nil {
 		return nil, err
@@ -212,10 +259,11 @@ type audit struct {
 }
 
 func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, changes []change, extra store.Commit) error {
-	c := extra
+	c := store.Commit{If: append(slices.Clone(extra.If), store.Guard{Key: store.CatalogKey, Rev: o.at}), Put: maps.Clone(extra.Put), Delete: slices.Clone(extra.Delete)}
 	if c.Put == nil {
 		c.Put = map[string][]byte{}
 	}
+	c.Put[store.CatalogKey] = nil
 	for _, ch := range changes {
 		if ch.obj == nil {
 			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
@@ -247,18 +295,22 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 		return fmt.Errorf("cannot encode audit line: %w", err)
 	}
 	c.Put[fmt.Sprintf("audit/%016x-%s", o.now().UnixNano(), newUID()[:8])] = line
-	_, err = o.store.Commit(ctx, c)
+	rev, err := o.store.Commit(ctx, c)
 	if errors.Is(err, store.ErrConflict) {
-		return api.ErrPrecondition
+		return err
 	}
 	if err != nil {
 		return storeError(err)
 	}
+	o.at = rev
 	return nil
 }
 
-// storeError names a full disk; the rest is ours.
+// storeError names a full disk and a lost answer; the rest is ours.
 func storeError(err error) error {
+	if errors.Is(err, store.ErrUnknown) {
+		return &api.Error{Status: http.StatusServiceUnavailable, Type: "outcome-unknown", Detail: "the store went away before it answered: look whether the change is there, then make it again"}
+	}
 	if isFull(err) {
 		return api.ErrFull
 	}

@@ -31,8 +31,8 @@ type agents struct {
 	revoked func(kind intent.RevocationKind, id string) bool
 }
 
-func agentKey(site, id string) string { return "agentkeys/" + site + "/" + id }
-func rosterKey(site string) string    { return "roster/" + site }
+func agentKey(site, id string) string { return store.AgentKey(site, id) }
+func rosterKey(site string) string    { return store.RosterKey(site) }
 func tokenKey(id string) string       { return "token/" + id }
 
 // Token implements join.Store.
@@ -224,7 +224,27 @@ func (a *agents) Roster(ctx context.Context, site string) (*intent.RosterBody, e
 // secrets, then objects.
 func (a *agents) Sync(ctx context.Context, site string) error {
 	defer a.locked(site)()
-	roster, err := a.syncRoster(ctx, site)
+	for races := 0; ; races++ {
+		err := a.sync(ctx, site)
+		if !errors.Is(err, store.ErrConflict) || races == maxRaces {
+			return err
+		}
+	}
+}
+
+// maxRaces is how often another coordinator may be faster before the publication rests.
+const maxRaces = 20
+
+// sync opens the chain before it reads anything: what it reads then is at least as new as the head that its entries name.
+func (a *agents) sync(ctx context.Context, site string) error {
+	ch, err := a.pub.Open(ctx, site)
+	if err != nil {
+		return err
+	}
+	if err := a.objects.fresh(ctx); err != nil {
+		return err
+	}
+	roster, err := a.syncRoster(ctx, ch, site)
 	if err != nil {
 		return err
 	}
@@ -232,19 +252,16 @@ func (a *agents) Sync(ctx context.Context, site string) error {
 		if err := a.secrets.ensureBootKey(ctx, site); err != nil {
 			return err
 		}
-		if err := a.secrets.sync(ctx, a.pub, a.domain, site, roster); err != nil {
+		if err := a.secrets.sync(ctx, ch, a.domain, site, roster); err != nil {
 			return err
 		}
 	}
 	catalog, _ := a.objects.Snapshot()
-	if _, err := a.pub.Sync(ctx, catalog, site); err != nil {
-		return err
-	}
-	return nil
+	return ch.Sync(ctx, catalog)
 }
 
 // syncRoster appends a roster entry when an agent came, changed or went. One change is one generation.
-func (a *agents) syncRoster(ctx context.Context, site string) (*intent.RosterBody, error) {
+func (a *agents) syncRoster(ctx context.Context, ch *publish.Chain, site string) (*intent.RosterBody, error) {
 	old, err := a.Roster(ctx, site)
 	if err != nil {
 		return nil, err
@@ -290,7 +307,7 @@ func (a *agents) syncRoster(ctx context.Context, site string) (*intent.RosterBod
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode roster of %s: %w", site, err)
 	}
-	if err := a.pub.Append(ctx, site, intent.EntryRoster, body, store.Commit{Put: map[string][]byte{rosterKey(site): v}}); err != nil {
+	if err := ch.Append(ctx, intent.EntryRoster, body, store.Commit{Put: map[string][]byte{rosterKey(site): v}}); err != nil {
 		return nil, err
 	}
 	a.changed(site)

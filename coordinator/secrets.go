@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/seal"
@@ -18,7 +19,7 @@ import (
 )
 
 // bootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
-const bootKey = "skerry-boot"
+const bootKey = recovery.BootKey
 
 // secrets keeps values encrypted under the coordinator's master key, and seals them to agents. A chain never forgets, so
 // nothing enters it but what is sealed to one agent.
@@ -28,10 +29,10 @@ type secrets struct {
 	binding seal.Binding // of the values at rest
 }
 
-func secretKey(site, name string) string   { return "secret/" + site + "/" + name }
-func verKey(site, name string) string      { return "secretver/" + site + "/" + name }
-func dekKey(site, agent string) string     { return "dek/" + site + "/" + agent }
-func toldKey(site, agent, n string) string { return "told/" + site + "/" + agent + "/" + n }
+func secretKey(site, name string) string   { return store.SecretKey(site, name) }
+func verKey(site, name string) string      { return store.VersionKey(site, name) }
+func dekKey(site, agent string) string     { return store.DEKKey(site, agent) }
+func toldKey(site, agent, n string) string { return store.ToldKey(site, agent, n) }
 
 // put adds the encrypted value to a commit.
 func (s *secrets) put(to map[string][]byte, site, name string, ver uint64, plain seal.Secret) error {
@@ -71,10 +72,14 @@ func (s *secrets) ensureBootKey(ctx context.Context, site string) error {
 	if !errors.Is(err, store.ErrAbsent) {
 		return err
 	}
+	ver, err := s.version(ctx, site, bootKey) // of one that only the site has: see adoption.newer
+	if err != nil {
+		return err
+	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails: crypto/rand, Go 1.24
 	c := store.Commit{If: []store.Guard{{Key: secretKey(site, bootKey)}}, Put: map[string][]byte{}}
-	if err := s.put(c.Put, site, bootKey, 1, seal.NewSecret(key)); err != nil {
+	if err := s.put(c.Put, site, bootKey, ver+1, seal.NewSecret(key)); err != nil {
 		return err
 	}
 	if _, err := s.store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
@@ -102,7 +107,15 @@ func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *s
 	if !errors.Is(err, store.ErrAbsent) {
 		return nil, false, err
 	}
-	if d, err = seal.NewDEK(1); err != nil {
+	n := uint64(0)
+	if e, err := s.store.Get(ctx, store.DEKNumberKey(site, agent)); err == nil {
+		if n, err = strconv.ParseUint(string(e.Value), 10, 64); err != nil {
+			return nil, false, fmt.Errorf("cannot read number of data keys of %s/%s: %w", site, agent, err)
+		}
+	} else if !errors.Is(err, store.ErrAbsent) {
+		return nil, false, err
+	}
+	if d, err = seal.NewDEK(n + 1); err != nil {
 		return nil, false, err
 	}
 	rec, err := s.master.Seal(s.binding, name, d.N, d.Key())
@@ -118,7 +131,7 @@ func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *s
 }
 
 // sync appends a secret entry with everything that an agent of the roster has not been told yet.
-func (s *secrets) sync(ctx context.Context, p *publish.Publisher, domain, site string, roster *intent.RosterBody) error {
+func (s *secrets) sync(ctx context.Context, ch *publish.Chain, domain, site string, roster *intent.RosterBody) error {
 	records := map[string]intent.SealedRecord{}
 	err := s.store.Range(ctx, secretKey(site, ""), "", func(e store.Entry) error {
 		var rec intent.SealedRecord
@@ -131,7 +144,7 @@ func (s *secrets) sync(ctx context.Context, p *publish.Publisher, domain, site s
 	if err != nil {
 		return fmt.Errorf("cannot read secrets of %s: %w", site, err)
 	}
-	t := &telling{p: p, site: site}
+	t := &telling{ch: ch}
 	for _, a := range roster.Agents {
 		if err := s.tell(ctx, domain, site, a, records, t); err != nil {
 			return err
@@ -146,8 +159,7 @@ const maxTelling = 128 << 10
 
 // telling collects what the agents of a site are told, and appends it in entries of bounded size.
 type telling struct {
-	p      *publish.Publisher
-	site   string
+	ch     *publish.Chain
 	body   intent.SecretBody
 	commit store.Commit
 	size   int
@@ -165,7 +177,7 @@ func (t *telling) append(ctx context.Context) error {
 	if len(t.body.DEKs)+len(t.body.Records) == 0 {
 		return nil
 	}
-	err := t.p.Append(ctx, t.site, intent.EntrySecret, t.body, t.commit)
+	err := t.ch.Append(ctx, intent.EntrySecret, t.body, t.commit)
 	t.body, t.commit, t.size = intent.SecretBody{}, store.Commit{}, 0
 	return err
 }

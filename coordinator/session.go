@@ -95,7 +95,7 @@ func (c *Coordinator) takeOverride(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]string{"decision": decision})
 }
 
-func overrideKey(site, id string) string { return "override/" + site + "/" + id }
+func overrideKey(site, id string) string { return store.OverrideKey(site, id) }
 
 func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envelope) (string, error) {
 	d, err := c.openOverride(ctx, site, env)
@@ -144,7 +144,7 @@ func (c *Coordinator) decide(ctx context.Context, site string, env *intent.Envel
 	return "adopt", c.acknowledge(ctx, site, d.ID, rev+1)
 }
 
-func ackKey(site, id string) string { return "ack/" + site + "/" + id }
+func ackKey(site, id string) string { return store.AckKey(site, id) }
 
 // acknowledge publishes the adopted object, then its ack, once: the object first, so that the ack finds it in place.
 func (c *Coordinator) acknowledge(ctx context.Context, site, id string, rev uint64) error {
@@ -152,12 +152,16 @@ func (c *Coordinator) acknowledge(ctx context.Context, site, id string, rev uint
 		return err
 	}
 	defer c.lockSite(site)()
-	_, err := c.store.Get(ctx, ackKey(site, id))
+	ch, err := c.agents.pub.Open(ctx, site)
+	if err != nil {
+		return err
+	}
+	_, err = c.store.Get(ctx, ackKey(site, id))
 	if err == nil || !errors.Is(err, store.ErrAbsent) {
 		return err
 	}
 	ack := intent.AckBody{Override: id, Decision: "adopt", Rev: rev}
-	if err := c.agents.pub.Append(ctx, site, intent.EntryAck, ack, store.Commit{Put: map[string][]byte{ackKey(site, id): []byte("1")}}); err != nil {
+	if err := ch.Append(ctx, intent.EntryAck, ack, store.Commit{Put: map[string][]byte{ackKey(site, id): []byte("1")}}); err != nil {
 		return err
 	}
 	c.uplink.Notify(site)

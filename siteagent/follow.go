@@ -410,6 +410,7 @@ func (a *Agent) reverse() http.Handler {
 		s, err := a.backend.SiteStatus(r.Context(), r.PathValue("site"))
 		answerReverse(w, s, err)
 	})
+	mux.HandleFunc("GET /v1/sites/{site}/intent", a.mesh.GiveIntent) // for a coordinator that lost it
 	mux.HandleFunc("GET /v1/sites/{site}/machines/{machine}/explain", func(w http.ResponseWriter, r *http.Request) {
 		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
 		answerReverse(w, e, err)

@@ -6,6 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
@@ -22,12 +26,42 @@ type Publisher struct {
 }
 
 func chainKey(site string, seq uint64) string { return fmt.Sprintf("chain/%s/%016x", site, seq) }
-func headKey(site string) string              { return "head/" + site }
-func publishedKey(site, uid string) string    { return "published/" + site + "/" + uid }
+
+// HeadKey is the key of a site's head.
+func HeadKey(site string) string { return "head/" + site }
+
+// PublishedKey is the key of the Published of one object.
+func PublishedKey(site, uid string) string { return "published/" + site + "/" + uid }
+
+// BuriedKey is the key of the generation below which an object is not told to a site again: the site has its tombstone, and
+// the catalog, which is older, has the object for the sake of others.
+func BuriedKey(site, uid string) string { return "buried/" + site + "/" + uid }
+
+// At returns one entry of a chain. Errors: store.ErrAbsent.
+func At(ctx context.Context, s store.Store, site string, seq uint64) (*intent.Envelope, error) {
+	e, err := s.Get(ctx, chainKey(site, seq))
+	if err != nil {
+		return nil, err
+	}
+	return document.Decode(e.Value)
+}
+
+// ToldElsewhere tells whether another site than site has the object.
+func ToldElsewhere(ctx context.Context, s store.Store, site, uid string) (bool, error) {
+	found := false
+	err := s.Range(ctx, "published/", "", func(e store.Entry) error {
+		if strings.HasSuffix(e.Key, "/"+uid) && e.Key != PublishedKey(site, uid) {
+			found = true
+			return store.ErrStop
+		}
+		return nil
+	})
+	return found, err
+}
 
 // Head returns the head of a site's chain and the guard that holds it in place; the zero head for a new site.
 func (p *Publisher) Head(ctx context.Context, site string) (intent.Head, store.Guard, error) {
-	g := store.Guard{Key: headKey(site)}
+	g := store.Guard{Key: HeadKey(site)}
 	e, err := p.Store.Get(ctx, g.Key)
 	if errors.Is(err, store.ErrAbsent) {
 		return intent.Head{}, g, nil
@@ -46,7 +80,7 @@ func (p *Publisher) Head(ctx context.Context, site string) (intent.Head, store.G
 // Published returns what the chain of a site last said, by uid.
 func (p *Publisher) Published(ctx context.Context, site string) (map[string]Published, error) {
 	m := map[string]Published{}
-	prefix := publishedKey(site, "")
+	prefix := PublishedKey(site, "")
 	err := p.Store.Range(ctx, prefix, "", func(e store.Entry) error {
 		var v Published
 		if err := json.Unmarshal(e.Value, &v); err != nil {
@@ -61,17 +95,51 @@ func (p *Publisher) Published(ctx context.Context, site string) (map[string]Publ
 	return m, nil
 }
 
-// Sync appends what leads the site from what it was told to the catalog, and returns the new head. Nothing to say appends
-// nothing.
-func (p *Publisher) Sync(ctx context.Context, c *intent.Catalog, site string) (intent.Head, error) {
-	want := Compile(c, site)
-	was, err := p.Published(ctx, site)
+// ErrHeld says that a site is not published to: this store is, or may be, an older copy, and the site was not heard yet.
+var ErrHeld = errors.New("the site is held until it was heard")
+
+// PendingKey is there from a restore until an operator says that nothing is missing any more.
+const PendingKey = "recovering"
+
+// HeldKey is the key whose presence holds a site. Every append has its absence as a guard.
+func HeldKey(site string) string { return "held/" + site }
+
+// Chain is the chain of one site as it stood when it was opened. What is worked out from a store that is read after Open fits
+// the head that Append names: when somebody else wrote meanwhile, Append writes nothing. Not safe for concurrent use.
+type Chain struct {
+	p     *Publisher
+	site  string
+	head  intent.Head
+	guard store.Guard
+}
+
+// Open reads the head. Errors: ErrHeld.
+func (p *Publisher) Open(ctx context.Context, site string) (*Chain, error) {
+	if _, err := p.Store.Get(ctx, HeldKey(site)); err == nil {
+		return nil, fmt.Errorf("cannot publish to %s: %w", site, ErrHeld)
+	} else if !errors.Is(err, store.ErrAbsent) {
+		return nil, err
+	}
+	head, guard, err := p.Head(ctx, site)
+	return &Chain{p, site, head, guard}, err
+}
+
+// Head is that of the last append, or of Open.
+func (c *Chain) Head() intent.Head { return c.head }
+
+// Sync appends what leads the site from what it was told to the catalog. Nothing to say appends nothing.
+func (c *Chain) Sync(ctx context.Context, catalog *intent.Catalog) error {
+	want, err := c.unburied(ctx, Compile(catalog, c.site))
 	if err != nil {
-		return intent.Head{}, err
+		return err
+	}
+	was, err := c.p.Published(ctx, c.site)
+	if err != nil {
+		return err
 	}
 	tombs, puts, err := Diff(want, was)
 	if err != nil {
-		return intent.Head{}, err
+		return err
 	}
 	keys := map[string]intent.Key{}
 	for _, o := range want {
@@ -80,10 +148,10 @@ func (p *Publisher) Sync(ctx context.Context, c *intent.Catalog, site string) (i
 	for _, t := range tombs {
 		var gone []string
 		for _, o := range t.Objects {
-			gone = append(gone, publishedKey(site, o.UID))
+			gone = append(gone, PublishedKey(c.site, o.UID))
 		}
-		if err := p.Append(ctx, site, intent.EntryTombstone, t, store.Commit{Delete: gone}); err != nil {
-			return intent.Head{}, err
+		if err := c.Append(ctx, intent.EntryTombstone, t, store.Commit{Delete: gone}); err != nil {
+			return err
 		}
 	}
 	for _, b := range puts {
@@ -91,62 +159,80 @@ func (p *Publisher) Sync(ctx context.Context, c *intent.Catalog, site string) (i
 		for _, o := range b.Objects {
 			v, err := json.Marshal(Published{Key: keys[o.UID], Rev: o.Rev})
 			if err != nil {
-				return intent.Head{}, fmt.Errorf("cannot encode what %s is told: %w", site, err)
+				return fmt.Errorf("cannot encode what %s is told: %w", c.site, err)
 			}
-			told[publishedKey(site, o.UID)] = v
+			told[PublishedKey(c.site, o.UID)] = v
 		}
-		if err := p.Append(ctx, site, intent.EntryPut, b, store.Commit{Put: told}); err != nil {
-			return intent.Head{}, err
+		if err := c.Append(ctx, intent.EntryPut, b, store.Commit{Put: told}); err != nil {
+			return err
 		}
 	}
-	h, _, err := p.Head(ctx, site)
-	return h, err
+	return nil
 }
 
-// Append signs one entry onto the site's head and commits it together with more. Errors: store.ErrConflict when another
-// writer was faster; nothing was written then.
-func (p *Publisher) Append(ctx context.Context, site string, kind intent.EntryKind, body any, more store.Commit) error {
-	head, guard, err := p.Head(ctx, site)
-	if err != nil {
+// unburied leaves out what is buried at the site.
+func (c *Chain) unburied(ctx context.Context, want []*intent.Object) ([]*intent.Object, error) {
+	buried := map[string]uint64{}
+	prefix := BuriedKey(c.site, "")
+	err := c.p.Store.Range(ctx, prefix, "", func(e store.Entry) (err error) {
+		buried[e.Key[len(prefix):]], err = strconv.ParseUint(string(e.Value), 10, 64)
 		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what %s buried: %w", c.site, err)
 	}
+	return slices.DeleteFunc(want, func(o *intent.Object) bool { return o.Metadata.Rev < buried[o.Metadata.UID] }), nil
+}
+
+// Append signs one entry onto the head and commits it together with more. What is signed leaves this process only by way of
+// the store. Errors: store.ErrConflict when another writer was faster, nothing was written then; store.ErrUnknown, the entry
+// is in the chain or never will be. After an error the chain is opened anew.
+func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, more store.Commit) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
 	}
 	e := intent.Entry{
-		Header: document.Follow(head, intent.StreamIntent, p.Epoch, p.Now()),
-		Site:   site, Kind: kind, Body: raw,
+		Header: document.Follow(c.head, intent.StreamIntent, c.p.Epoch, c.p.Now()),
+		Site:   c.site, Kind: kind, Body: raw,
 	}
 	payload, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
 	}
 	if _, err := intent.DecodeEntry(payload); err != nil {
-		return fmt.Errorf("cannot publish to %s: own entry is refused: %w", site, err)
+		return fmt.Errorf("cannot publish to %s: own entry is refused: %w", c.site, err)
 	}
-	env, err := document.Sign(intent.PayloadIntent, payload, p.Signer)
+	env, err := document.Sign(intent.PayloadIntent, payload, c.p.Signer)
 	if err != nil {
-		return fmt.Errorf("cannot sign entry for %s: %w", site, err)
+		return fmt.Errorf("cannot sign entry for %s: %w", c.site, err)
 	}
+	put, err := Link(c.site, env, e.Head(payload))
+	if err != nil {
+		return err
+	}
+	maps.Copy(put, more.Put)
+	more.Put = put
+	more.If = append(more.If, c.guard, store.Guard{Key: HeldKey(c.site)})
+	rev, err := c.p.Store.Commit(ctx, more)
+	if err != nil {
+		return fmt.Errorf("cannot append to chain of %s: %w", c.site, err)
+	}
+	c.head, c.guard.Rev = e.Head(payload), rev
+	return nil
+}
+
+// Link returns the records that make env the end of a site's chain, with the head that it leads to.
+func Link(site string, env *intent.Envelope, head intent.Head) (map[string][]byte, error) {
 	wire, err := document.Encode(env)
 	if err != nil {
-		return fmt.Errorf("cannot encode entry for %s: %w", site, err)
+		return nil, fmt.Errorf("cannot encode entry for %s: %w", site, err)
 	}
-	newHead, err := json.Marshal(e.Head(payload))
+	h, err := json.Marshal(head)
 	if err != nil {
-		return fmt.Errorf("cannot encode head of %s: %w", site, err)
+		return nil, fmt.Errorf("cannot encode head of %s: %w", site, err)
 	}
-	if more.Put == nil {
-		more.Put = map[string][]byte{}
-	}
-	more.Put[chainKey(site, e.Seq)] = wire
-	more.Put[headKey(site)] = newHead
-	more.If = append(more.If, guard)
-	if _, err := p.Store.Commit(ctx, more); err != nil {
-		return fmt.Errorf("cannot append to chain of %s: %w", site, err)
-	}
-	return nil
+	return map[string][]byte{chainKey(site, head.Seq): wire, HeadKey(site): h}, nil
 }
 
 // Feed calls fn for the envelopes of a site's chain from seq on, in order.

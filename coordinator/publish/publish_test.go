@@ -219,7 +219,7 @@ func TestReplayLaw(t *testing.T) {
 					c.Put(o)
 				}
 			}
-			head, err := p.Sync(t.Context(), c, lon)
+			head, err := syncTo(t, p, c, lon)
 			if err != nil {
 				rt.Fatal(err)
 			}
@@ -238,7 +238,7 @@ func TestReplayLaw(t *testing.T) {
 			if seen != head {
 				rt.Fatalf("head is %+v, the chain ends at %+v", head, seen)
 			}
-			again, err := p.Sync(t.Context(), c, lon)
+			again, err := syncTo(t, p, c, lon)
 			if err != nil || again != head {
 				rt.Fatalf("nothing to say moved the head from %+v to %+v, %v", head, again, err)
 			}
@@ -252,13 +252,13 @@ func TestTombstoneBeforePut(t *testing.T) {
 	first := obj(intent.KindMachine, "", "lon1", "m1", &intent.MachineSpec{})
 	first.Metadata.UID = "old"
 	c := intent.NewCatalog(first)
-	if _, err := p.Sync(t.Context(), c, "lon1"); err != nil {
+	if _, err := syncTo(t, p, c, "lon1"); err != nil {
 		t.Fatal(err)
 	}
 	second := first.Clone()
 	second.Metadata.UID = "aaa" // sorts before "old"
 	c.Put(second)
-	if _, err := p.Sync(t.Context(), c, "lon1"); err != nil {
+	if _, err := syncTo(t, p, c, "lon1"); err != nil {
 		t.Fatal(err)
 	}
 	var kinds []string
@@ -284,12 +284,12 @@ func TestSecondWriterLoses(t *testing.T) {
 	body := intent.TombstoneBody{Objects: []intent.TombstoneObject{{Kind: intent.KindSite, UID: "u", Rev: 1}}}
 	slow.Now = func() time.Time { // between reading the head and writing, the other one appends
 		slow.Now = p.Now
-		if err := p.Append(t.Context(), "lon1", intent.EntryTombstone, body, store.Commit{}); err != nil {
+		if err := open(t, p, "lon1").Append(t.Context(), intent.EntryTombstone, body, store.Commit{}); err != nil {
 			t.Fatal(err)
 		}
 		return p.Now()
 	}
-	err := slow.Append(t.Context(), "lon1", intent.EntryTombstone, body, store.Commit{Put: map[string][]byte{"beside": nil}})
+	err := open(t, &slow, "lon1").Append(t.Context(), intent.EntryTombstone, body, store.Commit{Put: map[string][]byte{"beside": nil}})
 	if !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("the second writer got %v", err)
 	}
@@ -301,9 +301,44 @@ func TestSecondWriterLoses(t *testing.T) {
 	}
 }
 
+func open(t testing.TB, p *Publisher, site string) *Chain {
+	t.Helper()
+	c, err := p.Open(t.Context(), site)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func syncTo(t testing.TB, p *Publisher, c *intent.Catalog, site string) (intent.Head, error) {
+	t.Helper()
+	ch := open(t, p, site)
+	err := ch.Sync(t.Context(), c)
+	return ch.Head(), err
+}
+
+// A held site gets nothing, also when it becomes held between reading its head and writing.
+func TestHeld(t *testing.T) {
+	p := publisher(t)
+	body := intent.TombstoneBody{Objects: []intent.TombstoneObject{{Kind: intent.KindSite, UID: "u", Rev: 1}}}
+	late := open(t, p, "lon1")
+	if _, err := p.Store.Commit(t.Context(), store.Commit{Put: map[string][]byte{HeldKey("lon1"): nil}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Append(t.Context(), intent.EntryTombstone, body, store.Commit{}); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("a chain that was opened before gives %v", err)
+	}
+	if _, err := p.Open(t.Context(), "lon1"); !errors.Is(err, ErrHeld) {
+		t.Errorf("Open = %v", err)
+	}
+	if err := open(t, p, "par1").Append(t.Context(), intent.EntryTombstone, body, store.Commit{}); err != nil {
+		t.Errorf("another site: %v", err)
+	}
+}
+
 func TestAppendRefusesItsOwnBadEntry(t *testing.T) {
 	p := publisher(t)
-	if err := p.Append(t.Context(), "lon1", "dance", struct{}{}, store.Commit{}); err == nil || !strings.Contains(err.Error(), "own entry is refused") {
+	if err := open(t, p, "lon1").Append(t.Context(), "dance", struct{}{}, store.Commit{}); err == nil || !strings.Contains(err.Error(), "own entry is refused") {
 		t.Errorf("an unknown entry gives %v", err)
 	}
 	if h, _, err := p.Head(t.Context(), "lon1"); err != nil || h != (intent.Head{}) {

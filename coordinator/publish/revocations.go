@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -94,6 +95,11 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	wire, err := document.Encode(env)
 	if err != nil {
 		return 0, fmt.Errorf("cannot encode revocation: %w", err)
+	}
+	if _, err := r.pub.Store.Get(ctx, PendingKey); err == nil {
+		return 0, errors.New("cannot revoke: this coordinator was restored, and revocations that are newer than its copy may be out; quarantine at the site, or start it with --recovered when there are none")
+	} else if !errors.Is(err, store.ErrAbsent) {
+		return 0, err
 	}
 	if more.Put == nil {
 		more.Put = map[string][]byte{}

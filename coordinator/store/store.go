@@ -14,6 +14,9 @@ import (
 var (
 	ErrAbsent   = errors.New("no such key")
 	ErrConflict = errors.New("changed meanwhile")
+	// ErrUnknown: the store went away before it answered. Nobody can say whether the change was made; whoever goes on reads
+	// first. Before the next Commit of this Store does anything, it was settled.
+	ErrUnknown = errors.New("outcome unknown")
 )
 
 // Guard is a condition of a commit: the key's revision is still Rev; 0 means that it does not exist.
@@ -22,11 +25,38 @@ type Guard struct {
 	Rev uint64
 }
 
-// Commit is one atomic change. Keys are at most 200 octets, values below 1 MiB; all together at most 2 MiB.
+// Commit is one atomic change. Keys are at most 200 octets, values below 1 MiB; all together at most 2 MiB and 4,000 keys. No
+// key is both put and deleted.
 type Commit struct {
 	If     []Guard
 	Put    map[string][]byte
 	Delete []string
+}
+
+const (
+	maxKey    = 200
+	maxCommit = 2 << 20
+	maxKeys   = 4000
+	maxOps    = maxKeys + 96 // what the backends add to a commit, rounded up to what members of etcd are told to take
+)
+
+func (c Commit) check() error {
+	size := 0
+	for k, v := range c.Put {
+		if len(k) == 0 || len(k) > maxKey {
+			return fmt.Errorf("cannot commit key of %d octets: 1 to %d", len(k), maxKey)
+		}
+		size += len(k) + len(v)
+	}
+	for _, k := range c.Delete {
+		if _, both := c.Put[k]; both {
+			return fmt.Errorf("cannot commit: %s is both put and deleted", k)
+		}
+	}
+	if n := max(len(c.Put)+len(c.Delete), len(c.If)); n > maxKeys || size > maxCommit {
+		return fmt.Errorf("cannot commit %d keys of %d octets at once: at most %d keys and %d octets; change less at a time", n, size, maxKeys, maxCommit)
+	}
+	return nil
 }
 
 // Entry is one key as it stands. Rev is the store's revision when it was last written.
@@ -42,12 +72,20 @@ type Store interface {
 	Get(ctx context.Context, key string) (Entry, error)
 	// Range calls fn for the keys that begin with prefix and are not below from, in order. fn may return ErrStop.
 	Range(ctx context.Context, prefix, from string, fn func(Entry) error) error
-	// Commit applies c if every guard holds and returns the new revision. Errors: ErrConflict.
+	// Commit applies c if every guard holds and returns the new revision. Errors: ErrConflict, ErrUnknown.
 	Commit(ctx context.Context, c Commit) (rev uint64, err error)
 	// Wait returns the store's revision as soon as it is above since, or ctx's error.
 	Wait(ctx context.Context, since uint64) (uint64, error)
 	// Close ends the use of the store.
 	Close() error
+}
+
+// Shared is a Store to which other processes write too.
+type Shared interface {
+	Store
+	// Changes calls fn for the keys that begin with prefix and were last written after since, in the order of keys. What was
+	// deleted is not told.
+	Changes(ctx context.Context, prefix string, since uint64, fn func(Entry) error) error
 }
 
 // ErrStop, returned by fn, ends a Range early without an error.
@@ -56,7 +94,6 @@ var ErrStop = errors.New("stop")
 const (
 	bucket  = "coordinator"
 	revKey  = "!rev" // below every other key: keys begin with a letter
-	maxKey  = 200
 	revSize = 8
 )
 
@@ -126,7 +163,7 @@ func get(tx *state.Tx, key string) (Entry, error) {
 
 // Range implements Store.
 func (s *Badger) Range(ctx context.Context, prefix, from string, fn func(Entry) error) error {
-	from = max(from, prefix)
+	from = max(from, prefix, "\"") // above revKey, which is ours
 	return s.db.View(func(tx *state.Tx) error {
 		return tx.WalkFrom(bucket, from, func(key string, b []byte) error {
 			if len(key) < len(prefix) || key[:len(prefix)] != prefix {
@@ -151,6 +188,9 @@ func (s *Badger) Range(ctx context.Context, prefix, from string, fn func(Entry) 
 
 // Commit implements Store.
 func (s *Badger) Commit(_ context.Context, c Commit) (uint64, error) {
+	if err := c.check(); err != nil {
+		return 0, err
+	}
 	var rev uint64
 	err := s.db.Update(func(tx *state.Tx) error {
 		for _, g := range c.If {
@@ -165,9 +205,6 @@ func (s *Badger) Commit(_ context.Context, c Commit) (uint64, error) {
 		rev = last + 1
 		head := binary.BigEndian.AppendUint64(nil, rev)
 		for k, v := range c.Put {
-			if len(k) == 0 || len(k) > maxKey {
-				return fmt.Errorf("cannot commit key of %d octets: 1 to %d", len(k), maxKey)
-			}
 			if err := tx.Put(bucket, k, append(head[:revSize:revSize], v...)); err != nil {
 				return fmt.Errorf("cannot commit %s: %w", k, err)
 			}

@@ -3,9 +3,12 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skerry-metal/skerry/storage/state"
+	"github.com/skerry-metal/skerry/test/sim/etcd"
 )
 
 // backends opens an empty store of every kind; a store can be opened again at the same place.
@@ -33,7 +37,51 @@ func backends() map[string]func(t *testing.T, dir string) Store {
 			}
 			return s
 		},
+		"etcd": func(t *testing.T, dir string) Store {
+			t.Helper()
+			etcd.Need(t)
+			c, err := cluster()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return openEtcd(t, c, dir)
+		},
 	}
+}
+
+// cluster is one of three members for all tests that do not harm it; TestMain ends it.
+var cluster = sync.OnceValues(func() (*etcd.Cluster, error) {
+	return etcd.Start(clusterDir, 3, etcd.Limits()...)
+})
+
+var clusterDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "skerry-etcd")
+	if err != nil {
+		panic(err)
+	}
+	clusterDir = dir
+	code := m.Run()
+	if _, err := exec.LookPath("etcd"); err == nil {
+		if c, _ := cluster(); c != nil {
+			c.Close()
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// openEtcd opens a store below a prefix that stands for dir.
+func openEtcd(t testing.TB, c *etcd.Cluster, dir string) *Etcd {
+	t.Helper()
+	s, err := OpenEtcd(t.Context(), EtcdConfig{Endpoints: c.Endpoints(), Prefix: fmt.Sprintf("/t%x", sha256.Sum256([]byte(dir)))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func each(t *testing.T, fn func(t *testing.T, s Store)) {
@@ -109,6 +157,43 @@ func TestBadKeys(t *testing.T) {
 	})
 }
 
+func TestBounds(t *testing.T) {
+	each(t, func(t *testing.T, s Store) {
+		f := func(ok bool, c Commit) {
+			t.Helper()
+			if _, err := s.Commit(t.Context(), c); ok != (err == nil) {
+				t.Errorf("%d puts, %d guards: %v", len(c.Put), len(c.If), err)
+			}
+		}
+		many := Commit{Put: map[string][]byte{}}
+		for i := range maxKeys {
+			k := fmt.Sprintf("many/%05d", i)
+			many.Put[k], many.If = []byte("v"), append(many.If, Guard{Key: k})
+		}
+		f(true, many) // all as new, in one
+		big := Commit{Put: map[string][]byte{}}
+		for i := range 4 {
+			big.Put[fmt.Sprint("big/", i)] = make([]byte, maxCommit/4-10)
+		}
+		f(true, big)
+		big.Put["big/more"] = make([]byte, 100)
+		f(false, big)
+		many.Put["one-more"], many.If = nil, nil
+		f(false, many)
+		f(false, Commit{Put: one("both", "x"), Delete: []string{"both"}})
+		n := 0
+		if err := s.Range(t.Context(), "many/", "", func(e Entry) error {
+			if want := fmt.Sprintf("many/%05d", n); e.Key != want {
+				return fmt.Errorf("%s stands where %s should", e.Key, want)
+			}
+			n++
+			return nil
+		}); err != nil || n != maxKeys {
+			t.Errorf("%d keys, %v", n, err)
+		}
+	})
+}
+
 func TestRange(t *testing.T) {
 	each(t, func(t *testing.T, s Store) {
 		c := Commit{Put: map[string][]byte{}}
@@ -139,6 +224,7 @@ func TestRange(t *testing.T) {
 		f("b/", "a", "b/1", "b/2", "b/3", "b/30") // from below the prefix
 		f("b", "", "b/1", "b/2", "b/3", "b/30", "b0")
 		f("d", "")
+		f("", "", "a", "b/1", "b/2", "b/3", "b/30", "b0", "c") // everything, and nothing that is the backend's own
 		n := 0
 		if err := s.Range(t.Context(), "b/", "", func(Entry) error { n++; return ErrStop }); err != nil || n != 1 {
 			t.Errorf("ErrStop: %d calls, %v", n, err)

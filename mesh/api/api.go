@@ -109,6 +109,7 @@ type SiteStatus struct {
 	ObservedAt time.Time      `json:"observedAt"`
 	Reachable  string         `json:"reachable"` // yes, unknown
 	Rejected   string         `json:"rejected,omitempty"`
+	Held       string         `json:"held,omitempty"` // why the coordinator publishes nothing to the site
 }
 
 // AgentStatus is one agent of a site.

@@ -18,6 +18,7 @@ type View struct {
 	Revoked *RevocationSet
 	agents  map[string]map[string][]intent.Digest // site, agent -> SPKIs, of the effective rosters
 	users   map[intent.Digest]string
+	unknown bool // agents of sites without a roster here are admitted
 }
 
 // NewView returns the view of a verified trust document: no roster, no users, nothing revoked.
@@ -67,6 +68,14 @@ func (v *View) WithRoster(site string, r *intent.RosterBody) *View {
 		}
 		n.agents[site] = m
 	}
+	return &n
+}
+
+// WithUnknownSites says whether agents of sites whose roster v does not hold are admitted by certificate and revocation alone:
+// a coordinator that was restored from an older copy must hear them to learn the roster.
+func (v *View) WithUnknownSites(admit bool) *View {
+	n := *v
+	n.unknown = admit
 	return &n
 }
 

@@ -84,7 +84,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("POST /m/1/claims/release", m.release)
 	mux.HandleFunc("GET /m/1/claims", m.givePromises)
 	mux.HandleFunc("POST /m/1/permission", m.permit)
-	mux.HandleFunc("GET /m/1/intent", m.giveIntent)
+	mux.HandleFunc("GET /m/1/intent", m.GiveIntent)
 	mux.HandleFunc("GET /m/1/revocations", m.giveRevocations)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -187,7 +187,8 @@ func answerClaim(w http.ResponseWriter, err error) {
 	answerJSON(w, http.StatusOK, struct{}{})
 }
 
-func (m *Mesh) giveIntent(w http.ResponseWriter, r *http.Request) {
+// GiveIntent gives the site's chain, staged entries too: to peers, and to a coordinator that lost it.
+func (m *Mesh) GiveIntent(w http.ResponseWriter, r *http.Request) {
 	if err := api.ServeIntent(feedOnly{m.Replica}, w, r, m.Site); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	}

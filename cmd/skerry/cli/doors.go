@@ -29,11 +29,14 @@ func (a *app) logger(level string) (*slog.Logger, error) {
 }
 
 func (a *app) coordinatorCmd() *cobra.Command {
-	cfg, level := coordinator.Default(), "info"
+	cfg, level, where := coordinator.Default(), "info", storeFlags{}
 	c := &cobra.Command{
 		Use: "coordinator", Short: "Run the coordinator", Args: args(),
 		Long: "Run the coordinator: it signs certificates and publishes signed intent, and may be gone for ever.\n`skerry coordinator init` founds a domain first.",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := a.coordinatorSettings(c, &where, &cfg, &level); err != nil {
+				return err
+			}
 			log, err := a.logger(level)
 			if err != nil {
 				return err
@@ -49,18 +52,27 @@ func (a *app) coordinatorCmd() *cobra.Command {
 	f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "agents of a lost coordinator return within this time")
 	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that uploads leave free on the disk; 0 = 3 GiB")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
-	c.AddCommand(a.coordinatorInitCmd())
+	f.StringSliceVar(&cfg.Without, "recover-without", nil, "SITE/AGENT that is gone for good: its site, if held, does not wait for it")
+	f.BoolVar(&cfg.Recovered, "recovered", false, "after a restore, when no site is missing any more: admit agents of known sites only")
+	where.add(c)
+	c.AddCommand(a.coordinatorInitCmd(), a.coordinatorBackupCmd(), a.coordinatorRestoreCmd())
 	return c
 }
 
 func (a *app) coordinatorInitCmd() *cobra.Command {
 	cfg := coordinator.InitConfig{Data: coordinator.Default().Data, ID: "c1", Admin: "admin"}
 	var save string
+	var where storeFlags
 	c := &cobra.Command{
 		Use: "init --domain DOMAIN --addr HOST:PORT", Short: "Make root, CA, writer and the first administrator", Args: args(),
 		Example: "  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --save-context edge",
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := a.logger("warn")
+			run, level := coordinator.Config{Data: cfg.Data}, "warn"
+			if err := a.coordinatorSettings(c, &where, &run, &level); err != nil {
+				return err
+			}
+			cfg.Data, cfg.Etcd = run.Data, run.Etcd
+			log, err := a.logger(level)
 			if err != nil {
 				return err
 			}
@@ -93,6 +105,7 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 	f.StringVar(&cfg.Admin, "admin", cfg.Admin, "name of the first administrator")
 	f.StringSliceVar(&cfg.Addr, "addr", nil, "HOST:PORT at which agents and users reach it; repeat for more")
 	f.StringVar(&save, "save-context", "", "save the administrator's token as a context of this name")
+	where.add(c)
 	return c
 }
 

@@ -307,6 +307,9 @@ func (a *app) siteCmd() *cobra.Command {
 func statusTable(t *table, s *api.SiteStatus) {
 	t.row("site", s.Site, "reachable "+s.Reachable, "seen "+age(s.ObservedAt, time.Now())+" ago")
 	t.row("head", fmt.Sprintf("%d.%d %s", s.Head.Epoch, s.Head.Seq, s.Head.Hash.Short()), "published", fmt.Sprintf("%d.%d %s", s.Published.Epoch, s.Published.Seq, s.Published.Hash.Short()))
+	if s.Held != "" {
+		t.row("held", s.Held)
+	}
 	if s.Rejected != "" {
 		t.row("rejected", s.Rejected)
 	}
