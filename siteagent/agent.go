@@ -103,6 +103,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
 	}
+	if err := a.vacant(ctx); err != nil { // before this box listens: it may have the address of the one that it replaces
+		return errors.Join(err, a.close())
+	}
 	if err := a.wire(); err != nil {
 		return errors.Join(err, a.close())
 	}

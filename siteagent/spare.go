@@ -45,6 +45,8 @@ func MakeKit(ctx context.Context, cfg KitConfig) (*Kit, error) {
 		return nil, fmt.Errorf("cannot make kit: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(ctx, kitLimit)
+	defer cancel()
 	id, _, err := joinSite(ctx, Config{Join: cfg.Join, Logger: cfg.Logger}, dir)
 	if err != nil {
 		return nil, err
@@ -84,39 +86,63 @@ func unpack(cfg Config, dir string) error {
 const (
 	fileReplaces = "replaces" // whose place a spare takes
 	offerEvery   = 5 * time.Second
-	offerWait    = 3 * time.Second // for one peer: it fsyncs and tells its own peers
+	// kitLimit is how long a coordinator may take: somebody waits for the kit, unlike for an agent that joins.
+	kitLimit  = time.Minute
+	offerWait = 3 * time.Second // for one peer: it fsyncs and tells its own peers
 )
 
-// enter puts this spare into its place the first time: not while the agent that stood there answers, nor against a peer that
-// sees it alive. Peers that cannot be reached do not hold it up.
-func (a *Agent) enter(ctx context.Context) error {
+// place returns whose place this spare is still to take; "" for an agent that is no spare, or took it.
+func (a *Agent) place() (string, error) {
 	b, err := os.ReadFile(filepath.Join(a.cfg.Data, "keys", fileReplaces))
-	if errors.Is(err, os.ErrNotExist) || a.members.Entered() {
-		return nil
+	if errors.Is(err, os.ErrNotExist) || members.Entered(a.journal, a.id.Agent) {
+		return "", nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read whom this spare replaces: %w", err)
+		return "", fmt.Errorf("cannot read whom this spare replaces: %w", err)
 	}
-	replaces := string(b)
-	env, err := a.members.NewAdmission(replaces)
-	if err != nil {
+	return string(b), nil
+}
+
+// vacant makes sure that nothing answers where the agent stood that this spare is to replace.
+func (a *Agent) vacant(ctx context.Context) error {
+	replaces, err := a.place()
+	if err != nil || replaces == "" {
 		return err
 	}
 	for _, p := range a.id.Peers {
 		if p.ID != replaces {
-			err := a.offerTo(ctx, p, env)
-			if errors.Is(err, errTurnedAway) {
-				return err
-			}
-			if err != nil {
-				a.cfg.Logger.Warn("peer has not heard of the admission yet", "peer", p.ID, "err", err)
-			}
 			continue
 		}
 		for _, addr := range p.Addr {
 			if c, err := (&net.Dialer{Timeout: offerWait}).DialContext(ctx, "tcp", addr); err == nil {
 				return errors.Join(fmt.Errorf("cannot take the place of %s: something answers at %s; stop it first", replaces, addr), c.Close())
 			}
+		}
+	}
+	return nil
+}
+
+// enter puts this spare into its place the first time, not against a peer that sees the other one alive. Peers that cannot be
+// reached do not hold it up.
+func (a *Agent) enter(ctx context.Context) error {
+	replaces, err := a.place()
+	if err != nil || replaces == "" {
+		return err
+	}
+	env, err := a.members.NewAdmission(replaces)
+	if err != nil {
+		return err
+	}
+	for _, p := range a.id.Peers {
+		if p.ID == replaces {
+			continue
+		}
+		err := a.offerTo(ctx, p, env)
+		if errors.Is(err, errTurnedAway) {
+			return err
+		}
+		if err != nil {
+			a.cfg.Logger.Warn("peer has not heard of the admission yet", "peer", p.ID, "err", err)
 		}
 	}
 	if err := a.members.Enter(ctx, env); err != nil {

@@ -21,8 +21,11 @@ const kindAdmission = "admission"
 var ErrAlive = errors.New("it is alive; stop it, or quarantine it first")
 
 // Entered tells whether this agent's own admission is in its journal.
-func (k *Keeper) Entered() bool {
-	_, ok := claim.Load[intent.Envelope](k.Journal, kindAdmission, k.Self+"/"+k.Self)
+func (k *Keeper) Entered() bool { return Entered(k.Journal, k.Self) }
+
+// Entered tells whether a journal holds the admission of its own agent.
+func Entered(j *claim.Journal, self string) bool {
+	_, ok := claim.Load[intent.Envelope](j, kindAdmission, self+"/"+self)
 	return ok
 }
 

@@ -47,7 +47,7 @@ func TestTheft(t *testing.T) {
 	s.Kill("coordinator")
 
 	// While a2 stands there, the spare does not come in.
-	s.Addr["s1"] = procs.FreeAddr(t)
+	s.Addr["s1"] = s.Addr["a2"]
 	t.Setenv("SKERRY_KIT_PASSPHRASE", pass)
 	spare := []string{"--spare", kit, "--replaces", "a2"}
 	if said, err := run(ctx, exe, append([]string{"agent", "--data", s.Data("s1"), "--management", s.Addr["s1"]}, spare...)...); err == nil || !strings.Contains(said, "a2") {
@@ -71,7 +71,8 @@ func TestTheft(t *testing.T) {
 		return err1 == nil && err2 == nil && procs.Alive(one) == "a1 s1" && procs.Alive(two) == "a1 s1" && one.Head == two.Head
 	})
 
-	// The stolen box comes back, and finds every door shut.
+	// The stolen box comes back elsewhere, and finds every door shut.
+	s.Addr["a2"] = procs.FreeAddr(t)
 	s.Agent("a2")
 	s.Until("the stolen box is up and alone", func(ctx context.Context) bool {
 		st, err := s.API("a2").SiteStatus(ctx, "lon1")

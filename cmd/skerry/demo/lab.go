@@ -57,6 +57,7 @@ type lab struct {
 	tokens map[string]string // context -> bearer token
 	out    io.Writer
 	event  func(string)
+	secret []string // environment of the next process alone
 }
 
 func newLab(dir, exe string, out io.Writer) *lab {
@@ -176,7 +177,7 @@ func (l *lab) start(name, ns string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("cannot log %s: %w", name, err)
 	}
-	p, err := l.net.Start(netlab.Command{Name: name, NS: l.ns[ns], Path: l.exe, Args: args, Output: log, Env: l.env()})
+	p, err := l.net.Start(netlab.Command{Name: name, NS: l.ns[ns], Path: l.exe, Args: args, Output: log, Env: append(l.env(), l.secret...)})
 	if err != nil {
 		return err
 	}
@@ -195,14 +196,26 @@ func (l *lab) startCoordinator() error {
 
 func (l *lab) startAgent(i int, join string) error {
 	name := fmt.Sprintf("a%d", i)
-	args := []string{
-		"agent", "--data", filepath.Join(l.dir, name), "--management", fmt.Sprintf("10.99.1.1%d:7444", i), "--boot", fmt.Sprintf("10.88.0.1%d", i),
-		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
-	}
+	args := l.agentArgs(name, i)
 	if join != "" {
 		args = append(args, "--join", join)
 	}
 	return l.start(name, name, args...)
+}
+
+// startSpare starts spare s1 on the host of agent i, at its addresses.
+func (l *lab) startSpare(i int, kit, passphrase string) error {
+	name := fmt.Sprintf("a%d", i)
+	l.secret = []string{"SKERRY_KIT_PASSPHRASE=" + passphrase}
+	defer func() { l.secret = nil }()
+	return l.start("s1", name, append(l.agentArgs("s1", i), "--spare", kit, "--replaces", name)...)
+}
+
+func (l *lab) agentArgs(name string, i int) []string {
+	return []string{
+		"agent", "--data", filepath.Join(l.dir, name), "--management", fmt.Sprintf("10.99.1.1%d:7444", i), "--boot", fmt.Sprintf("10.88.0.1%d", i),
+		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
+	}
 }
 
 // cli runs one command of the operator or user as a process and returns its output.

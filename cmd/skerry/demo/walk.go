@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (w *walk) all(sim context.Context, g *errgroup.Group) error {
-	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain} {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.theft} {
 		if err := part(sim, g); err != nil {
 			return err
 		}
@@ -459,9 +459,9 @@ The site goes on running. To look around, in another terminal as root:
   export SKERRY_CONFIG=%[1]s/config.yaml
   ip netns exec %[2]s %[3]s get machines
   ip netns exec %[2]s %[3]s events --site lon1 -w
-  ip netns exec %[4]s %[3]s --context lon1-a1 get instancearrays
-  less %[1]s/a1.log %[1]s/m1/serial.log
+  ip netns exec %[4]s %[3]s --context lon1-a2 get instancearrays
+  less %[1]s/a2.log %[1]s/m1/serial.log
 
 Stop it with Ctrl-C here.
-`, w.l.dir, w.l.ns["coord"].Name, w.cfg.Exe, w.l.ns["a1"].Name)
+`, w.l.dir, w.l.ns["coord"].Name, w.cfg.Exe, w.l.ns["a2"].Name)
 }
