@@ -65,11 +65,3 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	*d = v
 	return nil
 }
-
-// clip bounds text from outside before it goes into an error.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return s[:n] + "..."
-}

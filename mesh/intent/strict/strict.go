@@ -1,4 +1,4 @@
-package intent
+package strict
 
 import (
 	"bytes"
@@ -60,10 +60,10 @@ func (ps Problems) Err() error {
 	return ps
 }
 
-// DecodeStrict reads exactly one JSON value into v, a pointer. It refuses unknown, duplicate and wrong-case fields, nesting
+// Decode reads exactly one JSON value into v, a pointer. It refuses unknown, duplicate and wrong-case fields, nesting
 // deeper than MaxDepth, wrong types and anything after the value. Errors: Problems with path, line and column.
-func DecodeStrict(b []byte, v any) error {
-	s := &strictScan{dec: json.NewDecoder(bytes.NewReader(b)), src: b}
+func Decode(b []byte, v any) error {
+	s := &scan{dec: json.NewDecoder(bytes.NewReader(b)), src: b}
 	s.dec.UseNumber()
 	if p := s.value(reflect.TypeOf(v), "", 0); p != nil {
 		return Problems{*p}
@@ -85,13 +85,13 @@ func DecodeStrict(b []byte, v any) error {
 	return nil
 }
 
-// strictScan walks the tokens beside the Go type that they will be stored in.
-type strictScan struct {
+// scan walks the tokens beside the Go type that they will be stored in.
+type scan struct {
 	dec *json.Decoder
 	src []byte
 }
 
-func (s *strictScan) at(off int64, path, what, fix string) *Problem {
+func (s *scan) at(off int64, path, what, fix string) *Problem {
 	off = min(max(off, 0), int64(len(s.src)))
 	before := s.src[:off]
 	return &Problem{
@@ -101,11 +101,11 @@ func (s *strictScan) at(off int64, path, what, fix string) *Problem {
 	}
 }
 
-func (s *strictScan) problem(path, what, fix string) *Problem {
+func (s *scan) problem(path, what, fix string) *Problem {
 	return s.at(s.dec.InputOffset(), path, what, fix)
 }
 
-func (s *strictScan) syntax(path string, err error) *Problem {
+func (s *scan) syntax(path string, err error) *Problem {
 	if se, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return s.at(se.Offset, path, se.Error(), "")
 	}
@@ -115,7 +115,7 @@ func (s *strictScan) syntax(path string, err error) *Problem {
 	return s.problem(path, err.Error(), "")
 }
 
-func (s *strictScan) value(t reflect.Type, path string, depth int) *Problem {
+func (s *scan) value(t reflect.Type, path string, depth int) *Problem {
 	if depth > MaxDepth {
 		return s.problem(path, "nested too deep", fmt.Sprintf("at most %d levels", MaxDepth))
 	}
@@ -132,7 +132,7 @@ func (s *strictScan) value(t reflect.Type, path string, depth int) *Problem {
 	return nil
 }
 
-func (s *strictScan) object(t reflect.Type, path string, depth int) *Problem {
+func (s *scan) object(t reflect.Type, path string, depth int) *Problem {
 	fields := structFields(t)
 	var elem reflect.Type
 	if t != nil && t.Kind() == reflect.Map {
@@ -148,7 +148,7 @@ func (s *strictScan) object(t reflect.Type, path string, depth int) *Problem {
 		if !ok {
 			return s.problem(path, "a field name is missing", "")
 		}
-		at := join(path, clip(name, 80))
+		at := Join(path, Clip(name, 80))
 		if seen[name] {
 			return s.problem(at, "given twice", "keep one")
 		}
@@ -170,7 +170,7 @@ func (s *strictScan) object(t reflect.Type, path string, depth int) *Problem {
 	return nil
 }
 
-func (s *strictScan) array(t reflect.Type, path string, depth int) *Problem {
+func (s *scan) array(t reflect.Type, path string, depth int) *Problem {
 	var elem reflect.Type
 	if t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 		elem = t.Elem()
@@ -261,7 +261,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-func join(path, name string) string {
+// Join puts a name below a path.
+func Join(path, name string) string {
 	switch {
 	case path == "":
 		return name
@@ -292,4 +293,12 @@ func jsonName(t reflect.Type) string {
 	default:
 		return "a whole number that fits"
 	}
+}
+
+// Clip bounds text from outside before it goes into an error.
+func Clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "..."
 }
