@@ -67,7 +67,7 @@ func (c *Coordinator) takeAdmission(w http.ResponseWriter, r *http.Request) {
 		var e *api.Error
 		if errors.As(err, &e) {
 			status = e.Status
-			c.auditRefusal(r.Context(), "admission at "+peer.Site+" refused: "+err.Error())
+			c.refused(r.Context(), peer.String(), "admission", err)
 		}
 		http.Error(w, err.Error(), status)
 		return

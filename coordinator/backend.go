@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -31,6 +32,7 @@ type backend struct {
 	store   store.Store
 	objects *objects
 	agents  *agents
+	audit   *auditlog.Log
 	blobs   *blob.Store
 	revoker *revoker
 	pin     intent.Digest
@@ -163,7 +165,7 @@ func (b *backend) Clear(context.Context, api.Caller, string, string, string) err
 func (b *backend) Release(context.Context, api.Caller, string, string) error { return api.ErrElsewhere }
 
 // JoinToken implements api.Backend.
-func (b *backend) JoinToken(ctx context.Context, _ api.Caller, site string, r api.JoinTokenRequest) (*api.JoinTokenResult, error) {
+func (b *backend) JoinToken(ctx context.Context, by api.Caller, site string, r api.JoinTokenRequest) (*api.JoinTokenResult, error) {
 	c, _ := b.objects.Snapshot()
 	if c.Get(intent.Key{Kind: intent.KindSite, Name: site}) == nil {
 		return nil, api.ErrNotFound
@@ -189,7 +191,8 @@ func (b *backend) JoinToken(ctx context.Context, _ api.Caller, site string, r ap
 		return nil, fmt.Errorf("cannot encode token: %w", err)
 	}
 	key := tokenKey(t.ID)
-	if _, err := b.store.Commit(ctx, store.Commit{If: []store.Guard{{Key: key}}, Put: map[string][]byte{key: v}}); err != nil {
+	line := by.Audit("token", "Agent "+site+"/"+r.Agent, "join token "+t.ID)
+	if _, err := b.audit.Commit(ctx, line, store.Commit{If: []store.Guard{{Key: key}}, Put: map[string][]byte{key: v}}); err != nil {
 		return nil, storeError(err)
 	}
 	return &api.JoinTokenResult{Token: t.Text() + "@" + b.address(), Expires: rec.Expires}, nil
@@ -256,7 +259,8 @@ func batchOf(o *intent.Object, reason string) api.Batch {
 	return api.Batch{Put: []*intent.Object{o}, Reason: reason}
 }
 
-func apiCaller(token, user string) api.Caller { return api.Caller{User: user, Token: token} }
+// apiCaller is who acts without a request: via names the credential, or the part of the program.
+func apiCaller(via, user string) api.Caller { return api.Caller{User: user, Via: via} }
 
 // hostsOf splits host:port addresses into names and IPs.
 func hostsOf(addr []string) (names []string, ips []netip.Addr) {
@@ -290,6 +294,14 @@ func (b *backend) Revoke(ctx context.Context, by api.Caller, r api.RevokeRequest
 func (b *backend) Revocations(context.Context) (*api.RevocationList, error) {
 	return b.revoker.list(), nil
 }
+
+// Audit implements api.Backend.
+func (b *backend) Audit(ctx context.Context, site string, fn func(api.AuditLine) error) error {
+	return b.audit.Audit(ctx, site, fn)
+}
+
+// Note implements api.Backend.
+func (b *backend) Note(ctx context.Context, r intent.AuditRecord) error { return b.audit.Note(ctx, r) }
 
 // Quarantine implements api.Backend: it is a site's own act.
 func (b *backend) Quarantine(context.Context, api.Caller, string, string, api.QuarantineRequest) (*api.QuarantineResult, error) {

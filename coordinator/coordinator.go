@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/backup"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
@@ -75,6 +75,7 @@ type Coordinator struct {
 	objects *objects
 	agents  *agents
 	revoker *revoker
+	audit   *auditlog.Log
 	viewing sync.Mutex // guards changes of view: two rosters that change at once must both be in it
 	view    trust.Holder
 	end     *transport.Endpoint
@@ -83,7 +84,6 @@ type Coordinator struct {
 	backend *backend
 
 	mu    sync.Mutex      // guards what follows
-	told  time.Time       // when a refusal was last kept in the audit log
 	dirty map[string]bool // sites whose chain may have to say something new
 	kick  chan struct{}
 	locks map[string]*sync.Mutex // one writer per chain in this process
@@ -125,6 +125,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.publish(ctx) })
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return backup.Serve(ctx, cfg.Data, c.store, cfg.Logger) })
+	g.Go(func() error { return c.audit.Run(ctx) })
 	g.Go(func() error { return c.serveMetrics(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -230,10 +231,11 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	sec := &secrets{store: c.store, master: dek, binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
-	if c.objects, err = openObjects(ctx, c.store, sec, time.Now); err != nil {
+	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: writer, Log: c.cfg.Logger, Now: time.Now, Keys: c.signKeys})
+	if c.objects, err = openObjects(ctx, c.store, sec, c.audit, time.Now); err != nil {
 		return err
 	}
-	c.objects.dirty = c.markDirty
+	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
 	pub := &publish.Publisher{Store: c.store, Signer: writer, Epoch: c.epoch(), Now: time.Now}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
@@ -241,7 +243,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	c.revoker = &revoker{
-		stream: stream, store: c.store, objects: c.objects, agents: c.agents, act: c.obeyRevocations,
+		stream: stream, store: c.store, audit: c.audit, objects: c.objects, agents: c.agents, act: c.obeyRevocations,
 		sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
 	c.agents.revoked = stream.Has
@@ -277,8 +279,32 @@ func (c *Coordinator) loadView(ctx context.Context) error {
 	if v, err = recovery.Open(ctx, c.store, v); err != nil {
 		return err
 	}
-	c.view.Set(v.WithRevocations(c.revoker.stream.Entries()))
+	cat, _ := c.objects.Snapshot()
+	c.view.Set(v.WithRevocations(c.revoker.stream.Entries()).WithUsers(cat.UserKeys()))
 	return nil
+}
+
+// usersChanged lets the keys that stand on users now authenticate, and ends the sessions of those that do no more.
+func (c *Coordinator) usersChanged() {
+	cat, _ := c.objects.Snapshot()
+	c.editView(func(v *trust.View) *trust.View { return v.WithUsers(cat.UserKeys()) })
+	c.closeGone()
+}
+
+// signKeys returns the keys that the agents of a site's roster sign with, by agent; of those that were revoked none, also before the
+// next roster is out.
+func (c *Coordinator) signKeys(ctx context.Context, site string) (map[string][][]byte, error) {
+	r, err := c.agents.Roster(ctx, site)
+	if err != nil || r == nil {
+		return nil, err
+	}
+	out := map[string][][]byte{}
+	for _, a := range r.Agents {
+		if !c.revoker.stream.Has(intent.RevokeAgent, site+"/"+a.ID) {
+			out[a.ID] = a.Sign
+		}
+	}
+	return out, nil
 }
 
 func (c *Coordinator) rosterChanged(site string) {
@@ -334,6 +360,9 @@ func (c *Coordinator) wire() (err error) {
 		Listen: c.cfg.Listen, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
 		UDP: []string{trust.ALPNUplink, trust.ALPNBulk},
 		TCP: []string{trust.ALPNUplink, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
+		Refused: func(from net.Addr, err error) {
+			c.refused(context.Background(), from.String(), "handshake", err)
+		},
 	})
 	if err != nil {
 		return err
@@ -342,13 +371,13 @@ func (c *Coordinator) wire() (err error) {
 	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
 		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
 			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
-			c.auditRefusal(ctx, "join refused, from "+conn.RemoteAddr().String()+": "+err.Error())
+			c.refused(ctx, conn.RemoteAddr().String(), "join", err)
 		}
 	})
 	c.recovery = c.newRecovery()
 	c.backend = &backend{
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
+		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
 		reverse: c.reverse, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
@@ -360,27 +389,10 @@ func (c *Coordinator) wire() (err error) {
 	return nil
 }
 
-// auditEvery bounds how fast strangers can make the audit log grow; what comes faster is in the process's log only.
-const auditEvery = time.Second
-
-// auditRefusal keeps that somebody was turned away.
-func (c *Coordinator) auditRefusal(ctx context.Context, what string) {
-	now := time.Now()
-	c.mu.Lock()
-	due := now.Sub(c.told) >= auditEvery
-	if due {
-		c.told = now
-	}
-	c.mu.Unlock()
-	if !due {
-		return
-	}
-	line, err := json.Marshal(audit{Time: now.UTC(), Reason: what})
-	if err == nil {
-		key := fmt.Sprintf("audit/%016x-%s", now.UnixNano(), newUID()[:8])
-		_, err = c.store.Commit(context.WithoutCancel(ctx), store.Commit{Put: map[string][]byte{key: line}})
-	}
-	if err != nil {
+// refused keeps that somebody was turned away before the API could say so.
+func (c *Coordinator) refused(ctx context.Context, who, verb string, why error) {
+	r := intent.AuditRecord{Via: "session", Verb: verb, Object: who, Result: intent.AuditRefused, Reason: why.Error()}
+	if err := c.audit.Note(ctx, r); err != nil {
 		c.cfg.Logger.Error("refusal not kept in the audit log", "err", err)
 	}
 }

@@ -40,6 +40,8 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 		}
 		return float64(len(held))
 	})
+	set.NewGauge("skerry_audit_broken_chains", func() float64 { return float64(c.audit.Broken(ctx)) })
+	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(c.audit.Uses()) })
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -24,6 +25,7 @@ import (
 type objects struct {
 	store   store.Store
 	secrets *secrets
+	audit   *auditlog.Log
 	now     func() time.Time
 
 	mu      sync.Mutex // guards what follows; held over a commit so that the cache follows the store
@@ -32,7 +34,8 @@ type objects struct {
 	reports map[string]*siteReport // by site
 
 	snap  atomic.Pointer[snapshot]
-	dirty func(sites []string) // asks the publisher; set once before use
+	dirty func(sites []string) // asks the publisher; set once before use, like the next
+	users func()               // User objects moved
 }
 
 type snapshot struct {
@@ -42,8 +45,8 @@ type snapshot struct {
 
 func objectKey(k intent.Key) string { return store.ObjectKey(string(k.Kind), k.Scope, k.Name) }
 
-func openObjects(ctx context.Context, s store.Store, sec *secrets, now func() time.Time) (*objects, error) {
-	o := &objects{store: s, secrets: sec, now: now, reports: map[string]*siteReport{}}
+func openObjects(ctx context.Context, s store.Store, sec *secrets, audit *auditlog.Log, now func() time.Time) (*objects, error) {
+	o := &objects{store: s, secrets: sec, audit: audit, now: now, reports: map[string]*siteReport{}}
 	if err := o.load(ctx); err != nil {
 		return nil, err
 	}
@@ -111,6 +114,14 @@ type change struct {
 	secret   map[string]string
 }
 
+// tellUsers says that users moved, if one did; the snapshot has it already.
+func (o *objects) tellUsers(changes []change) {
+	user := func(x *intent.Object) bool { return x != nil && x.Kind == intent.KindUser }
+	if slices.ContainsFunc(changes, func(c change) bool { return c.action != "unchanged" && (user(c.obj) || user(c.old)) }) {
+		o.users()
+	}
+}
+
 // Apply changes all or nothing; see api.Backend. extra is committed together with the objects.
 func (o *objects) Apply(ctx context.Context, by api.Caller, b api.Batch, extra store.Commit) ([]api.Result, error) {
 	o.mu.Lock()
@@ -172,6 +183,7 @@ func (o *objects) apply(ctx context.Context, by api.Caller, b api.Batch, extra s
 	if err := o.refresh(ctx); err != nil {
 		return nil, err
 	}
+	o.tellUsers(changes)
 	if sites := o.touched(changes); len(sites) > 0 {
 		o.dirty(sites)
 	}
@@ -249,15 +261,6 @@ func results(changes []change) []api.Result {
 	return out
 }
 
-// audit is one line of what was done by whom.
-type audit struct {
-	Time   time.Time    `json:"time"`
-	User   string       `json:"user"`
-	Token  string       `json:"token,omitempty"`
-	Reason string       `json:"reason,omitempty"`
-	Did    []api.Result `json:"did"`
-}
-
 func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, changes []change, extra store.Commit) error {
 	c := store.Commit{If: append(slices.Clone(extra.If), store.Guard{Key: store.CatalogKey, Rev: o.at}), Put: maps.Clone(extra.Put), Delete: slices.Clone(extra.Delete)}
 	if c.Put == nil {
@@ -290,12 +293,9 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 			}
 		}
 	}
-	line, err := json.Marshal(audit{o.now().UTC(), by.User, by.Token, b.Reason, results(changes)})
-	if err != nil {
-		return fmt.Errorf("cannot encode audit line: %w", err)
-	}
-	c.Put[fmt.Sprintf("audit/%016x-%s", o.now().UnixNano(), newUID()[:8])] = line
-	rev, err := o.store.Commit(ctx, c)
+	line := by.Audit("apply", "", b.Reason)
+	line.Time, line.Did = o.now(), api.AuditDid(results(changes))
+	rev, err := o.audit.Commit(ctx, line, c)
 	if errors.Is(err, store.ErrConflict) {
 		return err
 	}

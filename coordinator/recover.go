@@ -6,13 +6,21 @@ import (
 	"slices"
 
 	"github.com/skerry-metal/skerry/coordinator/recovery"
+	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 )
 
 func (c *Coordinator) newRecovery() *recovery.Recovery {
 	return &recovery.Recovery{
-		Store: c.store, Writers: c.trust.Body.Writers, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite, Audit: c.auditRefusal,
+		Store: c.store, Writers: c.trust.Body.Writers, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite,
+		Audit: func(ctx context.Context, what string) {
+			r := intent.AuditRecord{User: c.id, Via: "recovery", Verb: "recover", Result: intent.AuditDone, Reason: what}
+			if _, err := c.audit.Commit(ctx, r, store.Commit{}); err != nil {
+				c.cfg.Logger.Error("recovery not kept in the audit log", "err", err)
+			}
+		},
 		Reload: c.reload,
 		Release: func(site string) {
 			c.markDirty(c.objects.sitesNow())

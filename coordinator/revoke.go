@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -25,6 +26,7 @@ import (
 type revoker struct {
 	stream   *publish.Revocations
 	store    store.Store
+	audit    *auditlog.Log
 	objects  *objects
 	agents   *agents
 	sessions func() []uplink.SessionInfo
@@ -44,12 +46,14 @@ func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest
 		}
 	}
 	if !q.DryRun {
-		line, err := json.Marshal(audit{r.objects.now().UTC(), by.User, by.Token, fmt.Sprintf("revoke %s %s: %s", q.Kind, q.ID, q.Reason), nil})
+		err := r.audit.Write(ctx, by.Audit("revoke", q.Kind+" "+q.ID, q.Reason), func(line store.Commit) error {
+			added, err := r.stream.Add(ctx, entries, line)
+			if err == nil && added == 0 { // it was revoked before; that somebody asked is kept all the same
+				_, err = r.store.Commit(ctx, line)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("cannot encode audit line: %w", err)
-		}
-		key := fmt.Sprintf("audit/%016x-%s", r.objects.now().UnixNano(), newUID()[:8])
-		if _, err = r.stream.Add(ctx, entries, store.Commit{Put: map[string][]byte{key: line}}); err != nil {
 			return nil, storeError(err)
 		}
 		res.Closed = r.act()

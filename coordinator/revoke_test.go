@@ -65,8 +65,8 @@ func TestRevokeAgent(t *testing.T) {
 			s.restart()
 		}
 	}
-	if got := string(s.everything()); !strings.Contains(got, "revoke agent lon1/a2: stolen") {
-		t.Error("no audit line")
+	if got := s.audited("revoke"); !cmp.Equal(got, []string{"admin agent lon1/a2 done stolen", "admin agent lon1/a2 done stolen"}) {
+		t.Errorf("the audit chain says %q", got)
 	}
 	var seqs []uint64
 	chain := document.RevocationChain{Writers: s.trust.Body.Writers}

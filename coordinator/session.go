@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -43,6 +44,8 @@ func (c *Coordinator) sessionHandler() http.Handler {
 	mux.HandleFunc("POST /u/1/report", c.takeReport)
 	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
 	mux.HandleFunc("POST /u/1/admissions", c.takeAdmission)
+	mux.HandleFunc("GET /u/1/audit", c.giveAuditPlaces)
+	mux.HandleFunc("POST /u/1/audit", c.takeAudit)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(c.blobs, c.cfg.Logger))
 	return mux
 }
@@ -87,7 +90,7 @@ func (c *Coordinator) takeOverride(w http.ResponseWriter, r *http.Request) {
 	decision, err := c.decide(r.Context(), peer.Site, &env)
 	if err != nil {
 		c.cfg.Logger.Warn("override refused", "site", peer.Site, "agent", peer.ID, "err", err)
-		c.auditRefusal(r.Context(), "override of "+peer.String()+" refused: "+err.Error())
+		c.refused(r.Context(), peer.String(), "override", err)
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
@@ -199,4 +202,36 @@ func (c *Coordinator) openOverride(ctx context.Context, site string, env *intent
 		return nil, fmt.Errorf("cannot take override %s: %w", d.ID, document.ErrOtherSite)
 	}
 	return d, nil
+}
+
+// giveAuditPlaces tells an agent how far its site's chains are here.
+func (c *Coordinator) giveAuditPlaces(w http.ResponseWriter, r *http.Request) {
+	places, err := c.audit.Places(r.Context(), transport.PeerFrom(r.Context()).Site)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(places) // a broken session is noticed by its owner
+}
+
+// takeAudit joins what an agent brings of its site's chains.
+func (c *Coordinator) takeAudit(w http.ResponseWriter, r *http.Request) {
+	peer := transport.PeerFrom(r.Context())
+	var b intent.AuditBundle
+	if !readUp(w, r, &b) {
+		return
+	}
+	err := c.audit.Join(r.Context(), peer.Site, peer.ID, b)
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case errors.Is(err, auditlog.ErrBroken):
+		c.cfg.Logger.Error("audit chain is broken", "site", peer.Site, "from", peer.ID, "err", err)
+		http.Error(w, err.Error(), http.StatusConflict)
+	default:
+		c.cfg.Logger.Warn("audit refused", "site", peer.Site, "from", peer.ID, "err", err)
+		c.refused(r.Context(), peer.String(), "audit.join", err)
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+	}
 }

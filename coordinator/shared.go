@@ -22,10 +22,15 @@ func (o *objects) catchUp(ctx context.Context) (moved bool, err error) {
 	if err := o.load(ctx); err != nil {
 		return false, err
 	}
-	if sites := o.touched(between(was, o.catalog)); len(sites) > 0 {
+	changes := between(was, o.catalog)
+	if sites := o.touched(changes); len(sites) > 0 {
 		o.dirty(sites) // who wrote it publishes it, unless it died in between
 	}
-	return true, o.refresh(ctx)
+	if err := o.refresh(ctx); err != nil {
+		return true, err
+	}
+	o.tellUsers(changes)
+	return true, nil
 }
 
 // between lists what differs.

@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
@@ -81,6 +82,7 @@ type Agent struct {
 	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
 	over    *overrides
+	audit   *auditlog.Log
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
 	mesh    *peers.Mesh
@@ -188,6 +190,7 @@ func (a *Agent) wire() (err error) {
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNH2, trust.ALPNHTTP},
 		Resolver: transport.ResolverFunc(a.addressesOf),
+		Refused:  func(from net.Addr, err error) { a.auditRefusal("handshake.refused", fmt.Errorf("%s: %w", from, err)) },
 	})
 	if err != nil {
 		return err
@@ -203,9 +206,10 @@ func (a *Agent) wire() (err error) {
 		Site: a.id.Site, Self: self, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Blobs: a.blobs, Log: log,
 	})
 	a.journal.SetPeers(a.mesh)
+	a.audit = auditlog.New(auditlog.Config{Journal: a.journal, Site: a.id.Site, Self: self, Sign: a.keys.Sign, Live: a.mesh.Live, Log: log})
 	a.members = members.New(members.Config{
 		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys,
-		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Log: log, Addr: []string{a.cfg.Management}, Boot: a.cfg.Boot,
+		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Audit: a.audit, Log: log, Addr: []string{a.cfg.Management}, Boot: a.cfg.Boot,
 	})
 	if _, err := a.members.Obey(); err != nil {
 		return err
@@ -249,11 +253,11 @@ func (a *Agent) wireSite() {
 
 // wireAPI makes the session with a coordinator and the site's API.
 func (a *Agent) wireAPI() {
-	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger}
+	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger, audit: a.audit}
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep,
+		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit,
 	}
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
@@ -298,6 +302,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)
+	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.above) })
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

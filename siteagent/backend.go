@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/members"
@@ -38,6 +39,7 @@ type backend struct {
 	over    *overrides
 	upkeep  *upkeep.Keeper
 	members *members.Keeper
+	audit   *auditlog.Log
 
 	mu   sync.Mutex // guards what follows
 	rev  uint64
@@ -216,6 +218,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		}
 		s.Agents = append(s.Agents, st)
 	}
+	s.BreakGlass = b.audit.Emergencies()
 	for _, o := range b.over.reports() {
 		s.Overrides = append(s.Overrides, api.Override{ID: o.ID, Object: o.Object, Op: o.Op, State: o.State, Author: o.Author, Time: o.Time, Reason: o.Reason})
 	}
@@ -260,7 +263,8 @@ func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, actio
 		return nil, &api.Error{Status: http.StatusBadGateway, Type: "bmc", Detail: err.Error()}
 	}
 	if action != "status" {
-		err := b.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil))
+		err := b.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil),
+			b.audit.Draft(by.Audit("power "+action, "Machine "+site+"/"+machine, "proven: "+effect.String())))
 		if err != nil {
 			return nil, err
 		}
@@ -277,7 +281,7 @@ func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reaso
 	if v.Status.State != intent.StateBroken && v.Status.State != intent.StateQuarantined {
 		return api.Refuse(fmt.Sprintf("%s is %s; only a broken or quarantined machine is cleared", machine, v.Status.State))
 	}
-	return b.control.Clear(ctx, v, by.User+": "+reason)
+	return b.control.Clear(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("clear", "Machine "+site+"/"+machine, reason)))
 }
 
 // Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
@@ -294,7 +298,8 @@ func (b *backend) Release(ctx context.Context, by api.Caller, site, machine stri
 	r, _ := b.w.Journal.Latest(reconcile.KindBinding, bd.Instance)
 	err := b.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindBinding, Key: bd.Instance, Epoch: r.Epoch, Body: bd},
-		reconcile.Event(machine, "", r.Epoch, "machine.releasing", "release asked by "+by.User, nil))
+		reconcile.Event(machine, "", r.Epoch, "machine.releasing", "release asked by "+by.User, nil),
+		b.audit.Draft(by.Audit("release", "Machine "+site+"/"+machine, "instance "+bd.Instance)))
 	if errors.Is(err, claim.ErrWaitingPeer) {
 		return nil
 	}
@@ -353,6 +358,21 @@ func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) 
 	}
 	return err
 }
+
+// Audit implements api.Backend: the chains of the site's agents, as far as this one has their journals.
+func (b *backend) Audit(ctx context.Context, site string, fn func(api.AuditLine) error) error {
+	if site != "" && site != b.w.ID() {
+		return api.ErrNotFound
+	}
+	keys := map[string][][]byte{}
+	for _, a := range b.w.State().Signed.Agents {
+		keys[a.ID] = a.Sign
+	}
+	return b.audit.Audit(ctx, keys, fn)
+}
+
+// Note implements api.Backend.
+func (b *backend) Note(ctx context.Context, r intent.AuditRecord) error { return b.audit.Note(ctx, r) }
 
 // IntentFeed implements api.Backend.
 func (b *backend) IntentFeed(_ context.Context, site string, from uint64, fn func(*intent.Envelope) error) error {

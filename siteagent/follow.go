@@ -18,6 +18,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
 // heads are what this agent has active.
@@ -38,9 +40,10 @@ func (a *Agent) targets() []uplink.Target {
 	return out
 }
 
-// onUp offers the overrides as soon as a session stands.
+// onUp offers the overrides, and what the audit chains hold beyond the coordinator's, as soon as a session stands.
 func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
 	a.cfg.Logger.Info("coordinator is reachable")
+	a.audit.Kick()
 	a.proposeAdmissions(ctx)
 	a.propose(ctx)
 }
@@ -57,6 +60,11 @@ func (a *Agent) proposeAdmissions(ctx context.Context) {
 			a.cfg.Logger.Warn("admission not taken", "status", status, "answer", answer, "err", err)
 		}
 	}
+}
+
+// above is the coordinator for the audit log; ok is false while there is no session.
+func (a *Agent) above() (auditlog.Above, bool) {
+	return auditlog.Session{RT: a.uplink.RoundTripper()}, a.uplink.Status().Up
 }
 
 // onHeads pulls what the coordinator has beyond us.
@@ -223,13 +231,15 @@ func envelopes(ctx context.Context, rt http.RoundTripper, url string, fn func(*i
 	return sc.Err()
 }
 
-// auditRefusal keeps what was refused as an event: replayed, forked, truncated or other-site intent.
+// auditRefusal keeps what was refused, in the audit chain and as an event: replayed, forked, truncated or other-site documents,
+// and peers who may not speak.
 func (a *Agent) auditRefusal(kind string, err error) {
 	if err == nil {
 		return
 	}
-	if jerr := a.journalEvent(kind, err.Error()); jerr != nil {
-		a.cfg.Logger.Warn("event not journaled", "err", jerr)
+	r := intent.AuditRecord{Via: "agent", Verb: kind, Result: intent.AuditRefused, Reason: err.Error()}
+	if jerr := a.audit.Keep(context.Background(), r, reconcile.Event("", "", intent.Epoch{}, kind, err.Error(), nil)); jerr != nil {
+		a.cfg.Logger.Error("refusal not kept in the audit log", "err", jerr)
 	}
 }
 

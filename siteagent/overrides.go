@@ -9,12 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/override"
@@ -29,6 +32,7 @@ type overrides struct {
 	sign   ed25519.PrivateKey
 	claims *claim.Claims
 	log    *slog.Logger
+	audit  *auditlog.Log
 
 	mu sync.Mutex // one change at a time: each is checked against the ones before
 }
@@ -208,7 +212,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		seq++
 		d := intent.Override{
 			Site: p.site, Agent: o.self, Seq: seq, Prev: prev, Time: time.Now().UTC(), ID: p.site + "-" + randomID(8),
-			Author: intent.OverrideAuthor{User: by.User, Via: "token:" + by.Token}, Reason: b.Reason,
+			Author: intent.OverrideAuthor{User: by.User, Via: by.Via}, Reason: b.Reason,
 			Base: intent.OverrideBase{Seq: e.State.Head.Seq}, Op: c.op, Key: c.obj.Key(), Object: raw, Charge: charges[c.obj.Metadata.Project],
 		}
 		delete(charges, c.obj.Metadata.Project) // a project's charge is carried once
@@ -222,8 +226,11 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		prev = rec.Envelope.Digest().String()
 		byKey[d.Key] = d.ID
 		drafts = append(drafts, claim.Draft{Kind: override.KindOverride, Key: d.ID, Body: rec},
-			reconcile.Event("", d.ID, intent.Epoch{}, "override.made", fmt.Sprintf("%s %s by %s", d.Op, d.Key, by.User), map[string]string{"base": fmt.Sprint(d.Base.Rev), "token": by.Token}))
+			reconcile.Event("", d.ID, intent.Epoch{}, "override.made", fmt.Sprintf("%s %s by %s", d.Op, d.Key, by.User), map[string]string{"base": fmt.Sprint(d.Base.Rev), "via": by.Via}))
 	}
+	line := by.Audit("override", strings.Join(slices.Sorted(maps.Values(byKey)), " "), b.Reason)
+	line.Did = api.AuditDid(p.results)
+	drafts = append(drafts, o.audit.Draft(line))
 	if err := o.w.Journal.Append(ctx, claim.Replicated, drafts...); err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
 		return nil, err
 	}

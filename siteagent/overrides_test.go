@@ -11,14 +11,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/override"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // cutOffSite is a site that may be changed by itself: project acme with three small machines offline.
 func cutOffSite(t *testing.T) (*sitetest.Author, *overrides) {
+	t.Helper()
+	a, o, _ := cutOffStore(t)
+	return a, o
+}
+
+// cutOffStore is cutOffSite with its store.
+func cutOffStore(t *testing.T) (*sitetest.Author, *overrides, *state.DB) {
 	t.Helper()
 	a := sitetest.NewAuthor(t)
 	r, db := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
@@ -33,6 +42,7 @@ func cutOffSite(t *testing.T) (*sitetest.Author, *overrides) {
 		t.Fatal(err)
 	}
 	o := &overrides{w: effective.New(r, j), self: "a1", sign: a.Writer, claims: claim.NewClaims(db, "a1", "boot", alone{}, nil, log), log: log}
+	o.audit = auditlog.New(auditlog.Config{Journal: j, Site: a.Site, Self: "a1", Sign: a.Writer, Live: func() []string { return nil }, Log: log})
 	doc := func(kind, meta, spec string) string {
 		return fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":%q,"metadata":{%s,"generation":1},"spec":%s}`, kind, meta, spec)
 	}
@@ -43,7 +53,7 @@ func cutOffSite(t *testing.T) (*sitetest.Author, *overrides) {
 		doc("Infrastructure", `"name":"shop","project":"acme","site":"lon1","uid":"inf1"`, `{}`),
 		sitetest.ArrayDoc("web", 1, 1),
 	))
-	return a, o
+	return a, o, db
 }
 
 // alone is the sight of a site with one agent.
@@ -57,7 +67,7 @@ func (alone) Members() (uint64, []claim.Member) {
 // coordinator to nothing.
 func TestOverrides(t *testing.T) {
 	a, o := cutOffSite(t)
-	by := api.Caller{User: "ana", Token: "k3p9"}
+	by := api.Caller{User: "ana", Token: "k3p9", Via: "token:k3p9"}
 	apply := func(batch api.Batch) error {
 		_, err := o.apply(t.Context(), by, batch)
 		return err

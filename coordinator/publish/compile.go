@@ -17,9 +17,17 @@ func Compile(c *intent.Catalog, site string) []*intent.Object {
 			projects[o.Metadata.Name] = true
 		}
 	}
+	grouped := map[string]bool{} // users whom a group brings to the site
+	for _, o := range c.List(intent.KindGroup) {
+		if g := o.Spec.(*intent.GroupSpec); reaches(g.Bindings, site, projects) {
+			for _, m := range g.Members {
+				grouped[m] = true
+			}
+		}
+	}
 	var out []*intent.Object
 	for _, o := range c.List("") {
-		if !wanted(o, site, projects) {
+		if !wanted(o, site, projects) && !(o.Kind == intent.KindUser && grouped[o.Metadata.Name]) {
 			continue
 		}
 		if s, ok := o.Spec.(*intent.SecretSpec); ok && len(s.Data) > 0 {
@@ -41,7 +49,9 @@ func wanted(o *intent.Object, site string, projects map[string]bool) bool {
 	case intent.KindProject:
 		return projects[o.Metadata.Name]
 	case intent.KindUser:
-		return userReaches(o.Spec.(*intent.UserSpec), site, projects)
+		return reaches(o.Spec.(*intent.UserSpec).Bindings, site, projects)
+	case intent.KindGroup:
+		return reaches(o.Spec.(*intent.GroupSpec).Bindings, site, projects)
 	case intent.KindSSHKey:
 		return projects[o.Metadata.Project]
 	default:
@@ -50,8 +60,8 @@ func wanted(o *intent.Object, site string, projects map[string]bool) bool {
 }
 
 // userReaches tells whether one of the bindings allows anything at the site; who has none there is unknown there.
-func userReaches(u *intent.UserSpec, site string, projects map[string]bool) bool {
-	for _, b := range u.Bindings {
+func reaches(bindings []intent.RoleBinding, site string, projects map[string]bool) bool {
+	for _, b := range bindings {
 		if (b.Site == "" || b.Site == site) && (b.Project == "" || projects[b.Project]) {
 			return true
 		}

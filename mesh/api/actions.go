@@ -167,12 +167,23 @@ func (a *API) authorise(ctx context.Context, r intent.Request) error {
 	if err != nil {
 		return err
 	}
-	return authorise(c, callerFrom(ctx), r)
+	return deny(ctx, authorise(c, callerFrom(ctx), r))
+}
+
+// deny notes for the audit log that the table, and not the state of things, is why the request is refused.
+func deny(ctx context.Context, err error) error {
+	if q, ok := ctx.Value(requestKey{}).(*request); ok && err != nil {
+		q.denied, q.why = true, "the caller's roles do not allow it"
+	}
+	return err
 }
 
 func authorise(c *intent.Catalog, by Caller, r intent.Request) error {
 	if may(c, by, r) {
 		return nil
+	}
+	if r.Verb == intent.VerbAudit { // asked of the site, which one may see and its audit not
+		return ErrForbidden
 	}
 	r.Verb = intent.VerbRead
 	if may(c, by, r) {

@@ -58,6 +58,10 @@ type Backend interface {
 	Quarantine(ctx context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error)
 	// Upload reads an asset's bytes to the end, stores and registers them.
 	Upload(ctx context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error)
+	// Audit calls fn for the audit chains of a site, or all when it is "": each chain's AuditChain, then its records and heads.
+	Audit(ctx context.Context, site string, fn func(AuditLine) error) error
+	// Note keeps a record of what changed nothing: a refusal, which is bounded in time, or the use of an emergency key.
+	Note(ctx context.Context, r intent.AuditRecord) error
 	// IntentFeed calls fn for the signed envelopes of the site's chain from seq on, in order.
 	IntentFeed(ctx context.Context, site string, from uint64, fn func(*intent.Envelope) error) error
 }
@@ -109,7 +113,16 @@ type SiteStatus struct {
 	ObservedAt time.Time      `json:"observedAt"`
 	Reachable  string         `json:"reachable"` // yes, unknown
 	Rejected   string         `json:"rejected,omitempty"`
-	Held       string         `json:"held,omitempty"` // why the coordinator publishes nothing to the site
+	Held       string         `json:"held,omitempty"`       // why the coordinator publishes nothing to the site
+	BreakGlass []EmergencyUse `json:"breakGlass,omitempty"` // emergency keys that were used here
+}
+
+// EmergencyUse says when an emergency key was used last.
+type EmergencyUse struct {
+	User  string    `json:"user"`
+	Agent string    `json:"agent"` // that it was shown to
+	Last  time.Time `json:"last"`
+	What  string    `json:"what"`
 }
 
 // AgentStatus is one agent of a site.
@@ -190,8 +203,10 @@ type UserTokenResult struct {
 // Caller is who asks, after authentication.
 type Caller struct {
 	User     string
-	Token    string // id of the bearer token
-	Bindings []intent.RoleBinding
+	Token    string               // id of the bearer token, if one came
+	Key      string               // hex SPKI of the client certificate, if one came
+	Via      string               // which of both counts, for the audit log: token:ID or key:16 hex digits
+	Bindings []intent.RoleBinding // own and groups'
 }
 
 // API is the handler.
@@ -218,7 +233,7 @@ func config() huma.Config {
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "/v1/openapi", "", "", nil // DocsPath would load a script from a CDN
 	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
 	c.RejectUnknownQueryParameters = true
-	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "sku1.<id>.<secret>"}}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "sku1.<id>.<secret>"}, "certificate": {Type: "mutualTLS", Description: "self-signed by a key that stands on the User"}}
 	return c
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -46,15 +48,40 @@ func Authenticate(c *intent.Catalog, token string, now time.Time) (Caller, error
 	}
 	sum := sha256.Sum256(secret)
 	for _, o := range c.List(intent.KindUser) {
-		s := o.Spec.(*intent.UserSpec)
-		for _, t := range s.Tokens {
+		for _, t := range o.Spec.(*intent.UserSpec).Tokens {
 			if t.ID != parts[1] || subtle.ConstantTimeCompare(t.SHA256[:], sum[:]) != 1 {
 				continue
 			}
-			if t.Expires != nil && !now.Before(*t.Expires) {
+			if expired(t.Expires, now) {
 				return Caller{}, ErrUnauthorized
 			}
-			return Caller{User: o.Metadata.Name, Token: t.ID, Bindings: s.Bindings}, nil
+			name := o.Metadata.Name
+			return Caller{User: name, Token: t.ID, Via: "token:" + t.ID, Bindings: c.BindingsOf(name)}, nil
+		}
+	}
+	return Caller{}, ErrUnauthorized
+}
+
+func expired(at *time.Time, now time.Time) bool { return at != nil && !now.Before(*at) }
+
+// authenticateKey finds on whom the key of a client certificate stands. That the client holds the key was proven in the handshake;
+// that the certificate is self-signed, by pki/trust. The certificate's own names and dates say nothing: no clock ends a site, and
+// an expiry that was chosen stands on the User. Errors: ErrUnauthorized.
+func authenticateKey(c *intent.Catalog, certs []*x509.Certificate, now time.Time) (Caller, error) {
+	if len(certs) != 1 {
+		return Caller{}, ErrUnauthorized
+	}
+	spki := intent.DigestOf(certs[0].RawSubjectPublicKeyInfo)
+	for _, o := range c.List(intent.KindUser) {
+		for _, k := range o.Spec.(*intent.UserSpec).Keys {
+			if d, err := k.SPKI(); err != nil || d != spki {
+				continue
+			}
+			if expired(k.Expires, now) {
+				return Caller{}, ErrUnauthorized
+			}
+			name := o.Metadata.Name
+			return Caller{User: name, Key: spki.Hex(), Via: "key:" + spki.Hex()[:16], Bindings: c.BindingsOf(name)}, nil
 		}
 	}
 	return Caller{}, ErrUnauthorized
@@ -95,7 +122,8 @@ func callerFrom(ctx context.Context) Caller {
 
 // authenticate is the middleware of every huma operation but /v1/info and the OpenAPI document.
 func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
-	by, err := a.caller(ctx.Context(), ctx.Header("Authorization"))
+	r, _ := humago.Unwrap(ctx)
+	by, err := a.caller(r)
 	if err != nil {
 		m := problem(err).(*huma.ErrorModel)
 		ctx.SetHeader("WWW-Authenticate", "Bearer")
@@ -107,31 +135,65 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 	next(huma.WithValue(ctx, callerKey{}, by))
 }
 
-func (a *API) caller(ctx context.Context, header string) (Caller, error) {
-	token, ok := strings.CutPrefix(header, "Bearer ")
-	if !ok {
-		return Caller{}, ErrUnauthorized
-	}
+// caller says who asks: by a bearer token, by a client certificate, or by both, which then must name the same user.
+func (a *API) caller(r *http.Request) (Caller, error) {
+	ctx := r.Context()
 	c, _, err := a.b.Snapshot(ctx)
 	if err != nil {
 		return Caller{}, err
 	}
-	by, err := Authenticate(c, token, time.Now())
-	if err == nil && (a.b.Revoked(intent.RevokeUser, by.User) || a.b.Revoked(intent.RevokeToken, by.Token)) {
-		by, err = Caller{}, ErrUnauthorized
+	by, err := a.identify(c, r)
+	q, ok := ctx.Value(requestKey{}).(*request)
+	if ok {
+		q.by = by
 	}
-	if q, ok := ctx.Value(requestKey{}).(*request); ok {
-		q.user = by.User
+	if err != nil {
+		return Caller{}, err
 	}
-	return by, err
+	if u, _, found := intent.Lookup[*intent.UserSpec](c, intent.KindUser, "", by.User); found && u.BreakGlass && ok && !q.alarmed {
+		q.alarmed = true
+		a.note(ctx, by.Audit(intent.AuditBreakGlass, r.Method+" "+r.URL.EscapedPath(), "an emergency key was used"))
+	}
+	return by, nil
+}
+
+// identify returns whom the credentials name. With an error the caller is whom they named, for the audit log only.
+func (a *API) identify(c *intent.Catalog, r *http.Request) (Caller, error) {
+	header, now := r.Header.Get("Authorization"), time.Now()
+	var by, cert Caller
+	var err error
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		if cert, err = authenticateKey(c, r.TLS.PeerCertificates, now); err != nil {
+			return Caller{}, err
+		}
+		by = cert
+	}
+	if header != "" || cert.User == "" {
+		token, ok := strings.CutPrefix(header, "Bearer ")
+		if !ok {
+			return cert, ErrUnauthorized
+		}
+		if by, err = Authenticate(c, token, now); err != nil {
+			return cert, err
+		}
+		if cert.User != "" && cert.User != by.User {
+			return by, ErrUnauthorized
+		}
+		by.Key = cert.Key // both are looked up among the revoked
+	}
+	if a.b.Revoked(intent.RevokeUser, by.User) || (by.Token != "" && a.b.Revoked(intent.RevokeToken, by.Token)) ||
+		(by.Key != "" && a.b.Revoked(intent.RevokeSPKI, by.Key)) {
+		return by, ErrUnauthorized
+	}
+	return by, nil
 }
 
 // raw wraps a handler that streams and therefore is not huma's.
 func (a *API) raw(h func(w http.ResponseWriter, r *http.Request, by Caller) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		by, err := a.caller(r.Context(), r.Header.Get("Authorization"))
+		by, err := a.caller(r)
 		if err == nil {
-			err = h(w, r, by)
+			err = h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, by)), by)
 		}
 		if err != nil {
 			m := problem(err).(*huma.ErrorModel)

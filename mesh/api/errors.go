@@ -30,7 +30,7 @@ func (e *Error) Error() string {
 var (
 	ErrNotFound     = &Error{Status: http.StatusNotFound, Type: "not-found", Detail: "there is no such object, or you may not see it"}
 	ErrForbidden    = &Error{Status: http.StatusForbidden, Type: "forbidden", Detail: "your roles do not allow this; `skerry whoami` lists them"}
-	ErrUnauthorized = &Error{Status: http.StatusUnauthorized, Type: "unauthorized", Detail: "no valid bearer token; `skerry token user NAME` makes one"}
+	ErrUnauthorized = &Error{Status: http.StatusUnauthorized, Type: "unauthorized", Detail: "no valid bearer token or client certificate; `skerry token user NAME` makes a token, `skerry user key create` a key"}
 	ErrPrecondition = &Error{Status: http.StatusPreconditionFailed, Type: "changed", Detail: "the object changed meanwhile; get it again and repeat"}
 	ErrElsewhere    = &Error{Status: http.StatusConflict, Type: "elsewhere", Detail: "only the other side can do this; choose it with --context"}
 	ErrUnreachable  = &Error{Status: http.StatusServiceUnavailable, Type: "unreachable", Detail: "the site has no session with the coordinator now; ask an agent of the site"}

@@ -2,10 +2,16 @@ package api
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -28,6 +34,8 @@ type memory struct {
 	feed    []*intent.Envelope
 	fail    error
 	revoked []intent.Revocation
+	notes   []intent.AuditRecord
+	chains  []AuditLine
 }
 
 func newMemory(objects ...*intent.Object) *memory {
@@ -174,11 +182,30 @@ func (m *memory) Revoke(_ context.Context, _ Caller, r RevokeRequest) (*RevokeRe
 }
 
 func (m *memory) Revocations(context.Context) (*RevocationList, error) {
-	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, nil
+	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, m.call("revocations")
 }
 
-func (m *memory) Quarantine(_ context.Context, _ Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error) {
-	return &QuarantineResult{Agent: site + "/" + agent, On: r.On, N: 1, Agents: []string{}}, nil
+func (m *memory) Quarantine(_ context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error) {
+	return &QuarantineResult{Agent: site + "/" + agent, On: r.On, N: 1, Agents: []string{}}, m.call("quarantine %s %s by %s", site, agent, by.User)
+}
+
+func (m *memory) Audit(_ context.Context, site string, fn func(AuditLine) error) error {
+	if err := m.call("audit %s", site); err != nil {
+		return err
+	}
+	for _, l := range m.chains {
+		if err := fn(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *memory) Note(_ context.Context, r intent.AuditRecord) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.notes = append(m.notes, r)
+	return nil
 }
 
 func (m *memory) Admit(context.Context, string, *intent.Envelope) error {
@@ -209,7 +236,8 @@ type scene struct {
 	t      *testing.T
 	m      *memory
 	api    *API
-	tokens map[string]string
+	tokens map[string]string            // by user
+	certs  map[string]*x509.Certificate // by user
 }
 
 func object(t testing.TB, text string) *intent.Object {
@@ -234,7 +262,7 @@ const (
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	s := &scene{t: t, tokens: map[string]string{}}
+	s := &scene{t: t, tokens: map[string]string{}, certs: map[string]*x509.Certificate{}}
 	var objects []*intent.Object
 	for _, d := range []string{docSite, docProject, docForeign, docInfra, docOther, docSecret, docMachine} {
 		objects = append(objects, object(t, d))
@@ -244,33 +272,72 @@ func newScene(t *testing.T) *scene {
 		if role == "reader" || role == "member" || role == "owner" {
 			b.Project = "acme"
 		}
-		token, half := NewUserToken(0, time.Now())
-		s.tokens[role] = token
-		objects = append(objects, &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindUser, Metadata: intent.Metadata{Name: role, UID: "u-" + role, Rev: 1}, Spec: &intent.UserSpec{Tokens: []intent.UserToken{half}, Bindings: []intent.RoleBinding{b}}})
+		objects = append(objects, s.user(role, b))
 	}
 	s.m = newMemory(objects...)
 	s.api = New(s.m, slog.New(slog.DiscardHandler))
 	return s
 }
 
+// user makes a user with a token and a key, and keeps their other halves.
+func (s *scene) user(name string, bindings ...intent.RoleBinding) *intent.Object {
+	s.t.Helper()
+	token, half := NewUserToken(0, time.Now())
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1, 0)} // long over: its dates do not count
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, pub, priv)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.tokens[name], s.certs[name] = token, cert
+	return &intent.Object{
+		APIVersion: intent.APIVersion, Kind: intent.KindUser, Metadata: intent.Metadata{Name: name, UID: "u-" + name, Rev: 1},
+		Spec: &intent.UserSpec{Tokens: []intent.UserToken{half}, Keys: []intent.UserKey{{Public: base64.StdEncoding.EncodeToString(cert.RawSubjectPublicKeyInfo)}}, Bindings: bindings},
+	}
+}
+
+// show returns a request as a client sends it that has finished its handshake with the user's certificate; "" = without one.
+func (s *scene) show(user string, r *http.Request) *http.Request {
+	r.TLS = &tls.ConnectionState{}
+	if user != "" {
+		r.TLS.PeerCertificates = []*x509.Certificate{s.certs[user]}
+	}
+	return r
+}
+
 // ask sends one request as a role ("" = no token) and returns status, headers and body.
 func (s *scene) ask(role, method, path, body string, header ...string) *httptest.ResponseRecorder {
 	s.t.Helper()
+	if role != "" {
+		header = append([]string{"Authorization", "Bearer " + s.tokens[role]}, header...)
+	}
+	return s.send(newRequest(method, path, body, header...))
+}
+
+func (s *scene) send(r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	s.api.ServeHTTP(w, r)
+	return w
+}
+
+func newRequest(method, path, body string, header ...string) *http.Request {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if body == "" {
 		r.Body, r.ContentLength = http.NoBody, 0
 	} else {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	if role != "" {
-		r.Header.Set("Authorization", "Bearer "+s.tokens[role])
-	}
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
-	w := httptest.NewRecorder()
-	s.api.ServeHTTP(w, r)
-	return w
+	return r
 }
 
 // want fails unless the answer has the status and its body the text.

@@ -39,6 +39,7 @@ func documents() map[intent.Kind]reflect.Type {
 		intent.KindSecret:         reflect.TypeFor[Document[intent.SecretSpec]](),
 		intent.KindProject:        reflect.TypeFor[Document[intent.ProjectSpec]](),
 		intent.KindUser:           reflect.TypeFor[Document[intent.UserSpec]](),
+		intent.KindGroup:          reflect.TypeFor[Document[intent.GroupSpec]](),
 		intent.KindRole:           reflect.TypeFor[Document[intent.RoleSpec]](),
 		intent.KindQuota:          reflect.TypeFor[Document[intent.QuotaSpec]](),
 		intent.KindInfrastructure: reflect.TypeFor[Document[intent.InfrastructureSpec]](),
@@ -123,8 +124,13 @@ func (a *API) objects() {
 func (a *API) op(method, path, id, summary, tag string) huma.Operation {
 	return huma.Operation{
 		Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{tag},
-		Security: []map[string][]string{{"bearer": {}}}, Middlewares: huma.Middlewares{a.authenticate},
+		Security: credentials(), Middlewares: huma.Middlewares{a.authenticate},
 	}
+}
+
+// credentials says that either is enough.
+func credentials() []map[string][]string {
+	return []map[string][]string{{"bearer": {}}, {"certificate": {}}}
 }
 
 func jsonContent(s *huma.Schema) map[string]*huma.MediaType {
@@ -216,9 +222,17 @@ func (a *API) get(ctx context.Context, info intent.KindInfo, scope, name string)
 	if err != nil {
 		return nil, problem(err)
 	}
-	o := c.Get(intent.Key{Kind: info.Kind, Scope: scope, Name: name})
-	if o == nil || !may(c, callerFrom(ctx), requestFor(intent.VerbRead, o)) {
+	key := intent.Key{Kind: info.Kind, Scope: scope, Name: name}
+	o := c.Get(key)
+	if o == nil {
+		by, stub := pathCaller(info, key, callerFrom(ctx))
+		if !may(c, by, requestFor(intent.VerbRead, stub)) {
+			return nil, problem(deny(ctx, ErrNotFound))
+		}
 		return nil, problem(ErrNotFound)
+	}
+	if !may(c, callerFrom(ctx), requestFor(intent.VerbRead, o)) {
+		return nil, problem(deny(ctx, ErrNotFound))
 	}
 	return &objectOutput{ETag: ETag(o), Body: redact(o)}, nil
 }
@@ -247,6 +261,9 @@ func (a *API) put(ctx context.Context, info intent.KindInfo, in *writeInput) (*r
 
 func (a *API) remove(ctx context.Context, info intent.KindInfo, in *deleteInput) (*resultsOutput, error) {
 	key := intent.Key{Kind: info.Kind, Scope: in.Scope, Name: in.Name}
+	if err := a.authorisePath(ctx, info, key); err != nil {
+		return nil, problem(err)
+	}
 	b := Batch{Delete: []intent.Key{key}, DryRun: in.DryRun, Reason: in.Reason}
 	if in.IfMatch != "" {
 		b.IfMatch = map[intent.Key]string{key: in.IfMatch}
@@ -262,7 +279,7 @@ func (a *API) apply(ctx context.Context, b Batch) (*resultsOutput, error) {
 	}
 	by := callerFrom(ctx)
 	for _, o := range b.Put {
-		if err := authoriseWrite(c, by, o, c.Get(o.Key())); err != nil {
+		if err := deny(ctx, authoriseWrite(c, by, o, c.Get(o.Key()))); err != nil {
 			return nil, problem(err)
 		}
 	}
@@ -271,7 +288,7 @@ func (a *API) apply(ctx context.Context, b Batch) (*resultsOutput, error) {
 		if old == nil {
 			return nil, problem(ErrNotFound)
 		}
-		if err := authoriseWrite(c, by, old, old); err != nil {
+		if err := deny(ctx, authoriseWrite(c, by, old, old)); err != nil {
 			return nil, problem(err)
 		}
 	}
@@ -291,7 +308,13 @@ func (a *API) authorisePath(ctx context.Context, info intent.KindInfo, key inten
 	if err != nil {
 		return err
 	}
-	by := callerFrom(ctx)
+	by, stub := pathCaller(info, key, callerFrom(ctx))
+	return deny(ctx, authoriseWrite(c, by, stub, nil))
+}
+
+// pathCaller returns what a path alone says of an object, and the caller as far as it can be judged by that: a binding to a site may
+// or may not reach a project's object.
+func pathCaller(info intent.KindInfo, key intent.Key, by Caller) (Caller, *intent.Object) {
 	o := &intent.Object{Kind: key.Kind, Metadata: intent.Metadata{Name: key.Name}}
 	switch info.Scope {
 	case intent.ScopeSite:
@@ -303,7 +326,7 @@ func (a *API) authorisePath(ctx context.Context, info intent.KindInfo, key inten
 			by.Bindings[i].Site = ""
 		}
 	}
-	return authoriseWrite(c, by, o, nil)
+	return by, o
 }
 
 // authoriseWrite checks the new and, when it exists, the stored object: nobody moves a thing out of somebody else's site.

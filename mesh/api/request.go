@@ -16,8 +16,11 @@ type requestKey struct{}
 
 // request is what the log line says of one request; only its own goroutine touches it.
 type request struct {
-	id   string // 16 hex digits, ours: what a client sends is not taken over
-	user string // "" until authenticated
+	id      string // 16 hex digits, ours: what a client sends is not taken over
+	by      Caller // whom the credentials name; of a refused request perhaps nobody
+	denied  bool   // the authorisation table refused it
+	why     string // for the audit log
+	alarmed bool   // the use of an emergency key was noted
 }
 
 // ServeHTTP answers one request of an authenticated or not yet authenticated user.
@@ -36,7 +39,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { // also when the handler gives up its connection by panicking
 		// The route has no names in it that users chose, and the query may hold what is nobody's business.
 		a.log.Log(r.Context(), level, "api request", "method", r.Method, "route", r.Pattern, "status", s.code(), "ms", time.Since(begin).Milliseconds(),
-			"user", q.user, "request", q.id)
+			"user", q.by.User, "request", q.id)
+		if rec, ok := q.refusal(r, s.code()); ok {
+			a.note(r.Context(), rec)
+		}
 	}()
 	a.mux.ServeHTTP(s, r)
 }

@@ -36,13 +36,14 @@ func (a *API) streams() {
 		a.mux.HandleFunc(method+" "+path, a.raw(h))
 		a.huma.OpenAPI().AddOperation(&huma.Operation{
 			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"Stream"}, Parameters: params,
-			Security:  []map[string][]string{{"bearer": {}}},
+			Security:  credentials(),
 			Responses: map[string]*huma.Response{"200": {Description: "one JSON value per line"}, "default": {Description: "RFC 9457 problem"}},
 		})
 	}
 	add(http.MethodGet, "/v1/watch", "watch", "All objects that you may see, then every change", query("kind"), a.watch)
 	add(http.MethodGet, "/v1/sites/{site}/events", "events", "What happened at a site", append(query("machine", "since", "follow"), path("site")...), a.events)
 	add(http.MethodGet, "/v1/sites/{site}/intent", "intent", "The signed chain of a site", append(query("from", "wait"), path("site")...), a.intentFeed)
+	add(http.MethodGet, "/v1/audit", "audit", "Who did what, and what was refused", query("site", "user", "since", "follow", "proofs"), a.audit)
 	add(http.MethodPut, "/v1/assets/{name}/content", "upload-asset", "Upload the bytes of an asset", append(query("class"), path("name")...), a.upload)
 }
 
@@ -109,6 +110,9 @@ func (a *API) watch(w http.ResponseWriter, r *http.Request, by Caller) error {
 		if _, err := a.b.Changed(r.Context(), rev); err != nil {
 			return nil
 		}
+		if by, err = a.caller(r); err != nil {
+			return nil // revoked, expired or removed meanwhile; its rights may be others now too
+		}
 	}
 }
 
@@ -125,13 +129,9 @@ func ignoreLate(first bool, err error) error {
 	return nil
 }
 
-func (a *API) events(w http.ResponseWriter, r *http.Request, by Caller) error {
-	c, _, err := a.b.Snapshot(r.Context())
-	if err != nil {
-		return err
-	}
+func (a *API) events(w http.ResponseWriter, r *http.Request, _ Caller) (err error) {
 	site := r.PathValue("site")
-	if err := authorise(c, by, intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: site}); err != nil {
+	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: site}); err != nil {
 		return err
 	}
 	v := r.URL.Query()
@@ -156,12 +156,8 @@ func ignoreCanceled(ctx context.Context, err error) error {
 	return err
 }
 
-func (a *API) intentFeed(w http.ResponseWriter, r *http.Request, by Caller) error {
-	c, _, err := a.b.Snapshot(r.Context())
-	if err != nil {
-		return err
-	}
-	if err := authorise(c, by, intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: r.PathValue("site")}); err != nil {
+func (a *API) intentFeed(w http.ResponseWriter, r *http.Request, _ Caller) error {
+	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: r.PathValue("site")}); err != nil {
 		return err
 	}
 	return ServeIntent(a.b, w, r, r.PathValue("site"))
@@ -214,11 +210,7 @@ func ServeIntent(b Feeder, w http.ResponseWriter, r *http.Request, site string) 
 }
 
 func (a *API) upload(w http.ResponseWriter, r *http.Request, by Caller) error {
-	c, _, err := a.b.Snapshot(r.Context())
-	if err != nil {
-		return err
-	}
-	if err := authorise(c, by, intent.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
+	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
 		return err
 	}
 	name, class := r.PathValue("name"), r.URL.Query().Get("class")

@@ -14,6 +14,7 @@ const (
 	VerbToken   Verb = "token"  // make join or user tokens
 	VerbUpload  Verb = "upload" // asset bytes
 	VerbRevoke  Verb = "revoke" // take an identity away: revocation for ever, quarantine at a site
+	VerbAudit   Verb = "audit"  // read the audit chains, of one site or of all; asked of kind Site
 )
 
 func verbNames() []string {
@@ -42,9 +43,12 @@ func operatorKinds(i KindInfo) bool { return !i.User && !securityKinds(i) && !ac
 func securityKinds(i KindInfo) bool {
 	return i.Kind == KindSecret || i.Kind == KindRole || i.Kind == KindQuota
 }
-func accountKinds(i KindInfo) bool { return i.Kind == KindUser || i.Kind == KindProject }
-func machineKind(i KindInfo) bool  { return i.Kind == KindMachine }
-func everyKind(KindInfo) bool      { return true }
+func accountKinds(i KindInfo) bool {
+	return i.Kind == KindUser || i.Kind == KindGroup || i.Kind == KindProject
+}
+func siteKind(i KindInfo) bool    { return i.Kind == KindSite }
+func machineKind(i KindInfo) bool { return i.Kind == KindMachine }
+func everyKind(KindInfo) bool     { return true }
 
 // grants is the one authorisation table. Default deny: what no row allows is refused.
 func grants() []grantRow {
@@ -66,7 +70,9 @@ func grants() []grantRow {
 		{"security", []Verb{VerbWrite}, accountKinds},
 		{"security", []Verb{VerbToken}, func(i KindInfo) bool { return i.Kind == KindUser }},
 		{"security", []Verb{VerbRevoke}, func(i KindInfo) bool { return i.Kind == KindAgent || i.Kind == KindUser }},
+		{"security", []Verb{VerbAudit}, siteKind},
 		{"auditor", []Verb{VerbRead}, everyKind},
+		{"auditor", []Verb{VerbAudit}, siteKind},
 	}
 }
 

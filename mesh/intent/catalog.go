@@ -86,7 +86,7 @@ type ObjectProblem struct {
 // Check finds what does not fit together: unknown references, duplicate MACs and addresses, overlapping subnets, quotas
 // exceeded. The answer is ordered by object and path; empty means that the catalog may be published.
 func (c *Catalog) Check() []ObjectProblem {
-	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}, bmcs: map[string]Key{}}
+	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}, bmcs: map[string]Key{}, keys: map[Digest]Key{}}
 	place := map[Key]int{}
 	for i, o := range c.List("") {
 		place[o.Key()] = i
@@ -106,6 +106,7 @@ type catalogCheck struct {
 	macs  map[string]Key
 	addrs map[string]Key // site + address
 	bmcs  map[string]Key // site + address of the controller
+	keys  map[Digest]Key // users' keys, by SPKI
 }
 
 func (k *catalogCheck) add(o *Object, path, what, fix string) {
@@ -154,6 +155,8 @@ func (k *catalogCheck) object(o *Object) {
 		}
 	case *UserSpec:
 		k.user(o, s)
+	case *GroupSpec:
+		k.group(o, s)
 	case *NetworkSpec:
 		k.ref(o, "spec.subnetPool", KindSubnetPool, o.Metadata.Site, s.SubnetPool)
 	case *InstanceArraySpec:
@@ -221,7 +224,65 @@ func (k *catalogCheck) address(o *Object, path, address string) {
 }
 
 func (k *catalogCheck) user(o *Object, s *UserSpec) {
-	for i, b := range s.Bindings {
+	for i, key := range s.Keys {
+		spki, err := key.SPKI()
+		if err != nil {
+			continue // Validate has said so
+		}
+		if other, ok := k.keys[spki]; ok {
+			k.add(o, fmt.Sprintf("spec.keys[%d].public", i), fmt.Sprintf("the key is already of %s", other), "a key names one user: make another")
+		}
+		k.keys[spki] = o.Key()
+	}
+	k.bindings(o, s.Bindings)
+}
+
+func (k *catalogCheck) group(o *Object, s *GroupSpec) {
+	for i, m := range s.Members {
+		u := k.ref(o, fmt.Sprintf("spec.members[%d]", i), KindUser, "", m)
+		if u != nil && u.Spec.(*UserSpec).BreakGlass {
+			k.add(o, fmt.Sprintf("spec.members[%d]", i), m+" is a break-glass user", "it has its two roles and no more: remove it")
+		}
+	}
+	k.bindings(o, s.Bindings)
+}
+
+// BindingsOf returns a user's own bindings and those of the groups that list it; nil for who is no user.
+func (c *Catalog) BindingsOf(user string) []RoleBinding {
+	s, _, ok := Lookup[*UserSpec](c, KindUser, "", user)
+	if !ok {
+		return nil
+	}
+	out := slices.Clone(s.Bindings)
+	for _, o := range c.objects {
+		if g, ok := o.Spec.(*GroupSpec); ok && slices.Contains(g.Members, user) {
+			out = append(out, g.Bindings...)
+		}
+	}
+	slices.SortFunc(out, func(a, b RoleBinding) int {
+		return cmp.Or(cmp.Compare(a.Role, b.Role), cmp.Compare(a.Project, b.Project), cmp.Compare(a.Site, b.Site))
+	})
+	return slices.Compact(out)
+}
+
+// UserKeys returns who may authenticate with which key: SPKI to user. A key that was to expire stays listed: whoever
+// authenticates looks at the time.
+func (c *Catalog) UserKeys() map[Digest]string {
+	out := map[Digest]string{}
+	for _, o := range c.objects {
+		if u, ok := o.Spec.(*UserSpec); ok {
+			for _, k := range u.Keys {
+				if spki, err := k.SPKI(); err == nil {
+					out[spki] = o.Metadata.Name
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (k *catalogCheck) bindings(o *Object, bindings []RoleBinding) {
+	for i, b := range bindings {
 		path := fmt.Sprintf("spec.bindings[%d].", i)
 		if !slices.Contains(BuiltinRoles(), b.Role) {
 			k.ref(o, path+"role", KindRole, "", b.Role)

@@ -18,6 +18,7 @@ const (
 	PayloadReceipt    = "application/vnd.skerry.receipt.v1+json"
 	PayloadQuarantine = "application/vnd.skerry.quarantine.v1+json"
 	PayloadAdmission  = "application/vnd.skerry.admission.v1+json"
+	PayloadAudit      = "application/vnd.skerry.audit.v1+json"
 )
 
 // Bounds of documents; an envelope stays under Badger's 1 MiB value limit.

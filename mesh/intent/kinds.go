@@ -16,6 +16,7 @@ const (
 	KindSecret         Kind = "Secret"
 	KindProject        Kind = "Project"
 	KindUser           Kind = "User"
+	KindGroup          Kind = "Group"
 	KindRole           Kind = "Role"
 	KindQuota          Kind = "Quota"
 	KindInfrastructure Kind = "Infrastructure"

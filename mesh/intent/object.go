@@ -39,7 +39,7 @@ type Scope int
 
 // The scopes.
 const (
-	ScopeGlobal  Scope = iota // neither: Site, MachineType, Image, Project, User, Role, Asset
+	ScopeGlobal  Scope = iota // neither: Site, MachineType, Image, Project, User, Group, Role, Asset
 	ScopeSite                 // metadata.site: Machine, Agent, SubnetPool, Secret
 	ScopeProject              // metadata.project: users' kinds, Quota
 )
@@ -69,6 +69,7 @@ func Kinds() []KindInfo {
 		{KindProject, "projects", "", ScopeGlobal, false, false, func() Spec { return &ProjectSpec{} }},
 		{KindRole, "roles", "", ScopeGlobal, false, false, func() Spec { return &RoleSpec{} }},
 		{KindUser, "users", "", ScopeGlobal, false, false, func() Spec { return &UserSpec{} }},
+		{KindGroup, "groups", "", ScopeGlobal, false, false, func() Spec { return &GroupSpec{} }},
 		{KindQuota, "quotas", "", ScopeProject, false, true, func() Spec { return &QuotaSpec{} }},
 		{KindSSHKey, "sshkeys", "", ScopeProject, true, false, func() Spec { return &SSHKeySpec{} }},
 		{KindNetwork, "networks", "net", ScopeProject, true, true, func() Spec { return &NetworkSpec{} }},

@@ -1,6 +1,14 @@
 package intent
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,11 +33,58 @@ func (s *ProjectSpec) validate(c *checker) {
 }
 
 // UserSpec is a person or a program. A bearer token sku1.<id>.<secret> is kept as id and SHA-256 of the secret, so that any
-// agent verifies it offline (trust.md section 8).
+// agent verifies it offline; a client certificate counts when one of Keys signed it for itself (trust.md section 8).
 type UserSpec struct {
 	DisplayName string        `json:"displayName,omitempty"`
 	Tokens      []UserToken   `json:"tokens,omitempty"`
+	Keys        []UserKey     `json:"keys,omitempty"` // of client certificates; a key stands on one user only
 	Bindings    []RoleBinding `json:"bindings"`
+	BreakGlass  bool          `json:"breakGlass,omitempty"` // for emergencies: operator and security at one site, by key only; every use alarms
+}
+
+// UserKey is a public key with whose self-signed certificate a user authenticates. Nothing is issued.
+type UserKey struct {
+	Public  string     `json:"public"`            // SubjectPublicKeyInfo of an Ed25519 or P-256 key: PEM, or base64 of its DER
+	Expires *time.Time `json:"expires,omitempty"` // nil: never; the certificate's own dates do not count
+}
+
+// maxUserKey bounds the text of one key, in octets: PEM of a P-256 key has 178.
+const maxUserKey = 1024
+
+// SPKI returns the SHA-256 of the key's SubjectPublicKeyInfo: what names it in certificates and in revocations.
+func (k UserKey) SPKI() (Digest, error) {
+	if len(k.Public) > maxUserKey {
+		return Digest{}, errors.New("is too long for a public key")
+	}
+	var der []byte
+	if block, rest := pem.Decode([]byte(k.Public)); block != nil {
+		if block.Type != "PUBLIC KEY" || len(bytes.TrimSpace(rest)) > 0 {
+			return Digest{}, errors.New("is not one PEM block of type PUBLIC KEY")
+		}
+		der = block.Bytes
+	} else {
+		var err error
+		if der, err = base64.StdEncoding.DecodeString(strings.TrimSpace(k.Public)); err != nil {
+			return Digest{}, errors.New("is neither PEM nor base64")
+		}
+	}
+	pub, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return Digest{}, errors.New("is no public key")
+	}
+	switch p := pub.(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if p.Curve != elliptic.P256() {
+			return Digest{}, errors.New("is on another curve than P-256")
+		}
+	default:
+		return Digest{}, errors.New("is neither Ed25519 nor P-256")
+	}
+	if again, err := x509.MarshalPKIXPublicKey(pub); err != nil || !bytes.Equal(again, der) {
+		return Digest{}, errors.New("is not in the form that certificates carry") // its hash would match no certificate
+	}
+	return DigestOf(der), nil
 }
 
 // UserToken is the verifiable half of a bearer token.
@@ -48,8 +103,16 @@ type RoleBinding struct {
 
 func (s *UserSpec) validate(c *checker) {
 	c.text("displayName", s.DisplayName, 128)
-	if len(s.Tokens) > 64 || len(s.Bindings) > 256 {
-		c.add("", "more than 64 tokens or 256 bindings", "make another user")
+	if len(s.Tokens) > 64 || len(s.Keys) > 16 {
+		c.add("", "more than 64 tokens or 16 keys", "remove some, or make another user")
+	}
+	for i, k := range s.Keys {
+		if _, err := k.SPKI(); err != nil {
+			c.add(fmt.Sprintf("keys[%d].public", i), err.Error(), "`skerry user key create FILE` makes a key and prints its public half")
+		}
+	}
+	if s.BreakGlass {
+		s.validateBreakGlass(c)
 	}
 	for i, t := range s.Tokens {
 		c.label(fmt.Sprintf("tokens[%d].id", i), t.ID)
@@ -57,11 +120,59 @@ func (s *UserSpec) validate(c *checker) {
 			c.add(fmt.Sprintf("tokens[%d].sha256", i), "is missing", "`skerry token user NAME` makes a token")
 		}
 	}
-	for i, b := range s.Bindings {
+	validateBindings(c, s.Bindings)
+}
+
+// validateBreakGlass holds what an emergency user is: two roles at one site, and a key.
+func (s *UserSpec) validateBreakGlass(c *checker) {
+	if len(s.Tokens) > 0 || len(s.Keys) == 0 {
+		c.add("breakGlass", "wants a key and no token", "`skerry user break-glass create --site SITE --out FILE` makes one")
+	}
+	roles := map[string]bool{}
+	for _, b := range s.Bindings {
+		if b.Site == "" || b.Project != "" || b.Site != s.Bindings[0].Site || (b.Role != "operator" && b.Role != "security") {
+			roles = nil
+			break
+		}
+		roles[b.Role] = true
+	}
+	if len(roles) != 2 || len(s.Bindings) != 2 {
+		c.add("bindings", "a break-glass user is operator and security at one site", "make it with `skerry user break-glass create --site SITE --out FILE`")
+	}
+}
+
+func validateBindings(c *checker, bindings []RoleBinding) {
+	if len(bindings) > 256 {
+		c.add("bindings", "more than 256", "bind by project, or make another group")
+	}
+	for i, b := range bindings {
 		c.label(fmt.Sprintf("bindings[%d].role", i), b.Role)
 		c.optionalLabel(fmt.Sprintf("bindings[%d].project", i), b.Project)
 		c.optionalLabel(fmt.Sprintf("bindings[%d].site", i), b.Site)
 	}
+}
+
+// GroupSpec gives its members its bindings, beside their own.
+type GroupSpec struct {
+	DisplayName string        `json:"displayName,omitempty"`
+	Members     []string      `json:"members"` // users; at most 4096
+	Bindings    []RoleBinding `json:"bindings"`
+}
+
+func (s *GroupSpec) validate(c *checker) {
+	c.text("displayName", s.DisplayName, 128)
+	if len(s.Members) > 4096 {
+		c.add("members", "more than 4096", "make another group")
+	}
+	seen := map[string]bool{}
+	for i, m := range s.Members {
+		c.label(fmt.Sprintf("members[%d]", i), m)
+		if seen[m] {
+			c.add(fmt.Sprintf("members[%d]", i), clip(m, 63)+" is there twice", "remove one")
+		}
+		seen[m] = true
+	}
+	validateBindings(c, s.Bindings)
 }
 
 // RoleSpec is a role beside the built-in ones: a list of rows of the authorisation table.

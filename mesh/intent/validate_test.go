@@ -21,6 +21,12 @@ func doc(kind Kind, name, scope, spec string) string {
 	return fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":%q,"metadata":{%s},"spec":%s}`, kind, meta, spec)
 }
 
+// Two public keys: Ed25519 and P-256, SubjectPublicKeyInfo in base64.
+const (
+	keyAna = "MCowBQYDK2VwAyEAz/9XSH3Z1jiULy93ziiFPQh9+Lso/Q56uq7jJHMgVQo="
+	keyBob = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE0LSLIolYOAeFEqbggkoJXI+IVRP722EurSXMW+/aRozlTSBEead2JmuygxhO3QKGDJttfs/okdL2gObO1ykqcw=="
+)
+
 const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 // goodSpecs has one spec of every kind, with every field set.
@@ -36,7 +42,8 @@ func goodSpecs() map[Kind]string {
 		KindImage:          `{"asset":"tiny","os":"tiny","version":"1","boot":["bios","uefi"],"format":"raw","defaultUser":"ops","minDiskBytes":1,"verify":"full"}`,
 		KindSecret:         `{"type":"bmc","data":{"username":"u","password":"p"},"version":1}`,
 		KindProject:        `{"displayName":"Acme","sites":["lon1"]}`,
-		KindUser:           `{"displayName":"Ana","tokens":[{"id":"t1","sha256":"` + digestA + `"}],"bindings":[{"role":"member","project":"acme","site":"lon1"}]}`,
+		KindUser:           `{"displayName":"Ana","tokens":[{"id":"t1","sha256":"` + digestA + `"}],"keys":[{"public":"` + keyAna + `","expires":"2030-01-02T03:04:05Z"}],"bindings":[{"role":"member","project":"acme","site":"lon1"}]}`,
+		KindGroup:          `{"displayName":"Shop","members":["x"],"bindings":[{"role":"member","project":"acme","site":"lon1"}]}`,
 		KindRole:           `{"rules":[{"verbs":["read","write"],"kinds":["Network"]}]}`,
 		KindQuota:          `{"machines":{"small":3},"offline":{"machines":{"small":1}}}`,
 		KindInfrastructure: `{"description":"x"}`,
@@ -184,7 +191,7 @@ func TestEmptySpecsHavePlaceAndFix(t *testing.T) {
 				t.Errorf("%s: problem %+v lacks place, words or fix", info.Kind, p)
 			}
 		}
-		if len(ps) == 0 && info.Kind != KindQuota && info.Kind != KindInfrastructure && info.Kind != KindMachineType && info.Kind != KindProject && info.Kind != KindUser {
+		if len(ps) == 0 && info.Kind != KindQuota && info.Kind != KindInfrastructure && info.Kind != KindMachineType && info.Kind != KindProject && info.Kind != KindUser && info.Kind != KindGroup {
 			t.Errorf("%s: an empty spec passes", info.Kind)
 		}
 	}

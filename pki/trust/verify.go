@@ -27,6 +27,16 @@ var (
 	ErrOther       = errors.New("another peer than the one meant")
 )
 
+// IsRefusal tells whether a failed handshake failed because of who the peer is, not because of the network or of its TLS.
+func IsRefusal(err error) bool {
+	for _, e := range []error{ErrChain, ErrIdentity, ErrNotInRoster, ErrRevoked, ErrOther} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // Want says who may be at the other end. Kind, when set, is the only kind allowed; Site and ID, when set, must match.
 // AnySite lets agents of other sites pass by their chain alone (reads by digest and signed documents only).
 type Want struct {

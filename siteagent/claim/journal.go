@@ -31,12 +31,14 @@ type Record struct {
 	Body  json.RawMessage `json:"body"`
 }
 
-// Draft is a record to be written. Body is encoded as JSON.
+// Draft is a record to be written. Body is encoded as JSON. Link, if set, makes the body of a KindAudit record out of the body of
+// this agent's one before (nil: there is none), under the lock: such records are a chain of their own within the journal.
 type Draft struct {
 	Kind  string
 	Key   string
 	Epoch intent.Epoch
 	Body  any
+	Link  func(prev json.RawMessage) (json.RawMessage, error)
 }
 
 // Copies says how far an Append must reach before it returns.
@@ -50,6 +52,9 @@ const (
 
 // KindEvent is the kind of records that hold an intent.Event.
 const KindEvent = "event"
+
+// KindAudit is the kind of audit records; see siteagent/auditlog.
+const KindAudit = "audit"
 
 // The errors callers branch on.
 var (
@@ -100,6 +105,7 @@ type Journal struct {
 	peers Peers
 	heads map[string]chainHead
 	view  map[viewKey]Record
+	audit json.RawMessage // body of our newest KindAudit record
 	clock uint64
 	rev   uint64
 	wake  chan struct{}
@@ -135,6 +141,7 @@ func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, e
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err
 			}
+			j.remember(r)
 			return j.note(r)
 		}))
 	})
@@ -209,8 +216,13 @@ func (j *Journal) write(drafts []Draft) error {
 	}
 	head, clock := j.heads[j.self], j.clock
 	records := make([]Record, 0, len(drafts))
+	audit := j.audit
 	for _, d := range drafts {
 		body, err := json.Marshal(d.Body)
+		if d.Link != nil {
+			body, err = d.Link(audit)
+			audit = body
+		}
 		if err != nil {
 			return fmt.Errorf("cannot encode %s record: %w", d.Kind, err)
 		}
@@ -278,12 +290,27 @@ func (j *Journal) store(records []Record, head chainHead) error {
 		}
 	}
 	for _, r := range records {
-		j.clock = max(j.clock, r.Clock)
+		j.remember(r)
 	}
 	j.rev++
 	close(j.wake)
 	j.wake = make(chan struct{})
 	return nil
+}
+
+// remember takes from a stored record what the next one needs. The caller holds the lock or is alone.
+func (j *Journal) remember(r Record) {
+	j.clock = max(j.clock, r.Clock)
+	if r.Agent == j.self && r.Kind == KindAudit {
+		j.audit = r.Body
+	}
+}
+
+// Audit returns the body of this agent's newest KindAudit record, or nil.
+func (j *Journal) Audit() json.RawMessage {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.audit
 }
 
 // newer orders two records of one key.

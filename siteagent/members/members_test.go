@@ -13,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/pkitest"
 	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
@@ -92,6 +93,7 @@ func (s *site) open(name string) {
 	j.SetPeers(peers{s, name})
 	a.Keeper = New(Config{
 		Domain: pkitest.Name, Site: s.author.Site, Self: name, Replica: r, Journal: j, Keys: s.keys[name], Log: log,
+		Audit:      auditlog.New(auditlog.Config{Journal: j, Site: s.author.Site, Self: name, Sign: s.keys[name].Sign, Log: log}),
 		Recovering: a.db.Recovering, Close: func() int { a.closed++; return 1 },
 		Alive: func() (out []claim.Member) {
 			for _, m := range r.State().Roster.Agents {

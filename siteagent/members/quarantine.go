@@ -14,6 +14,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
@@ -32,6 +33,7 @@ type Config struct {
 	Close func() int
 	// Addr and Boot are where this agent is reached; an admission says so.
 	Addr, Boot []string
+	Audit      *auditlog.Log
 	Log        *slog.Logger
 }
 
@@ -85,13 +87,14 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	if !r.On {
 		kind, what = "agent.released", agent+" is let back: "
 	}
-	closed, err := k.order(ctx, claim.Draft{Kind: kindQuarantine, Key: fmt.Sprintf("%s/%d/%s", agent, q.N, k.Self), Body: env})
+	closed, err := k.order(ctx, claim.Draft{Kind: kindQuarantine, Key: fmt.Sprintf("%s/%d/%s", agent, q.N, k.Self), Body: env},
+		k.Audit.Draft(by.Audit(kind, "Agent "+k.Site+"/"+agent, r.Reason)))
 	if err != nil {
 		return nil, err
 	}
 	// Only now are peers waited for: the order is in force here, and it may be the peer that was cut off that does not answer.
 	err = k.Journal.Append(ctx, claim.Replicated,
-		reconcile.Event("", "", intent.Epoch{}, kind, what+r.Reason, map[string]string{"by": by.User, "token": by.Token, "n": fmt.Sprint(q.N)}))
+		reconcile.Event("", "", intent.Epoch{}, kind, what+r.Reason, map[string]string{"by": by.User, "via": by.Via, "n": fmt.Sprint(q.N)}))
 	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
 		return nil, err
 	}
@@ -99,10 +102,10 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 }
 
 // order journals one order and puts it into force, before Run does.
-func (k *Keeper) order(ctx context.Context, d claim.Draft) (closed int, err error) {
+func (k *Keeper) order(ctx context.Context, drafts ...claim.Draft) (closed int, err error) {
 	k.obeying.Lock()
 	defer k.obeying.Unlock()
-	if err := k.Journal.Append(ctx, claim.Local, d); err != nil {
+	if err := k.Journal.Append(ctx, claim.Local, drafts...); err != nil {
 		return 0, err
 	}
 	return k.obey()

@@ -338,8 +338,8 @@ func (c *Controller) Permitted(ctx context.Context, v MachineView) (intent.Claim
 }
 
 // Clear takes a broken or quarantined machine back into service, under the claim: it is inspected again, and installed again
-// if it belongs to an instance.
-func (c *Controller) Clear(ctx context.Context, v MachineView, why string) error {
+// if it belongs to an instance. more is journaled with it.
+func (c *Controller) Clear(ctx context.Context, v MachineView, why string, more ...claim.Draft) error {
 	_, fence, err := c.device(ctx, v)
 	if err != nil && v.Spec.BMC != nil {
 		return err
@@ -366,7 +366,7 @@ func (c *Controller) Clear(ctx context.Context, v MachineView, why string) error
 		}
 		drafts = append(drafts, claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: e, Body: b})
 	}
-	err = c.cfg.Journal.Append(ctx, claim.Replicated, drafts...)
+	err = c.cfg.Journal.Append(ctx, claim.Replicated, append(drafts, more...)...)
 	c.let(ctx, v.Name)
 	if errors.Is(err, claim.ErrWaitingPeer) {
 		return nil

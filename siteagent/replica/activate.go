@@ -115,6 +115,9 @@ func (s *Replica) take(n *next) {
 		s.sealed[r.Name] = r
 	}
 	s.objects, s.active, s.rejected = n.objects, n.head, ""
+	if s.view.View() != nil {
+		s.view.Set(s.view.View().WithUsers(s.userKeys()))
+	}
 	s.bump()
 	s.log.Info("intent active", "epoch", n.head.Epoch, "seq", n.head.Seq)
 }
@@ -175,10 +178,10 @@ func (n *next) check() error {
 	return nil
 }
 
-// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users elsewhere.
+// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users and groups elsewhere.
 func LocalProblems(c *intent.Catalog) []intent.ObjectProblem {
 	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
-		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindProject
+		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindGroup || p.Key.Kind == intent.KindProject
 	})
 }
 

@@ -238,8 +238,19 @@ func (s *Replica) refreshView() error {
 	if err != nil {
 		return fmt.Errorf("cannot use trust %d: %w", s.trust.Head.Seq, err)
 	}
-	s.view.Set(v.WithRoster(s.id, s.members).WithRevocations(s.revoked.Entries()))
+	s.view.Set(v.WithRoster(s.id, s.members).WithRevocations(s.revoked.Entries()).WithUsers(s.userKeys()))
 	return nil
+}
+
+// userKeys returns whose client certificates count, as the active intent has it.
+func (s *Replica) userKeys() map[intent.Digest]string {
+	c := intent.NewCatalog()
+	for _, o := range s.objects {
+		if o.Kind == intent.KindUser {
+			c.Put(o)
+		}
+	}
+	return c.UserKeys()
 }
 
 // Receive verifies envelopes that follow the staged head, keeps them, and activates what it can. A refused envelope stops

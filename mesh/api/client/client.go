@@ -77,7 +77,7 @@ func IsType(err error, name string) bool {
 	return ok && strings.HasSuffix(p.Type, "/"+name)
 }
 
-func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
+func (c *Client) request(ctx context.Context, method, path string, q url.Values, body io.Reader, header http.Header) (*http.Response, error) {
 	u := c.base + path
 	if len(q) > 0 {
 		u += "?" + q.Encode()
@@ -88,6 +88,9 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	for name, values := range header {
+		req.Header[name] = values
 	}
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
@@ -125,7 +128,11 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 		}
 		body = bytes.NewReader(b)
 	}
-	res, err := c.request(ctx, method, path, q, body)
+	return c.send(ctx, method, path, q, body, nil, out)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.Reader, header http.Header, out any) error {
+	res, err := c.request(ctx, method, path, q, body, header)
 	if err != nil {
 		return err
 	}
@@ -235,7 +242,7 @@ func (c *Client) Watch(ctx context.Context, kind intent.Kind, fn func(api.Change
 	if kind != "" {
 		q.Set("kind", string(kind))
 	}
-	res, err := c.request(ctx, http.MethodGet, "/v1/watch", q, nil)
+	res, err := c.request(ctx, http.MethodGet, "/v1/watch", q, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -254,7 +261,7 @@ func (c *Client) Events(ctx context.Context, eq api.EventQuery, fn func(intent.E
 	if eq.Follow {
 		q.Set("follow", "true")
 	}
-	res, err := c.request(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(eq.Site)+"/events", q, nil)
+	res, err := c.request(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(eq.Site)+"/events", q, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -313,7 +320,9 @@ func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader,
 	}
 	req.ContentLength = size
 	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("cannot upload to %s: %w", c.base, err)
@@ -349,4 +358,49 @@ func (c *Client) Revocations(ctx context.Context) (*api.RevocationList, error) {
 func (c *Client) Quarantine(ctx context.Context, site, agent string, r api.QuarantineRequest) (*api.QuarantineResult, error) {
 	out := &api.QuarantineResult{}
 	return out, c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/agents/"+url.PathEscape(agent)+"/quarantine", nil, r, out)
+}
+
+// Put creates or changes one object, if it still has the version that it was read with; an object without uid must be new.
+func (c *Client) Put(ctx context.Context, o *intent.Object, dryRun bool, reason string) ([]api.Result, error) {
+	info, ok := o.Kind.Info()
+	if !ok {
+		return nil, fmt.Errorf("cannot put a %s: unknown kind", o.Kind)
+	}
+	condition, tag := "If-None-Match", "*"
+	if o.Metadata.UID != "" {
+		condition, tag = "If-Match", api.ETag(o)
+	}
+	b, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode request: %w", err)
+	}
+	var out struct {
+		Results []api.Result `json:"results"`
+	}
+	path := api.CollectionPath(info, o.Key().Scope) + "/" + url.PathEscape(o.Metadata.Name)
+	err = c.send(ctx, http.MethodPut, path, writeQuery(dryRun, reason), bytes.NewReader(b), http.Header{condition: {tag}}, &out)
+	return out.Results, err
+}
+
+// Audit calls fn for the lines of the audit chains that q selects; with q.Follow it goes on until ctx ends.
+func (c *Client) Audit(ctx context.Context, q api.AuditQuery, fn func(api.AuditLine) error) error {
+	v := url.Values{}
+	for name, s := range map[string]string{"site": q.Site, "user": q.User} {
+		if s != "" {
+			v.Set(name, s)
+		}
+	}
+	if !q.Since.IsZero() {
+		v.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	}
+	for name, on := range map[string]bool{"follow": q.Follow, "proofs": q.Proofs} {
+		if on {
+			v.Set(name, "true")
+		}
+	}
+	res, err := c.request(ctx, http.MethodGet, "/v1/audit", v, nil, nil)
+	if err != nil {
+		return err
+	}
+	return stream(res, fn)
 }
