@@ -56,10 +56,10 @@ func Generate() (*Keys, error) {
 func (k *Keys) SealPublic() []byte { return k.seal.PublicKey().Bytes() }
 
 // SignPublic returns the PKIX DER of the signing key, as RosterAgent.Sign carries it.
-func (k *Keys) SignPublic() ([]byte, error) { return pkix(k.Sign.Public()) }
+func (k *Keys) SignPublic() ([]byte, error) { return pkixPublic(k.Sign.Public()) }
 
 // TLSPublic returns the PKIX DER of the TLS key, as RosterAgent.TLS carries it.
-func (k *Keys) TLSPublic() ([]byte, error) { return pkix(k.TLS.Public()) }
+func (k *Keys) TLSPublic() ([]byte, error) { return pkixPublic(k.TLS.Public()) }
 
 // ResetKey returns 32 octets derived from the signing key, the same in each run of this agent: with it a QUIC endpoint tells
 // peers at once that it restarted.
@@ -71,7 +71,7 @@ func (k *Keys) ResetKey() []byte {
 	return b
 }
 
-func pkix(pub crypto.PublicKey) ([]byte, error) {
+func pkixPublic(pub crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
 		return nil, fmt.Errorf("cannot marshal public key: %w", err)

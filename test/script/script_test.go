@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli"
+	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 var update = flag.Bool("update", false, "rewrite the texts that scripts compare")
@@ -52,7 +53,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"coordinator": start, "coordinator-stop": stop, "exits": exits, "context-as": contextAs,
+			"coordinator": start, "coordinator-stop": stop, "exits": exits, "context-as": contextAs, "context-key": contextKey, "spki": spki, "passphrase": passphrase,
 		},
 	})
 }
@@ -127,6 +128,37 @@ func end(r *running) error {
 	case <-time.After(stopLimit):
 		return errors.Join(errors.New("the coordinator does not end"), cmd.Process.Kill())
 	}
+}
+
+// contextKey makes a context NAME like the current one with the key FILE instead of a token.
+func contextKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: context-key NAME FILE")
+	}
+	ts.Check(ts.Exec("skerry", "context", "list", "-o", "json"))
+	var all []struct{ Server, CA string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &all))
+	ts.Check(ts.Exec("skerry", "context", "set", args[0], "--server", all[0].Server, "--ca", all[0].CA, "--key", args[1]))
+}
+
+// spki writes the hex SHA-256 of the public key in FILE to the file spki.
+func spki(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: spki FILE")
+	}
+	d, err := intent.UserKey{Public: ts.ReadFile(args[0])}.SPKI()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("spki"), []byte(d.Hex()), 0o600))
+}
+
+// passphrase writes what the last command printed as .passphrase to FILE.
+func passphrase(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: passphrase FILE")
+	}
+	var made struct{ Passphrase string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &made))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(made.Passphrase+"\n"), 0o600))
 }
 
 // contextAs makes a context NAME like the current one with the token that FILE holds.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/spf13/cobra"
 )
@@ -21,12 +22,13 @@ type settings struct {
 	Contexts []serverSpec `yaml:"contexts"`
 }
 
-// serverSpec is one context: a server, a token, and the certificate that vouches for the server.
+// serverSpec is one context: a server, a token or a key, and the certificate that vouches for the server.
 type serverSpec struct {
 	Name   string `yaml:"name" json:"name"`
 	Server string `yaml:"server" json:"server"`
 	Token  string `yaml:"token,omitempty" json:"-"`
-	CA     string `yaml:"ca,omitempty" json:"ca,omitempty"` // file with PEM certificates
+	Key    string `yaml:"key,omitempty" json:"key,omitempty"` // file of `skerry user key create`
+	CA     string `yaml:"ca,omitempty" json:"ca,omitempty"`   // file with PEM certificates
 	Site   string `yaml:"site,omitempty" json:"site,omitempty"`
 }
 
@@ -125,7 +127,17 @@ func (a *app) client() (*client.Client, error) {
 			return nil, fmt.Errorf("cannot use certificate %s: no PEM certificate in it", c.CA)
 		}
 	}
+	if c.Key != "" {
+		cert, err := account.Certificate(c.Key, a.getenv)
+		if err != nil {
+			return nil, err
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
 	rt := &http.Transport{TLSClientConfig: conf, TLSHandshakeTimeout: dialTimeout, ForceAttemptHTTP2: true}
+	if c.Key != "" {
+		return client.New(c.Server, c.Token, account.KeyTripper{RoundTripper: rt}), nil
+	}
 	return client.New(c.Server, c.Token, rt), nil
 }
 
@@ -154,13 +166,16 @@ func (a *app) contextCmd() *cobra.Command {
 		for _, v := range []struct {
 			flag     string
 			to, from *string
-		}{{"server", &cur.Server, &spec.Server}, {"token", &cur.Token, &spec.Token}, {"ca", &cur.CA, &spec.CA}, {"site", &cur.Site, &spec.Site}} {
+		}{{"server", &cur.Server, &spec.Server}, {"token", &cur.Token, &spec.Token}, {"key", &cur.Key, &spec.Key}, {"ca", &cur.CA, &spec.CA}, {"site", &cur.Site, &spec.Site}} {
 			if cmd.Flags().Changed(v.flag) {
 				*v.to = *v.from
 			}
 		}
-		if cmd.Flags().Changed("ca") && cur.CA != "" {
-			if cur.CA, err = filepath.Abs(cur.CA); err != nil {
+		for _, path := range []*string{&cur.CA, &cur.Key} { // the context is used from other directories too
+			if *path == "" {
+				continue
+			}
+			if *path, err = filepath.Abs(*path); err != nil {
 				return fmt.Errorf("cannot save context: %w", err)
 			}
 		}
@@ -171,6 +186,7 @@ func (a *app) contextCmd() *cobra.Command {
 	}}
 	set.Flags().StringVar(&spec.Server, "server", "", "https://HOST:PORT of a coordinator or an agent")
 	set.Flags().StringVar(&spec.Token, "token", "", "bearer token")
+	set.Flags().StringVar(&spec.Key, "key", "", "file of skerry user key create: the key and certificate to show instead of a token")
 	set.Flags().StringVar(&spec.CA, "ca", "", "file with the root certificate of the domain")
 	set.Flags().StringVar(&spec.Site, "site", "", "site that --site defaults to")
 	use := &cobra.Command{Use: "use NAME", Short: "Make a context the default", Args: args("NAME"), RunE: func(_ *cobra.Command, given []string) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -184,7 +185,7 @@ func summary(o *intent.Object) string {
 	case *intent.AgentSpec:
 		return s.Management
 	}
-	return strings.TrimSpace(origin)
+	return strings.TrimSpace(account.Summary(o) + origin)
 }
 
 func (a *app) describeCmd() *cobra.Command {
@@ -203,38 +204,43 @@ func (a *app) describeCmd() *cobra.Command {
 			if len(given) == 1 {
 				return hint(&usageError{fmt.Errorf("cannot describe a %s without its name", info.Kind)}, "`skerry describe --fields "+given[0]+"` lists the fields of the kind")
 			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			scope, err := a.scope(info)
-			if err != nil {
-				return err
-			}
-			o, err := cl.Get(c.Context(), info, scope, given[1])
-			if err != nil {
-				return explainClient(err)
-			}
-			if a.structured() {
-				return a.print(o, nil)
-			}
-			if a.output == "name" {
-				return a.printObjects([]*intent.Object{o})
-			}
-			b, err := json.Marshal(o)
-			if err != nil {
-				return fmt.Errorf("cannot print: %w", err)
-			}
-			y, err := yaml.JSONToYAML(b)
-			if err != nil {
-				return fmt.Errorf("cannot print: %w", err)
-			}
-			_, err = fmt.Fprintf(a.Out, "# %s\n# %s\n%s", o.Key(), summary(o), y)
-			return err
+			return a.describe(c, info, given[1])
 		},
 	}
 	c.Flags().BoolVar(&fields, "fields", false, "list the fields that documents of the kind may have")
 	return c
+}
+
+// describe prints one object in full.
+func (a *app) describe(c *cobra.Command, info intent.KindInfo, name string) error {
+	cl, err := a.client()
+	if err != nil {
+		return err
+	}
+	scope, err := a.scope(info)
+	if err != nil {
+		return err
+	}
+	o, err := cl.Get(c.Context(), info, scope, name)
+	if err != nil {
+		return explainClient(err)
+	}
+	if a.structured() {
+		return a.print(o, nil)
+	}
+	if a.output == "name" {
+		return a.printObjects([]*intent.Object{o})
+	}
+	b, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("cannot print: %w", err)
+	}
+	y, err := yaml.JSONToYAML(b)
+	if err != nil {
+		return fmt.Errorf("cannot print: %w", err)
+	}
+	_, err = fmt.Fprintf(a.Out, "# %s\n# %s\n%s", o.Key(), summary(o), y)
+	return err
 }
 
 func (a *app) applyCmd() *cobra.Command {

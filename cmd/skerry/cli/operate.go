@@ -321,6 +321,9 @@ func statusTable(t *table, s *api.SiteStatus) {
 			t.row("machines", st, fmt.Sprint(n))
 		}
 	}
+	for _, u := range s.BreakGlass {
+		t.row("break-glass", u.User, "used "+age(u.Last, time.Now())+" ago at "+u.Agent, u.What)
+	}
 	for _, o := range s.Overrides {
 		t.row("override", o.ID, o.Object.String(), o.State, o.Reason)
 	}

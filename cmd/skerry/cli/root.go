@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/spf13/cobra"
 )
@@ -87,8 +88,11 @@ func Main(ctx context.Context, args []string, s Streams, getenv func(string) str
 	fmt.Fprintln(s.Err, "skerry:", err)
 	if h, ok := errors.AsType[*hintError](err); ok {
 		fmt.Fprintln(s.Err, "try:", h.hint)
+	} else if h, ok := errors.AsType[*account.HintError](err); ok {
+		fmt.Fprintln(s.Err, "try:", h.Next)
 	}
-	if _, ok := errors.AsType[*usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
+	_, wrong := errors.AsType[*account.UsageError](err)
+	if _, ok := errors.AsType[*usageError](err); ok || wrong || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
 	return exitError
@@ -134,7 +138,8 @@ the site: --context lon1.`,
 	}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), a.machineCmd(),
-		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.revokeCmd(), a.demoCmd(), a.versionCmd())
+		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.revokeCmd(), a.auditCmd(), a.demoCmd(), a.versionCmd())
+	c.AddCommand(account.Commands(shell{a})...)
 	return c
 }
 
@@ -187,9 +192,9 @@ func (a *app) whoamiCmd() *cobra.Command {
 			return explainClient(err)
 		}
 		return a.print(who, func(t *table) {
-			t.header("USER", "TOKEN", "ROLE", "PROJECT", "SITE")
+			t.header("USER", "VIA", "ROLE", "PROJECT", "SITE")
 			for _, b := range who.Bindings {
-				t.row(who.User, who.Token, b.Role, orAll(b.Project), orAll(b.Site))
+				t.row(who.User, who.Via, b.Role, orAll(b.Project), orAll(b.Site))
 			}
 		})
 	}}
@@ -205,8 +210,10 @@ func orAll(s string) string {
 // explainClient adds the next step to what a server refused.
 func explainClient(err error) error {
 	switch {
+	case errors.Is(err, account.ErrKeyRefused):
+		return hint(err, "`skerry user key list USER` shows whose keys count; a site hears of a new one when its intent arrives")
 	case client.Is(err, 401):
-		return hint(err, "`skerry context set NAME --token TOKEN` with a fresh token of `skerry token user USER`")
+		return hint(err, "`skerry context set NAME --token TOKEN` with a fresh token of `skerry token user USER`, or --key FILE")
 	case client.Is(err, 404):
 		return hint(err, "`skerry get KIND` lists what you may see")
 	case client.IsType(err, "elsewhere"):

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/client"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/spf13/cobra"
+)
+
+// shell is the app as verbs of other packages see it.
+type shell struct{ a *app }
+
+var _ account.Shell = shell{}
+
+// Client implements account.Shell, like the rest.
+func (s shell) Client() (*client.Client, error) { return s.a.client() }
+
+// Site is the site that flags, environment or context chose.
+func (s shell) Site() string { return s.a.site }
+
+// Project is the project that flags or environment chose.
+func (s shell) Project() string { return s.a.project }
+
+// Print writes v, or a table.
+func (s shell) Print(v any, fill func(account.Table)) error {
+	return s.a.print(v, func(t *table) { fill(rows{t}) })
+}
+
+// Token writes v, or the text alone.
+func (s shell) Token(v any, text string) error { return s.a.printToken(v, text) }
+
+// Results writes what became of objects.
+func (s shell) Results(res []api.Result, dryRun bool) error { return s.a.printResults(res, dryRun) }
+
+// Objects writes a list.
+func (s shell) Objects(items []*intent.Object) error { return s.a.printObjects(items) }
+
+// Describe writes one object in full.
+func (s shell) Describe(c *cobra.Command, info intent.KindInfo, name string) error {
+	return s.a.describe(c, info, name)
+}
+
+// Explain adds the next step to what a server refused.
+func (s shell) Explain(err error) error { return explainClient(err) }
+
+// FindKind accepts a kind's names.
+func (s shell) FindKind(name string) (intent.KindInfo, error) { return findKind(name) }
+
+// Args wants exactly the named arguments.
+func (s shell) Args(names ...string) cobra.PositionalArgs { return args(names...) }
+
+// ArgsUpTo wants at least the first of them.
+func (s shell) ArgsUpTo(least int, names ...string) cobra.PositionalArgs {
+	return argsUpTo(least, names...)
+}
+
+// rows is a table as others see it.
+type rows struct{ t *table }
+
+// Header adds the first row.
+func (r rows) Header(cols ...string) { r.t.header(cols...) }
+
+// Row adds a row.
+func (r rows) Row(cols ...string) { r.t.row(cols...) }
