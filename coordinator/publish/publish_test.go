@@ -50,7 +50,9 @@ func TestCompile(t *testing.T) {
 		user("parisian", intent.RoleBinding{Role: "operator", Site: "par1"}),
 		user("member", intent.RoleBinding{Role: "member", Project: "both"}),
 		user("foreigner", intent.RoleBinding{Role: "member", Project: "paris"}),
-		user("stranger"),
+		user("stranger"), user("grouped"), user("elsewhere"),
+		obj(intent.KindGroup, "", "", "ops", &intent.GroupSpec{Members: []string{"grouped"}, Bindings: []intent.RoleBinding{{Role: "operator", Site: "lon1"}}}),
+		obj(intent.KindGroup, "", "", "paris-ops", &intent.GroupSpec{Members: []string{"elsewhere"}, Bindings: []intent.RoleBinding{{Role: "operator", Site: "par1"}}}),
 	)
 	var got []string
 	for _, o := range Compile(c, "lon1") {
@@ -60,7 +62,8 @@ func TestCompile(t *testing.T) {
 		}
 	}
 	want := []string{
-		"Site lon1", "MachineType small", "Secret lon1/bmc", "Machine lon1/m1", "Project both", "User everywhere", "User londoner", "User member",
+		"Site lon1", "MachineType small", "Secret lon1/bmc", "Machine lon1/m1", "Project both", "User everywhere", "User grouped", "User londoner", "User member",
+		"Group ops",
 		"SSHKey both/k", "Network both/n",
 	}
 	if d := cmp.Diff(want, got); d != "" {
