@@ -282,3 +282,36 @@ func (l *siteLog) sealedBy(k ed25519.PrivateKey, at int) *intent.Envelope {
 
 // errAny stands for every error.
 var errAny = errors.New("any")
+
+// Two coordinators of one id on one store write one chain: who was slower writes again, and neither's record is lost.
+func TestTwoWritersOneChain(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	rival := auditlog.New(auditlog.Config{Store: s.store, ID: "c1", Signer: s.audit.Signer, Now: time.Now, Keys: s.signKeys, Log: s.cfg.Logger})
+	before, races := len(s.auditChains("")["c1"]), 0
+	err := s.audit.Write(t.Context(), intent.AuditRecord{Verb: "mine"}, func(line store.Commit) error {
+		if races++; races <= 3 {
+			if _, err := rival.Commit(t.Context(), intent.AuditRecord{Verb: "theirs"}, store.Commit{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := s.store.Commit(t.Context(), line)
+		return err
+	})
+	if err != nil || races != 4 {
+		t.Fatalf("%d attempts, %v", races, err)
+	}
+	var got []string
+	for _, r := range s.auditChains("")["c1"][before:] {
+		got = append(got, r.Verb)
+	}
+	if strings.Join(got, " ") != "theirs theirs theirs mine" {
+		t.Errorf("the chain ends with %q", got)
+	}
+	// A condition of the write itself that does not hold is no race.
+	tries := 0
+	err = s.audit.Write(t.Context(), intent.AuditRecord{Verb: "never"}, func(store.Commit) error { tries++; return store.ErrConflict })
+	if !errors.Is(err, store.ErrConflict) || tries != 1 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+}

@@ -226,6 +226,8 @@ func (c *Coordinator) takeAudit(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrUnknown): // another coordinator was faster, or the store went away
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	case errors.Is(err, auditlog.ErrBroken):
 		c.cfg.Logger.Error("audit chain is broken", "site", peer.Site, "from", peer.ID, "err", err)
 		http.Error(w, err.Error(), http.StatusConflict)

@@ -9,8 +9,8 @@
 // 1,440 refusals a day and identity (api.AuditBound), a signed head of 600 octets per 5 minutes in which the chain moved; and what
 // the sites bring, which is bounded likewise. A chain that forked or has a gap is closed and shown, never continued.
 //
-// Concurrency: Log is safe for concurrent use and is the one writer of its chains in a process; two processes of one id conflict at
-// the first record. Run starts nothing.
+// Concurrency: Log is safe for concurrent use. Several coordinators of one id on one store write one chain: each record is guarded by
+// the one before, and who was slower writes again. Run starts nothing.
 //
 // Tests: with a founded coordinator, in coordinator (audit_test.go); FuzzAuditBundle here.
 package auditlog

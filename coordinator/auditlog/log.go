@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,10 +89,30 @@ func (a *Log) state(ctx context.Context, place string) (st auditState, g store.G
 }
 
 // Write hands commit what puts r at the end of our chain: commit adds it to the write that r describes, so that there is never one
-// without the other. Errors: commit's.
+// without the other. Where another coordinator of this id, on the same store, was faster with a record, commit is called again.
+// Errors: commit's.
 func (a *Log) Write(ctx context.Context, r intent.AuditRecord, commit func(line store.Commit) error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for races := 0; ; races++ {
+		_, before, err := a.state(ctx, a.own())
+		if err != nil {
+			return err
+		}
+		err = a.writeOnce(ctx, r, commit)
+		if !errors.Is(err, store.ErrConflict) || races == maxRaces {
+			return err
+		}
+		if _, now, serr := a.state(ctx, a.own()); serr != nil || now.Rev == before.Rev {
+			return err // it was another condition of the commit that did not hold
+		}
+	}
+}
+
+// maxRaces is how often another coordinator may be faster before a write is given up: each time it did write something itself.
+const maxRaces = 16
+
+func (a *Log) writeOnce(ctx context.Context, r intent.AuditRecord, commit func(line store.Commit) error) error {
 	st, guard, err := a.state(ctx, a.own())
 	if err != nil {
 		return err
@@ -123,16 +145,12 @@ func (st *auditState) put(c store.Commit, place string) error {
 	return nil
 }
 
-// Merge makes one commit of two.
+// Merge makes one commit of two, and leaves both as they are: they may be tried again with others.
 func Merge(a, b store.Commit) store.Commit {
-	if a.Put == nil {
-		a.Put = map[string][]byte{}
-	}
-	for k, v := range b.Put {
-		a.Put[k] = v
-	}
-	a.If, a.Delete = append(a.If, b.If...), append(a.Delete, b.Delete...)
-	return a
+	c := store.Commit{If: slices.Concat(a.If, b.If), Delete: slices.Concat(a.Delete, b.Delete), Put: map[string][]byte{}}
+	maps.Copy(c.Put, a.Put)
+	maps.Copy(c.Put, b.Put)
+	return c
 }
 
 // Commit writes c together with r, and returns the store's new revision. Errors: the store's.
