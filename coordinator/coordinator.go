@@ -381,7 +381,8 @@ func (c *Coordinator) wire() (err error) {
 		reverse: c.reverse, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
-	c.uplink = uplink.NewServer(uplink.ServerConfig{Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger,
+	c.uplink = uplink.NewServer(uplink.ServerConfig{
+		Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger,
 		OnHello:   func(ctx context.Context, h uplink.Hello) { c.heard(ctx, h.Site, h.Agent, h.Heads) },
 		OnApplied: c.heard,
 	})

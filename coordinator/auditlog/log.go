@@ -65,6 +65,7 @@ const ownSite = "-"
 func auditPlace(site, agent, chain string) string { return site + "/" + agent + "/" + chain }
 func auditStateKey(place string) string           { return "auditstate/" + place }
 func auditKey(place string, seq uint64) string    { return fmt.Sprintf("audit/%s/%016x", place, seq) }
+
 func auditHeadKey(place string, seq uint64) string {
 	return fmt.Sprintf("audithead/%s/%016x", place, seq)
 }

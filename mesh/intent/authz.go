@@ -43,6 +43,7 @@ func operatorKinds(i KindInfo) bool { return !i.User && !securityKinds(i) && !ac
 func securityKinds(i KindInfo) bool {
 	return i.Kind == KindSecret || i.Kind == KindRole || i.Kind == KindQuota
 }
+
 func accountKinds(i KindInfo) bool {
 	return i.Kind == KindUser || i.Kind == KindGroup || i.Kind == KindProject
 }

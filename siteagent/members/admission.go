@@ -67,6 +67,10 @@ func (k *Keeper) admit(ctx context.Context, env *intent.Envelope) error {
 	}
 	err = k.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: kindAdmission, Key: a.Spare + "/" + k.Self, Body: env},
+		k.Audit.Draft(intent.AuditRecord{
+			Time: time.Now(), User: a.Spare, Via: "agent", Verb: "agent.admit", Object: "Agent " + k.Site + "/" + a.Spare, Result: intent.AuditDone,
+			Reason: "in the place of " + a.Replaces,
+		}),
 		reconcile.Event("", "", intent.Epoch{}, "agent.admitted", a.Spare+" takes the place of "+a.Replaces, map[string]string{"spare": a.Spare, "replaces": a.Replaces}))
 	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
 		return err
