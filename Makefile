@@ -69,8 +69,9 @@ test-corpus: ## recorded packets and trees that may not be copied, read in place
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/...
 
-soak: ## what is too long for every change
-	go test -tags soak -timeout 80m ./test/... ./storage/...
+soak: ## what is too long for every change, in jobs of at most an hour
+	@set -e; for t in TestKill TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy'; do \
+	  echo "soak $$t"; go test -tags soak -count 1 -timeout 60m -run "^($$t)$$$$" ./test/fault; done
 
 size: build ## sizes against their budgets
 	@for b in skerry:30000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
