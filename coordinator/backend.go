@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -35,6 +36,7 @@ type backend struct {
 	audit   *auditlog.Log
 	blobs   *blob.Store
 	revoker *revoker
+	desk    *proposals.Desk
 	pin     intent.Digest
 	addr    []string                                    // host:port at which agents reach this coordinator; at least one
 	reverse func(site string) (http.RoundTripper, bool) // a session with an agent of the site
@@ -306,4 +308,14 @@ func (b *backend) Note(ctx context.Context, r intent.AuditRecord) error { return
 // Quarantine implements api.Backend: it is a site's own act.
 func (b *backend) Quarantine(context.Context, api.Caller, string, string, api.QuarantineRequest) (*api.QuarantineResult, error) {
 	return nil, api.ErrElsewhere
+}
+
+// Proposals implements api.Backend.
+func (b *backend) Proposals(ctx context.Context, site string) ([]api.Proposal, error) {
+	return b.desk.List(ctx, site)
+}
+
+// Settle implements api.Backend.
+func (b *backend) Settle(ctx context.Context, by api.Caller, site, id string, r api.DecisionRequest) error {
+	return b.desk.Settle(ctx, by, site, id, r)
 }

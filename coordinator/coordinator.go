@@ -16,6 +16,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/store"
@@ -75,6 +76,7 @@ type Coordinator struct {
 	objects *objects
 	agents  *agents
 	revoker *revoker
+	desk    *proposals.Desk
 	audit   *auditlog.Log
 	viewing sync.Mutex // guards changes of view: two rosters that change at once must both be in it
 	view    trust.Holder
@@ -247,6 +249,10 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
 	c.agents.revoked = stream.Has
+	c.desk = &proposals.Desk{
+		Store: c.store, Audit: c.audit, Now: time.Now, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }, Roster: c.agents.Roster,
+		Apply: c.objects.Apply, Publish: c.agents.Sync, Lock: c.lockSite, Open: pub.Open, Notify: func(site string) { c.uplink.Notify(site) },
+	}
 	return c.loadView(ctx)
 }
 
@@ -377,7 +383,7 @@ func (c *Coordinator) wire() (err error) {
 	c.recovery = c.newRecovery()
 	c.backend = &backend{
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
+		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
 		reverse: c.reverse, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)

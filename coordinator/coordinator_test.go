@@ -337,7 +337,7 @@ func (s *scene) propose(site string, keys *seal.Keys, id, doc string, base uint6
 	if err != nil {
 		s.Fatal(err)
 	}
-	return s.decide(s.Context(), site, env)
+	return s.desk.Take(s.Context(), site, env)
 }
 
 const webOfTwo = `{"kind":"InstanceArray","metadata":{"name":"web","project":"acme","site":"lon1"},"spec":{"infrastructure":"shop","count":2,"machineType":"small","image":"tiny"}}`
@@ -376,46 +376,6 @@ func TestOverrideIsAdoptedOnce(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"put 1", "put 2", "adopt lon1-1 2"}, story); d != "" {
 		t.Errorf("-want +got\n%s", d)
-	}
-}
-
-func TestOverrideConflictsAndRefusals(t *testing.T) {
-	s := found1(t)
-	s.apply(firstSite)
-	s.apply(`{"kind":"Site","metadata":{"name":"par1"},"spec":{"region":"eu","zone":"z"}}
-{"kind":"Project","metadata":{"name":"paris"},"spec":{"sites":["par1"]}}`)
-	keys := s.join("lon1", "a1")
-	stranger, err := seal.Generate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := s.everything()
-	f := func(want string, k *seal.Keys, doc string, base uint64, change func(*intent.Override)) {
-		t.Helper()
-		decision, err := s.propose("lon1", k, "lon1-2", doc, base, change)
-		if err != nil {
-			decision = err.Error()
-		}
-		if !strings.Contains(decision, want) {
-			t.Errorf("decided %q, want %q", decision, want)
-		}
-	}
-	f("conflict", keys, webOfTwo, 0, nil) // the site did not know the object
-	f("conflict", keys, webOfTwo, 7, nil)
-	f("not enough valid signatures", stranger, webOfTwo, 1, nil)
-	f("another site", keys, webOfTwo, 1, func(d *intent.Override) { d.Site = "par1" })
-	f("not the site's to change", keys, webOfTwo, 1, func(d *intent.Override) { d.Key.Name = "other" })
-	f("not the site's to change", keys, `{"kind":"Site","metadata":{"name":"lon1"},"spec":{"region":"eu","zone":"y"}}`, 1, nil)
-	f("not the site's to change", keys, `{"kind":"Network","metadata":{"name":"n","project":"paris","site":"par1"},"spec":{"subnetPool":"x"}}`, 0, nil)
-	f("project paris is not at site lon1", keys, `{"kind":"SSHKey","metadata":{"name":"k","project":"paris"},"spec":{"publicKey":"ssh-ed25519 AAAA evil"}}`, 0, nil)
-	f("the objects do not fit", keys, strings.Replace(webOfTwo, `"count":2`, `"count":3`, 1), 1, nil) // over the quota
-	if !bytes.Equal(before, s.everything()) {
-		t.Error("a refused override left something")
-	}
-	for site, k := range map[string]*seal.Keys{"par1": keys} {
-		if _, err := s.propose(site, k, "par1-1", webOfTwo, 1, nil); err == nil || !strings.Contains(err.Error(), "no roster") {
-			t.Errorf("a site without agents proposes: %v", err)
-		}
 	}
 }
 

@@ -344,6 +344,19 @@ func (b *backend) Quarantine(ctx context.Context, by api.Caller, site, agent str
 	return b.members.Quarantine(ctx, by, agent, r)
 }
 
+// Proposals implements api.Backend: what the coordinator has not settled, as far as this site knows.
+func (b *backend) Proposals(_ context.Context, site string) ([]api.Proposal, error) {
+	if site != b.w.ID() {
+		return nil, api.ErrNotFound
+	}
+	return b.over.proposals()
+}
+
+// Settle implements api.Backend: it is the coordinator's to decide.
+func (b *backend) Settle(context.Context, api.Caller, string, string, api.DecisionRequest) error {
+	return api.ErrElsewhere
+}
+
 // Admit implements api.Backend.
 func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) error {
 	if site != b.w.ID() {

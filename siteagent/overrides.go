@@ -219,6 +219,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		if base := p.active.Get(d.Key); base != nil {
 			d.Base.Rev = base.Metadata.Rev
 		}
+		d.Base.After = override.Standing(p.active, e.State.Acks, e.Overrides, d.Key)
 		rec, err := override.Sign(d, o.sign)
 		if err != nil {
 			return nil, err
@@ -269,6 +270,25 @@ func (o *overrides) pending() []override.Record {
 		return cmp.Or(a.Doc.Time.Compare(b.Doc.Time), cmp.Compare(a.Doc.ID, b.Doc.ID))
 	})
 	return out
+}
+
+// proposals lists what is pending, with the coordinator's value and the site's.
+func (o *overrides) proposals() ([]api.Proposal, error) {
+	e := o.w.Now()
+	active := e.Active()
+	out := []api.Proposal{}
+	for _, rec := range o.pending() {
+		d := rec.Doc
+		there, err := intent.DecodeObject(d.Object)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, api.Proposal{
+			ID: d.ID, Site: d.Site, Object: d.Key, Op: string(d.Op), Author: d.Author.User, Agent: d.Agent, Time: d.Time, Reason: d.Reason,
+			Why: override.State(d, active, e.State.Acks), Since: d.Time, Base: d.Base.Rev, Here: active.Get(d.Key), There: there,
+		})
+	}
+	return out, nil
 }
 
 // reports lists all overrides with their states, oldest first.

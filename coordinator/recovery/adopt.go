@@ -106,6 +106,8 @@ func (a *adoption) commit(ctx context.Context, env *intent.Envelope, e *intent.E
 		a.put[store.AckKey(a.site, b.Override)] = []byte("1")
 		if b.Decision == "adopt" {
 			a.put[store.OverrideKey(a.site, b.Override)] = strconv.AppendUint(nil, b.Rev, 10)
+		} else {
+			a.put[store.OverrideKey(a.site, b.Override)] = []byte(b.Decision)
 		}
 	}
 	if err != nil {

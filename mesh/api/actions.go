@@ -39,6 +39,7 @@ func (a *API) actions() {
 	a.siteActions()
 	a.tokenActions()
 	a.securityActions()
+	a.proposals()
 }
 
 func (a *API) applyMany(ctx context.Context, in *struct {

@@ -53,6 +53,9 @@ type Backend interface {
 	// Revocations lists what is revoked.
 	Revocations(ctx context.Context) (*RevocationList, error)
 	// Quarantine cuts an agent off at its site, or lets it back.
+	// Proposals lists what of a site waits for a person; Settle decides on one.
+	Proposals(ctx context.Context, site string) ([]Proposal, error)
+	Settle(ctx context.Context, by Caller, site, id string, r DecisionRequest) error
 	// Admit takes the signed admission of a spare; who brings it does not matter.
 	Admit(ctx context.Context, site string, env *intent.Envelope) error
 	Quarantine(ctx context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error)
@@ -144,6 +147,30 @@ type Override struct {
 	Author string     `json:"author"`
 	Time   time.Time  `json:"time"`
 	Reason string     `json:"reason,omitempty"`
+}
+
+// Proposal is an override that the coordinator keeps for a person, with both values.
+type Proposal struct {
+	ID     string         `json:"id"`
+	Site   string         `json:"site"`
+	Object intent.Key     `json:"object"`
+	Op     string         `json:"op"` // put, tombstone
+	Author string         `json:"author"`
+	Agent  string         `json:"agent"` // that signed it
+	Time   time.Time      `json:"time"`
+	Reason string         `json:"reason,omitempty"`
+	Why    string         `json:"why"` // it was not adopted
+	Since  time.Time      `json:"since"`
+	Base   uint64         `json:"base"`            // version of the object that the site changed
+	Here   *intent.Object `json:"here,omitempty"`  // as the coordinator has it; none: it is gone, or never was
+	There  *intent.Object `json:"there,omitempty"` // as the site has it; of a tombstone, what it removed
+}
+
+// DecisionRequest settles a proposal.
+type DecisionRequest struct {
+	Decision string `json:"decision" enum:"adopt,discard"`
+	Reason   string `json:"reason" minLength:"1" maxLength:"256"`
+	DryRun   bool   `json:"dryRun,omitempty"`
 }
 
 // Explanation is the chain behind a machine's state.

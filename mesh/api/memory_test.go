@@ -25,17 +25,18 @@ import (
 
 // memory is a Backend that keeps everything in a catalog: what the API does beside its backend is seen plainly.
 type memory struct {
-	mu      sync.Mutex // guards what follows
-	c       *intent.Catalog
-	rev     uint64
-	wake    chan struct{}
-	batches []Batch
-	calls   []string
-	feed    []*intent.Envelope
-	fail    error
-	revoked []intent.Revocation
-	notes   []intent.AuditRecord
-	chains  []AuditLine
+	mu        sync.Mutex // guards what follows
+	c         *intent.Catalog
+	rev       uint64
+	wake      chan struct{}
+	batches   []Batch
+	proposals []Proposal
+	calls     []string
+	feed      []*intent.Envelope
+	fail      error
+	revoked   []intent.Revocation
+	notes     []intent.AuditRecord
+	chains    []AuditLine
 }
 
 func newMemory(objects ...*intent.Object) *memory {
@@ -205,6 +206,13 @@ func (m *memory) Note(_ context.Context, r intent.AuditRecord) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.notes = append(m.notes, r)
+	return nil
+}
+
+func (m *memory) Proposals(context.Context, string) ([]Proposal, error) { return m.proposals, nil }
+
+func (m *memory) Settle(_ context.Context, by Caller, site, id string, r DecisionRequest) error {
+	m.calls = append(m.calls, fmt.Sprintf("settle %s/%s %s by %s", site, id, r.Decision, by.User))
 	return nil
 }
 

@@ -29,6 +29,8 @@ func routeTable() map[string]route {
 		"info":             {roles: all, open: true},
 		"whoami":           {roles: all, list: true},
 		"apply":            {roles: "member owner", body: `{"objects":[` + docInfra + `]}`},
+		"list-proposals":   {roles: all, list: true},
+		"settle-proposal":  {body: `{"decision":"adopt","reason":"seen"}`}, // who may write the object: TestSettleIsTheWriters
 		"site-status":      {roles: "operator security auditor"},
 		"explain-machine":  {roles: "operator security auditor"},
 		"power-machine":    {roles: "operator", body: `{"action":"on"}`},

@@ -81,8 +81,10 @@ type OverrideAuthor struct {
 	Via  string `json:"via"` // token:<id>
 }
 
-// OverrideBase is what the change was made on: the site's head, and the object's version (0: it did not exist).
+// OverrideBase is what the change was made on: the site's head, the object's version there (0: it did not exist), and the override
+// that stood over it then, if one did.
 type OverrideBase struct {
-	Seq uint64 `json:"seq"`
-	Rev uint64 `json:"rev"`
+	Seq   uint64 `json:"seq"`
+	Rev   uint64 `json:"rev"`
+	After string `json:"after,omitempty"`
 }

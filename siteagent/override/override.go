@@ -53,10 +53,24 @@ func State(d intent.Override, active *intent.Catalog, acks map[string]intent.Ack
 	if o := active.Get(d.Key); o != nil {
 		rev = o.Metadata.Rev
 	}
+	if before, ok := acks[d.Base.After]; ok && before.Decision == "adopt" && before.Rev == rev {
+		return StateLocal // the object went on by the site's own change before this one
+	}
 	if rev != d.Base.Rev {
 		return StateConflict
 	}
 	return StateLocal
+}
+
+// Standing returns the id of the unsettled override that stands over an object now, "" when none does.
+func Standing(active *intent.Catalog, acks map[string]intent.AckBody, overrides []intent.Override, k intent.Key) string {
+	id := ""
+	for _, d := range inOrder(overrides) {
+		if st := State(d, active, acks); d.Key == k && (st == StateLocal || st == StateConflict) {
+			id = d.ID
+		}
+	}
+	return id
 }
 
 // Overlay is the active intent with the unsettled overrides over it.

@@ -226,3 +226,28 @@ func TestSignOpen(t *testing.T) {
 		t.Fatal("a changed override opens")
 	}
 }
+
+// A second change of one object stands on the first: once that is adopted it is no conflict, and what the coordinator changed is.
+func TestSecondChange(t *testing.T) {
+	first := change(t, "o1", 1, 1, intent.OverridePut, array("web", 2, 2))
+	second := change(t, "o2", 2, 1, intent.OverridePut, array("web", 3, 3))
+	second.Base.After = "o1"
+	both := []intent.Override{first, second}
+	f := func(rev uint64, acks map[string]intent.AckBody, want, standing string) {
+		t.Helper()
+		active := intent.NewCatalog(array("web", rev, 1))
+		if got := State(second, active, acks); got != want {
+			t.Errorf("at version %d, %v: %s, want %s", rev, acks, got, want)
+		}
+		if got := Standing(active, acks, both, first.Key); got != standing {
+			t.Errorf("at version %d, %v: %q stands, want %q", rev, acks, got, standing)
+		}
+	}
+	adopted := map[string]intent.AckBody{"o1": {Override: "o1", Decision: "adopt", Rev: 2}}
+	f(1, nil, StateLocal, "o2")
+	f(2, adopted, StateLocal, "o2")
+	f(3, adopted, StateConflict, "o2")
+	f(2, nil, StateConflict, "o2") // the coordinator's own change
+	f(1, map[string]intent.AckBody{"o1": {Override: "o1", Decision: "discard"}}, StateLocal, "o2")
+	f(3, map[string]intent.AckBody{"o1": adopted["o1"], "o2": {Override: "o2", Decision: "adopt", Rev: 3}}, StateAdopted, "")
+}

@@ -404,3 +404,15 @@ func (c *Client) Audit(ctx context.Context, q api.AuditQuery, fn func(api.AuditL
 	}
 	return stream(res, fn)
 }
+
+// Proposals lists what a site changed by itself and waits for a person.
+func (c *Client) Proposals(ctx context.Context, site string) ([]api.Proposal, error) {
+	var out api.ProposalList
+	err := c.call(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(site)+"/proposals", nil, nil, &out)
+	return out.Items, err
+}
+
+// Settle decides on one of them.
+func (c *Client) Settle(ctx context.Context, site, id string, r api.DecisionRequest) error {
+	return c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/proposals/"+url.PathEscape(id), nil, r, nil)
+}

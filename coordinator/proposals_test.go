@@ -1,0 +1,201 @@
+package coordinator
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+)
+
+func TestOverrideRefusals(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.apply(`{"kind":"Site","metadata":{"name":"par1"},"spec":{"region":"eu","zone":"z"}}
+{"kind":"Project","metadata":{"name":"paris"},"spec":{"sites":["par1"]}}`)
+	keys := s.join("lon1", "a1")
+	stranger, err := seal.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.everything()
+	f := func(want string, k *seal.Keys, doc string, base uint64, change func(*intent.Override)) {
+		t.Helper()
+		decision, err := s.propose("lon1", k, "lon1-2", doc, base, change)
+		if err != nil {
+			decision = err.Error()
+		}
+		if !strings.Contains(decision, want) {
+			t.Errorf("decided %q, want %q", decision, want)
+		}
+	}
+	f("not enough valid signatures", stranger, webOfTwo, 1, nil)
+	f("another site", keys, webOfTwo, 1, func(d *intent.Override) { d.Site = "par1" })
+	f("not the site's to change", keys, webOfTwo, 1, func(d *intent.Override) { d.Key.Name = "other" })
+	f("not the site's to change", keys, `{"kind":"Site","metadata":{"name":"lon1"},"spec":{"region":"eu","zone":"y"}}`, 1, nil)
+	f("not the site's to change", keys, `{"kind":"Network","metadata":{"name":"n","project":"paris","site":"par1"},"spec":{"subnetPool":"x"}}`, 0, nil)
+	f("project paris is not at site lon1", keys, `{"kind":"SSHKey","metadata":{"name":"k","project":"paris"},"spec":{"publicKey":"ssh-ed25519 AAAA evil"}}`, 0, nil)
+	if !bytes.Equal(before, s.everything()) {
+		t.Error("a refused override left something")
+	}
+	for site, k := range map[string]*seal.Keys{"par1": keys} {
+		if _, err := s.propose(site, k, "par1-1", webOfTwo, 1, nil); err == nil || !strings.Contains(err.Error(), "no roster") {
+			t.Errorf("a site without agents proposes: %v", err)
+		}
+	}
+}
+
+// waiting lists what waits for a person, with the reasons cut to their first words.
+func (s *scene) waiting() (out []string) {
+	s.Helper()
+	all, err := s.backend.Proposals(s.Context(), "lon1")
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, p := range all {
+		here, there := "none", fmt.Sprint(p.There.Spec.(*intent.InstanceArraySpec).Count)
+		if p.Here != nil {
+			here = fmt.Sprint(p.Here.Spec.(*intent.InstanceArraySpec).Count)
+		}
+		out = append(out, fmt.Sprintf("%s %s here %s there %s: %.26s", p.ID, p.Op, here, there, p.Why))
+	}
+	return out
+}
+
+// acks lists the answers in the site's chain.
+func (s *scene) acks() (out []string) {
+	s.Helper()
+	s.sync("lon1")
+	for _, e := range s.chain("lon1") {
+		if e.Kind != intent.EntryAck {
+			continue
+		}
+		body, err := e.DecodeBody()
+		if err != nil {
+			s.Fatal(err)
+		}
+		a := body.(*intent.AckBody)
+		out = append(out, fmt.Sprintf("%s %s %d", a.Decision, a.Override, a.Rev))
+	}
+	return out
+}
+
+func (s *scene) settle(id, decision string, dry bool) error {
+	return s.backend.Settle(s.Context(), s.admin, "lon1", id, api.DecisionRequest{Decision: decision, Reason: "seen", DryRun: dry})
+}
+
+// What does not fit is kept with both values and its reason, told again or not, also over a restart, and settled by a person, once:
+// the site's value becomes ours, or ours stands and the site is told.
+func TestConflictIsSettled(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	keys := s.join("lon1", "a1")
+	count := func(n int) string { return strings.Replace(webOfTwo, `"count":2`, fmt.Sprintf(`"count":%d`, n), 1) }
+	for range 2 {
+		for id, c := range map[string]struct {
+			doc  string
+			base uint64
+		}{"lon1-1": {count(2), 0}, "lon1-2": {count(0), 7}, "lon1-3": {count(3), 1}} { // unknown to the site, changed here, over the quota
+			if got, err := s.propose("lon1", keys, id, c.doc, c.base, nil); err != nil || got != "conflict" {
+				t.Errorf("%s is decided %q, %v", id, got, err)
+			}
+		}
+		s.restart()
+	}
+	want := []string{
+		"lon1-1 put here 1 there 2: the object is at version 1", "lon1-2 put here 1 there 0: the object is at version 1", "lon1-3 put here 1 there 3: the objects do not fit; no",
+	}
+	if d := cmp.Diff(want, s.waiting()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	if err := s.settle("lon1-9", "adopt", false); !errors.Is(err, api.ErrNotFound) {
+		t.Errorf("what does not wait is settled: %v", err)
+	}
+	if err := s.settle("lon1-3", "adopt", false); err == nil {
+		t.Error("a value over the quota is adopted")
+	}
+	for _, d := range []string{"adopt", "discard"} {
+		if err := s.settle("lon1-1", d, true); err != nil {
+			t.Errorf("dry run of %s: %v", d, err)
+		}
+	}
+	if n := len(s.waiting()); n != 3 {
+		t.Errorf("after dry runs %d wait, want 3", n)
+	}
+	if err := errors.Join(s.settle("lon1-1", "adopt", false), s.settle("lon1-2", "discard", false), s.settle("lon1-3", "discard", false)); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.object(intent.KindInstanceArray, "acme", "web").Spec.(*intent.InstanceArraySpec).Count; got != 2 {
+		t.Errorf("the adopted value is %d, want 2", got)
+	}
+	for id, answer := range map[string]string{"lon1-1": "adopt", "lon1-2": "discard"} { // the site asks again before it heard
+		if got, err := s.propose("lon1", keys, id, count(2), 0, nil); err != nil || got != answer {
+			t.Errorf("told again, %s is answered %q, %v", id, got, err)
+		}
+	}
+	if d := cmp.Diff([]string{"adopt lon1-1 2", "discard lon1-2 0", "discard lon1-3 0"}, s.acks()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	if n := len(s.waiting()); n != 0 {
+		t.Errorf("%d wait still", n)
+	}
+	audited := fmt.Sprint(s.audited("override.discard"))
+	if !strings.Contains(audited, "lon1-2") || !strings.Contains(audited, "admin") {
+		t.Errorf("the audit log says %s", audited)
+	}
+}
+
+// A site that changed one object twice is adopted twice: the second change stands on its own first, not on ours.
+func TestSecondChangeFollowsTheFirst(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	keys := s.join("lon1", "a1")
+	f := func(id, doc, after, want string, op intent.OverrideOp) {
+		t.Helper()
+		got, err := s.propose("lon1", keys, id, doc, 1, func(d *intent.Override) { d.Base.After, d.Op = after, op })
+		if err != nil || got != want {
+			t.Errorf("%s is decided %q, %v; want %q", id, got, err, want)
+		}
+	}
+	none := strings.Replace(webOfTwo, `"count":2`, `"count":0`, 1)
+	f("lon1-1", webOfTwo, "", "adopt", intent.OverridePut)
+	f("lon1-2", none, "lon1-1", "adopt", intent.OverridePut)
+	f("lon1-3", webOfTwo, "lon1-2", "adopt", intent.OverrideTombstone)
+	f("lon1-4", webOfTwo, "lon1-3", "adopt", intent.OverridePut) // made again after it was deleted
+	s.apply(none)
+	f("lon1-5", webOfTwo, "lon1-4", "conflict", intent.OverridePut) // we changed it meanwhile
+	f("lon1-6", webOfTwo, "lon1-5", "conflict", intent.OverridePut) // and what stands on that waits too
+	if d := cmp.Diff([]string{"adopt lon1-1 2", "adopt lon1-2 3", "adopt lon1-3 0", "adopt lon1-4 1"}, s.acks()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// What an agent signed that is no agent any more is adopted by nobody but a person.
+func TestRevokedAgentsOverrideWaits(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	keys := s.join("lon1", "a2")
+	if _, err := s.revoke(intent.RevokeAgent, "lon1/a2", false); err != nil {
+		t.Fatal(err)
+	}
+	s.sync("lon1")
+	if got, err := s.propose("lon1", keys, "lon1-1", webOfTwo, 1, nil); err != nil || got != "conflict" {
+		t.Fatalf("decided %q, %v", got, err)
+	}
+	if d := cmp.Diff([]string{"lon1-1 put here 1 there 2: agent a2, which signed it,"}, s.waiting()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	if err := s.settle("lon1-1", "adopt", false); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"adopt lon1-1 2"}, s.acks()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
