@@ -14,9 +14,15 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
-// Admit implements api.Backend: a spare that took a place at its site becomes an agent of the roster, and the one that it replaced
-// leaves it. Told again, it changes nothing. Errors: 422 for what is no admission.
+// Admit implements api.Backend: what a spare brings by itself, because it is alone. Whom it replaces must not be connected: a kit
+// that got lost takes nobody's place. Errors: 409 then, 422 for what is no admission.
 func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) error {
+	return b.admit(ctx, site, env, func(agent string) bool { return b.connected(site, agent) })
+}
+
+// admit makes a spare that took a place at its site an agent of the roster, and takes out the one that it replaced. Told again, it
+// changes nothing.
+func (b *backend) admit(ctx context.Context, site string, env *intent.Envelope, alive func(agent string) bool) error {
 	roster, err := b.agents.Roster(ctx, site)
 	if err != nil {
 		return err
@@ -32,6 +38,9 @@ func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) 
 	old, _, ok := intent.Lookup[*intent.AgentSpec](c, intent.KindAgent, site, a.Spare)
 	if !ok || !old.Spare {
 		return nil // taken before, or revoked meanwhile
+	}
+	if alive(a.Replaces) {
+		return &api.Error{Status: http.StatusConflict, Type: "alive", Detail: a.Replaces + " is connected; stop it, or revoke it, first"}
 	}
 	if err := b.agents.seat(ctx, a); err != nil {
 		return fmt.Errorf("cannot admit %s/%s: %w", site, a.Spare, err)
@@ -54,14 +63,14 @@ func (a *agents) seat(ctx context.Context, ad *intent.Admission) error {
 	return err
 }
 
-// takeAdmission takes what an agent of the site brings over its session.
+// takeAdmission takes what an agent of the site brings over its session: the site has admitted the spare, which is enough.
 func (c *Coordinator) takeAdmission(w http.ResponseWriter, r *http.Request) {
 	peer := transport.PeerFrom(r.Context())
 	var env intent.Envelope
 	if !readUp(w, r, &env) {
 		return
 	}
-	if err := c.backend.Admit(r.Context(), peer.Site, &env); err != nil {
+	if err := c.backend.admit(r.Context(), peer.Site, &env, func(agent string) bool { return agent == peer.ID }); err != nil {
 		c.cfg.Logger.Warn("admission refused", "site", peer.Site, "agent", peer.ID, "err", err)
 		status := http.StatusServiceUnavailable
 		var e *api.Error

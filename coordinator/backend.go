@@ -40,8 +40,10 @@ type backend struct {
 	pin     intent.Digest
 	addr    []string                                    // host:port at which agents reach this coordinator; at least one
 	reverse func(site string) (http.RoundTripper, bool) // a session with an agent of the site
-	now     func() time.Time
-	held    func(ctx context.Context, site string) (string, error) // why nothing is published there
+	// connected tells whether an agent has a session here now.
+	connected func(site, agent string) bool
+	now       func() time.Time
+	held      func(ctx context.Context, site string) (string, error) // why nothing is published there
 }
 
 // Describe implements api.Backend.

@@ -384,7 +384,7 @@ func (c *Coordinator) wire() (err error) {
 	c.backend = &backend{
 		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
-		reverse: c.reverse, held: c.recovery.Text,
+		reverse: c.reverse, connected: c.connected, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{
@@ -402,6 +402,15 @@ func (c *Coordinator) refused(ctx context.Context, who, verb string, why error) 
 	if err := c.audit.Note(ctx, r); err != nil {
 		c.cfg.Logger.Error("refusal not kept in the audit log", "err", err)
 	}
+}
+
+func (c *Coordinator) connected(site, agent string) bool {
+	for _, s := range c.uplink.Sessions() {
+		if s.Site == site && s.Agent == agent {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Coordinator) reverse(site string) (http.RoundTripper, bool) {

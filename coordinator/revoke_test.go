@@ -195,6 +195,14 @@ func TestSpareIsSeated(t *testing.T) {
 	if err := s.backend.Admit(t.Context(), "par1", admission(keys)); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("at a site without agents: %v", err)
 	}
+	s.backend.connected = func(site, agent string) bool { return site == "lon1" && agent == "a2" }
+	if err := s.backend.Admit(t.Context(), "lon1", admission(keys)); err == nil || !strings.Contains(err.Error(), "connected") {
+		t.Errorf("a lost kit takes the place of an agent that is connected: %v", err)
+	}
+	if got := roster(); got != "a1:agent a2:agent s1:spare" {
+		t.Errorf("roster %s", got)
+	}
+	s.backend.connected = func(string, string) bool { return false }
 	for range 2 {
 		if err := s.backend.Admit(t.Context(), "lon1", admission(keys)); err != nil {
 			t.Fatal(err)

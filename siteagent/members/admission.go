@@ -79,14 +79,15 @@ func (k *Keeper) admit(ctx context.Context, env *intent.Envelope) error {
 	return err
 }
 
-// openAdmission verifies env and that it replaces somebody: an agent of the roster, or one that was revoked.
+// openAdmission verifies env and that it replaces an agent of the roster. One that was revoked, and left the roster, does not do: a
+// kit that got lost would fit in at any time.
 func (k *Keeper) openAdmission(env *intent.Envelope) (*intent.Admission, error) {
 	roster := k.Replica.State().Signed
 	a, err := document.OpenAdmission(env, k.Site, roster)
 	if err != nil {
 		return nil, err
 	}
-	if !lists(roster, a.Replaces) && !k.Replica.Revoked(intent.RevokeAgent, k.Site+"/"+a.Replaces) {
+	if !lists(roster, a.Replaces) {
 		return nil, fmt.Errorf("cannot admit %s in the place of %q, which is no agent of %s: %w", a.Spare, a.Replaces, k.Site, document.ErrAdmission)
 	}
 	return a, nil
