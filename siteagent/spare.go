@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -80,6 +81,7 @@ func unpack(cfg Config, dir string) error {
 	if cfg.KitPassphrase != "" {
 		key.Passphrase = seal.NewSecret([]byte(cfg.KitPassphrase))
 	}
+	defer debug.FreeOSMemory() // a passphrase costs 256 MiB once; an agent lives for years
 	return members.UnpackKit(f, key, dir)
 }
 
