@@ -29,6 +29,7 @@ const (
 
 // backend answers the API from the catalog, and asks sites over the sessions that they dialled.
 type backend struct {
+	api.Keys
 	info    api.Info
 	store   store.Store
 	objects *objects

@@ -19,13 +19,13 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
+	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/ca"
-	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/join"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
@@ -62,14 +62,13 @@ func Default() Config {
 
 // Coordinator is one running coordinator.
 type Coordinator struct {
-	cfg      Config
-	id       string
-	domain   string
-	trustEnv []*intent.Envelope
-	trust    document.TrustChain
-	keys     *seal.Keys
-	leaf     tls.Certificate
-	web      tls.Certificate
+	cfg    Config
+	id     string
+	domain string
+	trust  *publish.Trust
+	keys   *seal.Keys
+	leaf   tls.Certificate
+	web    tls.Certificate
 
 	store   store.Store
 	blobs   *blob.Store
@@ -91,6 +90,7 @@ type Coordinator struct {
 	locks map[string]*sync.Mutex // one writer per chain in this process
 
 	recovery *recovery.Recovery
+	rotation *rotation.Rotation
 	hearing  sync.WaitGroup // questions to agents
 }
 
@@ -186,25 +186,14 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if _, err := c.store.Get(ctx, backup.RestoringKey); !errors.Is(err, store.ErrAbsent) {
 		return errors.Join(errors.New("cannot start coordinator: a restore did not end here; empty the directory and restore again"), err)
 	}
-	err := c.store.Range(ctx, "trust/", "", func(e store.Entry) error {
-		env, err := document.Decode(e.Value)
-		if err != nil {
-			return err
-		}
-		if c.trust.Body == nil {
-			c.trust.Pin = env.Digest() // our own store is the anchor here
-		}
-		c.trustEnv = append(c.trustEnv, env)
-		_, err = c.trust.Accept(env)
+	var err error
+	if c.trust, err = publish.OpenTrust(ctx, c.store); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("cannot read trust: %w", err)
 	}
-	if c.trust.Body == nil {
+	if c.trust.Body() == nil {
 		return errors.New("cannot start coordinator: no trust document; run `skerry coordinator init`")
 	}
-	c.domain = c.trust.Body.Domain
+	c.domain = c.trust.Body().Domain
 	e, err := c.store.Get(ctx, "self")
 	if err != nil {
 		return err
@@ -217,7 +206,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if err != nil {
 		return err
 	}
-	writer, err := loadSigner(filepath.Join(keys, fileWriter))
+	writer, err := publish.LoadSigner(filepath.Join(keys, fileWriter))
 	if err != nil {
 		return err
 	}
@@ -259,7 +248,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 // epoch is that of the newest writer in use.
 func (c *Coordinator) epoch() uint64 {
 	var e uint64
-	for _, w := range c.trust.Body.Writers {
+	for _, w := range c.trust.Body().Writers {
 		if w.State == intent.KeyUse {
 			e = max(e, w.Epoch)
 		}
@@ -269,7 +258,7 @@ func (c *Coordinator) epoch() uint64 {
 
 // loadView builds who may speak from trust and all rosters.
 func (c *Coordinator) loadView(ctx context.Context) error {
-	v, err := trust.NewView(c.trust.Body)
+	v, err := trust.NewView(c.trust.Body())
 	if err != nil {
 		return err
 	}
@@ -335,6 +324,20 @@ func (c *Coordinator) closeGone() int {
 	return c.end.CloseIf(func(id trust.Identity) bool { return !v.Admits(id) })
 }
 
+// obeyTrust makes everybody obey the trust document that is the head now.
+func (c *Coordinator) obeyTrust() {
+	c.editView(func(v *trust.View) *trust.View {
+		n, err := v.WithTrust(c.trust.Body())
+		if err != nil { // the chain parsed every certificate
+			c.cfg.Logger.Error("trust not usable; the one before stays", "err", err)
+			return v
+		}
+		return n
+	})
+	c.closeGone()
+	c.uplink.Notify("")
+}
+
 // obeyRevocations makes everybody obey the revocations that stand now.
 func (c *Coordinator) obeyRevocations() int {
 	c.editView(func(v *trust.View) *trust.View { return v.WithRevocations(c.revoker.stream.Entries()) })
@@ -373,7 +376,7 @@ func (c *Coordinator) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Trust: func() []*intent.Envelope { return c.trustEnv }, Log: c.cfg.Logger})
+	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Log: c.cfg.Logger})
 	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
 		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
 			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
@@ -381,9 +384,13 @@ func (c *Coordinator) wire() (err error) {
 		}
 	})
 	c.recovery = c.newRecovery()
+	c.rotation = &rotation.Rotation{
+		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
+		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
+	}
 	c.backend = &backend{
-		info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body.Coordinators[0].Addr, now: time.Now,
+		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
+		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: time.Now,
 		reverse: c.reverse, connected: c.connected, held: c.recovery.Text,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
@@ -428,8 +435,8 @@ func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
 		return uplink.Welcome{}, err
 	}
 	return uplink.Welcome{
-		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head, Revocation: c.revoker.stream.Head(), Intent: head},
-		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body.Coordinators,
+		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head(), Revocation: c.revoker.stream.Head(), Intent: head},
+		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body().Coordinators,
 	}, nil
 }
 

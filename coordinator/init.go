@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -115,7 +114,7 @@ func makeTrust(cfg InitConfig, keys string, now time.Time) (*intent.Envelope, er
 	}
 	var signers [3]ed25519.PrivateKey
 	for i, name := range []string{fileRootSign, fileNextSign, fileWriter} {
-		if signers[i], err = makeSigner(filepath.Join(keys, name)); err != nil {
+		if signers[i], err = publish.MakeSigner(filepath.Join(keys, name)); err != nil {
 			return nil, err
 		}
 	}
@@ -191,15 +190,13 @@ func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Enve
 	}
 	_, err = st.Commit(ctx, store.Commit{
 		If:  []store.Guard{{Key: "self"}},
-		Put: map[string][]byte{"self": self, trustKey(1): wire, objectKey(admin.Key()): user},
+		Put: map[string][]byte{"self": self, publish.TrustKey(1): wire, objectKey(admin.Key()): user},
 	})
 	if errors.Is(err, store.ErrConflict) {
 		return errors.New("cannot init: this prefix of etcd holds a domain already; a second coordinator of it gets a copy of DATA/keys and no init")
 	}
 	return err
 }
-
-func trustKey(seq uint64) string { return fmt.Sprintf("trust/%016x", seq) }
 
 // openStore opens DATA/state, and the store of a coordinator: the same, or etcd.
 func openStore(ctx context.Context, data string, shared *store.EtcdConfig, master []byte, log *slog.Logger) (store.Store, *state.DB, error) {
@@ -226,36 +223,4 @@ func closeStore(st store.Store, db *state.DB) error {
 		err = errors.Join(err, db.Close())
 	}
 	return err
-}
-
-func makeSigner(path string) (ed25519.PrivateKey, error) {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make signing key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("cannot encode signing key: %w", err)
-	}
-	return key, state.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-func loadSigner(path string) (ed25519.PrivateKey, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read signing key: %w", err)
-	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, fmt.Errorf("cannot read signing key %s: no PEM block", path)
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read signing key %s: %w", path, err)
-	}
-	key, ok := k.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("cannot use signing key %s: not Ed25519", path)
-	}
-	return key, nil
 }

@@ -14,7 +14,7 @@ import (
 
 func (c *Coordinator) newRecovery() *recovery.Recovery {
 	return &recovery.Recovery{
-		Store: c.store, Writers: c.trust.Body.Writers, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite,
+		Store: c.store, Writers: c.trust.Body().Writers, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite,
 		Audit: func(ctx context.Context, what string) {
 			r := intent.AuditRecord{User: c.id, Via: "recovery", Verb: "recover", Result: intent.AuditDone, Reason: what}
 			if _, err := c.audit.Commit(ctx, r, store.Commit{}); err != nil {
@@ -42,7 +42,10 @@ func (c *Coordinator) reload(ctx context.Context) error {
 
 // heard hooks the sessions: each is asked in a goroutine of its own, which ends with the session.
 func (c *Coordinator) heard(ctx context.Context, site, agent string, heads uplink.Heads) {
-	c.hearing.Go(func() { c.recovery.Hear(ctx, site, agent, heads.Intent) })
+	c.hearing.Go(func() {
+		c.rotation.Hear(ctx, site, agent, heads.Trust)
+		c.recovery.Hear(ctx, site, agent, heads.Intent)
+	})
 }
 
 // notHeld refuses a change that a held site would be told: what is known of its objects may be old.

@@ -69,7 +69,7 @@ func TestRevokeAgent(t *testing.T) {
 		t.Errorf("the audit chain says %q", got)
 	}
 	var seqs []uint64
-	chain := document.RevocationChain{Writers: s.trust.Body.Writers}
+	chain := document.RevocationChain{Writers: s.trust.Body().Writers}
 	err = s.revoker.stream.Feed(t.Context(), 1, func(env *intent.Envelope) error {
 		b, err := chain.Accept(env)
 		if err == nil {

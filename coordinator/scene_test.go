@@ -176,7 +176,7 @@ func (s *scene) grant(g join.Grant, keys *seal.Keys) (*join.Answer, error) {
 // chain verifies a site's chain as an agent does and returns its entries.
 func (s *scene) chain(site string) []*intent.Entry {
 	s.Helper()
-	chain := document.IntentChain{Site: site, Writers: s.trust.Body.Writers}
+	chain := document.IntentChain{Site: site, Writers: s.trust.Body().Writers}
 	var out []*intent.Entry
 	err := s.agents.pub.Feed(s.Context(), site, 1, func(env *intent.Envelope) error {
 		e, err := chain.Accept(env)

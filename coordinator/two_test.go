@@ -169,7 +169,7 @@ func TestTwoCoordinators(t *testing.T) {
 // checkOnce replays the chain: every put of an object is a higher generation than the one before, and every machine is there.
 func checkOnce(t *testing.T, c *Coordinator, made map[string]bool) {
 	t.Helper()
-	chain := document.IntentChain{Site: "lon1", Writers: c.trust.Body.Writers}
+	chain := document.IntentChain{Site: "lon1", Writers: c.trust.Body().Writers}
 	revs, puts := map[string]uint64{}, map[string]int{}
 	err := c.agents.pub.Feed(t.Context(), "lon1", 1, func(env *intent.Envelope) error {
 		e, err := chain.Accept(env)

@@ -70,8 +70,8 @@ func (a *Agent) above() (auditlog.Above, bool) {
 // onHeads pulls what the coordinator has beyond us.
 func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
 	rt := a.uplink.RoundTripper()
-	if h.Trust.Compare(a.replica.TrustHead()) > 0 {
-		if err := a.pullTrust(ctx, rt); err != nil {
+	if own := a.replica.TrustHead(); h.Trust.Seq >= own.Seq && h.Trust != own { // another hash in our place: what is there is the evidence
+		if err := a.pullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil {
 			a.cfg.Logger.Warn("trust not pulled", "err", err)
 		}
 	}
@@ -87,28 +87,32 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
 	a.propose(ctx)
 }
 
-func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper) error {
-	envs, err := a.fetchTrust(ctx, rt)
+// pullTrust takes the trust documents that base has from one on; they act at once.
+func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper, base string, from uint64) error {
+	envs, err := fetchTrust(ctx, rt, fmt.Sprintf("%s?from=%d", base, from))
 	if err != nil {
 		return err
 	}
-	return a.site.AddTrust(envs)
+	err = a.site.AddTrust(envs)
+	a.auditRefusal("trust.refused", err)
+	a.gossip.SetHead(intent.StreamTrust, a.replica.TrustHead())
+	a.closeGone()
+	return err
 }
 
-func (a *Agent) fetchTrust(ctx context.Context, rt http.RoundTripper) (envs []*intent.Envelope, err error) {
-	res, err := get(ctx, rt, "http://coordinator/u/1/trust")
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxTrust))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read trust: %w", err)
-	}
-	return envs, intent.DecodeStrict(b, &envs)
+func fetchTrust(ctx context.Context, rt http.RoundTripper, url string) (envs []*intent.Envelope, err error) {
+	size := 0
+	err = envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
+		if size += octets; size > maxTrust {
+			return errors.New("cannot take so many trust documents at once")
+		}
+		envs = append(envs, env)
+		return nil
+	})
+	return envs, err
 }
 
-// maxTrust bounds the trust documents of one answer.
+// maxTrust bounds the octets of trust documents of one answer.
 const maxTrust = 16 << 20
 
 // pullRevocations takes what base has beyond ours; it acts at once.
@@ -250,6 +254,7 @@ const peerPull = 15 * time.Second
 func (a *Agent) follow(ctx context.Context) error {
 	a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
 	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
+	a.gossip.SetHead(intent.StreamTrust, a.replica.TrustHead())
 	t := time.NewTicker(peerPull)
 	defer t.Stop()
 	for {
@@ -262,6 +267,11 @@ func (a *Agent) follow(ctx context.Context) error {
 				continue
 			}
 			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
+			if own := a.replica.TrustHead().Seq; m.Tags.Trust.Seq > own {
+				if err := a.pullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil {
+					a.cfg.Logger.Warn("trust not pulled from peer", "peer", m.ID, "err", err)
+				}
+			}
 			if r := m.Tags.Revocation; (intent.Head{Epoch: r.Epoch, Seq: r.Seq}).Compare(a.replica.RevocationHead()) > 0 {
 				if err := a.pullRevocations(ctx, rt, "http://"+m.ID+"/m/1/revocations"); err != nil && ctx.Err() == nil {
 					a.cfg.Logger.Warn("revocations not pulled from peer", "peer", m.ID, "err", err)
@@ -328,7 +338,7 @@ func (a *Agent) cutOff(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askCoordinator)
 	defer cancel()
-	res, err := get(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust")
+	res, err := get(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/u/1/trust?from=%d", a.replica.TrustHead().Seq+1))
 	if err != nil {
 		return true
 	}
@@ -421,6 +431,7 @@ func (a *Agent) reverse() http.Handler {
 		answerReverse(w, s, err)
 	})
 	mux.HandleFunc("GET /v1/sites/{site}/intent", a.mesh.GiveIntent) // for a coordinator that lost it
+	mux.HandleFunc("GET /m/1/trust", a.mesh.GiveTrust)
 	mux.HandleFunc("GET /v1/sites/{site}/machines/{machine}/explain", func(w http.ResponseWriter, r *http.Request) {
 		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
 		answerReverse(w, e, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"time"
@@ -42,6 +43,14 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(a.audit.Uses()) })
 	set.NewGauge("skerry_recovering", func() float64 { return boolGauge(a.db.Recovering()) })
 	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
+	set.NewGauge("skerry_trust_seq", func() float64 { return float64(a.replica.TrustHead().Seq) })
+	set.NewGauge(`skerry_forks_seen{stream="trust"}`, func() float64 {
+		envs, err := a.replica.TrustForks()
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(len(envs))
+	})
 	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
 	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })

@@ -50,7 +50,7 @@ func (a *Agent) sources() replica.Sources {
 		return envelopes(ctx, rt, url, func(env *intent.Envelope, _ int) error { return fn(env) })
 	}
 	return a.upkeep.Sources(all, fetch, func(ctx context.Context) []*intent.Envelope {
-		more, err := a.fetchTrust(ctx, a.uplink.RoundTripper())
+		more, err := fetchTrust(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust?from=1")
 		if err != nil {
 			a.cfg.Logger.Debug("trust not fetched", "err", err)
 		}

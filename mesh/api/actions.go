@@ -40,6 +40,7 @@ func (a *API) actions() {
 	a.tokenActions()
 	a.securityActions()
 	a.proposals()
+	a.keyActions()
 }
 
 func (a *API) applyMany(ctx context.Context, in *struct {

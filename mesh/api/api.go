@@ -19,6 +19,7 @@ const Version = "1.0.0"
 // Backend answers the API. The coordinator and the site agent each have one. A method that belongs to the other side
 // returns ErrElsewhere.
 type Backend interface {
+	Keys
 	// Describe says who answers.
 	Describe() Info
 	// Snapshot returns the objects as they are now, status filled in, and the revision of that state. The catalog is
@@ -52,12 +53,12 @@ type Backend interface {
 	Revoke(ctx context.Context, by Caller, r RevokeRequest) (*RevokeResult, error)
 	// Revocations lists what is revoked.
 	Revocations(ctx context.Context) (*RevocationList, error)
-	// Quarantine cuts an agent off at its site, or lets it back.
 	// Proposals lists what of a site waits for a person; Settle decides on one.
 	Proposals(ctx context.Context, site string) ([]Proposal, error)
 	Settle(ctx context.Context, by Caller, site, id string, r DecisionRequest) error
 	// Admit takes the signed admission of a spare; who brings it does not matter.
 	Admit(ctx context.Context, site string, env *intent.Envelope) error
+	// Quarantine cuts an agent off at its site, or lets it back.
 	Quarantine(ctx context.Context, by Caller, site, agent string, r QuarantineRequest) (*QuarantineResult, error)
 	// Upload reads an asset's bytes to the end, stores and registers them.
 	Upload(ctx context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error)

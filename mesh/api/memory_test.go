@@ -182,6 +182,10 @@ func (m *memory) Revoke(_ context.Context, _ Caller, r RevokeRequest) (*RevokeRe
 	return &RevokeResult{Entries: m.revoked}, nil
 }
 
+func (m *memory) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResult, error) {
+	return &TrustResult{}, nil
+}
+
 func (m *memory) Revocations(context.Context) (*RevocationList, error) {
 	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, m.call("revocations")
 }

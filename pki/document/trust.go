@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"fmt"
+	"slices"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
@@ -15,6 +16,8 @@ type TrustChain struct {
 	Pin  intent.Digest
 	Head intent.Head
 	Body *intent.TrustBody // of the head; nil when empty; do not modify
+
+	seen []intent.Digest // of documents 1 to the head; shared by copies, never written in place
 }
 
 // Accept verifies env and moves the head onto it. On an error the chain is as it was.
@@ -22,6 +25,13 @@ type TrustChain struct {
 func (c *TrustChain) Accept(env *intent.Envelope) (*intent.TrustBody, error) {
 	if env == nil {
 		return nil, fmt.Errorf("cannot accept no trust document: %w", ErrSize)
+	}
+	if i := slices.Index(c.seen, env.Digest()); i >= 0 {
+		// Known by its payload, whatever signed it since: after a change of roots the old signatures would not count any more.
+		if i == len(c.seen)-1 {
+			return nil, ErrKnown
+		}
+		return nil, fmt.Errorf("cannot accept trust %d: the head is %d: %w", i+1, c.Head.Seq, ErrReplay)
 	}
 	first := c.Body == nil
 	if first && env.Digest() != c.Pin {
@@ -47,6 +57,9 @@ func (c *TrustChain) Accept(env *intent.Envelope) (*intent.TrustBody, error) {
 			return nil, err
 		}
 	}
+	if t.Seq > 0 && t.Seq < c.Head.Seq {
+		return nil, fmt.Errorf("cannot accept trust %d: another document of the roots has its place: %w", t.Seq, ErrFork)
+	}
 	if err := link(c.Head, t.Header, env.Digest()); err != nil {
 		return nil, err
 	}
@@ -54,6 +67,7 @@ func (c *TrustChain) Accept(env *intent.Envelope) (*intent.TrustBody, error) {
 		return nil, fmt.Errorf("cannot accept trust %d: domain %q, was %q: %w", t.Seq, t.Domain, c.Body.Domain, ErrOtherSite)
 	}
 	c.Head, c.Body = intent.Head{Seq: t.Seq, Hash: env.Digest()}, t
+	c.seen = append(slices.Clip(c.seen), env.Digest())
 	return t, nil
 }
 

@@ -86,6 +86,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.GiveIntent)
 	mux.HandleFunc("GET /m/1/revocations", m.giveRevocations)
+	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {
@@ -195,6 +196,14 @@ func (m *Mesh) GiveIntent(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *Mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
+	m.give(w, r, m.Replica.RevocationFeed)
+}
+
+// GiveTrust gives the trust stream: to peers, and to a coordinator that lost the end of it.
+func (m *Mesh) GiveTrust(w http.ResponseWriter, r *http.Request) { m.give(w, r, m.Replica.TrustFeed) }
+
+// give answers with the envelopes of a stream from ?from= on, one per line.
+func (m *Mesh) give(w http.ResponseWriter, r *http.Request, feed func(uint64, func(*intent.Envelope) error) error) {
 	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
 	if err != nil {
 		http.Error(w, "from is no sequence number", http.StatusBadRequest)
@@ -202,8 +211,8 @@ func (m *Mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
-	if err := m.Replica.RevocationFeed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
-		m.Log.Warn("revocations not given", "to", transport.PeerFrom(r.Context()).ID, "err", err)
+	if err := feed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
+		m.Log.Warn("stream not given", "path", r.URL.Path, "to", transport.PeerFrom(r.Context()).ID, "err", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"slices"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -265,6 +266,14 @@ func (s *Replica) repairTrust(given []*intent.Envelope) error {
 	}
 	if chain.Head != s.trust.Head {
 		return fmt.Errorf("cannot repair trust: the documents lead to another head: %w", document.ErrFork)
+	}
+	if err := s.db.View(func(tx *state.Tx) error { // evidence that can still be read stays
+		return tx.Walk(bucketTrust, forkPrefix, func(key string, b []byte) error {
+			whole[key] = slices.Clone(b)
+			return nil
+		})
+	}); err != nil && !errors.Is(err, state.ErrDamaged) {
+		return err
 	}
 	return s.db.Repair(bucketTrust, maps.All(whole))
 }

@@ -98,7 +98,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	if !s.level() {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
-		if err := s.db.SetRecovering(fmt.Sprintf("intent is at %d.%d, revocations at %d, marks are at %v", s.chain.Head.Epoch, s.chain.Head.Seq, s.revocation.Head.Seq, s.mark.Heads)); err != nil {
+		if err := s.db.SetRecovering(fmt.Sprintf("trust is at %d, intent at %d.%d, revocations at %d, marks are at %v", s.trust.Head.Seq, s.chain.Head.Epoch, s.chain.Head.Seq, s.revocation.Head.Seq, s.mark.Heads)); err != nil {
 			return nil, err
 		}
 	}
@@ -201,31 +201,6 @@ func putJSON(tx *state.Tx, bucket, key string, v any) error {
 		return fmt.Errorf("cannot encode %s/%s: %w", bucket, key, err)
 	}
 	return tx.Put(bucket, key, b)
-}
-
-// AddTrust takes trust documents in order; known ones are skipped.
-func (s *Replica) AddTrust(envs []*intent.Envelope) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, env := range envs {
-		body, err := s.trust.Accept(env)
-		if errors.Is(err, document.ErrKnown) || errors.Is(err, document.ErrReplay) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		wire, err := document.Encode(env)
-		if err != nil {
-			return err
-		}
-		if err := s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
-			return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
-		}
-		s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
-		s.floor.Observe(body.Issued)
-	}
-	return s.refreshView()
 }
 
 // refreshView makes the effective roster and the view of who may speak. The caller holds the lock or is alone.
@@ -337,7 +312,9 @@ func (s *Replica) saveMarks() error {
 	if s.mark.Heads == nil {
 		s.mark.Heads = map[string]intent.Head{}
 	}
-	for stream, h := range map[string]intent.Head{intent.StreamIntent: s.chain.Head, intent.StreamRevocation: s.revocation.Head} {
+	for stream, h := range map[string]intent.Head{
+		intent.StreamIntent: s.chain.Head, intent.StreamRevocation: s.revocation.Head, intent.StreamTrust: s.trust.Head,
+	} {
 		if h.Compare(s.mark.Heads[stream]) > 0 {
 			s.mark.Heads[stream] = h
 		}
@@ -421,7 +398,7 @@ func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	})
 }
 
-// Level tells whether intent and revocations have reached what this agent once had on disk.
+// Level tells whether trust, intent and revocations have reached what this agent once had on disk.
 func (s *Replica) Level() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -429,7 +406,8 @@ func (s *Replica) Level() bool {
 }
 
 func (s *Replica) level() bool {
-	return s.mark.Heads[intent.StreamIntent].Compare(s.chain.Head) <= 0 && s.mark.Heads[intent.StreamRevocation].Compare(s.revocation.Head) <= 0
+	at := func(stream string, h intent.Head) bool { return s.mark.Heads[stream].Compare(h) <= 0 }
+	return at(intent.StreamIntent, s.chain.Head) && at(intent.StreamRevocation, s.revocation.Head) && at(intent.StreamTrust, s.trust.Head)
 }
 
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.
@@ -448,23 +426,6 @@ func (s *Replica) ID() string { return s.id }
 
 // View returns who may speak now, or nil before the first trust document.
 func (s *Replica) View() *trust.View { return s.view.View() }
-
-// TrustHead returns the head of the trust stream.
-func (s *Replica) TrustHead() intent.Head {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.trust.Head
-}
-
-// Coordinators lists the coordinators of the trust document; do not modify.
-func (s *Replica) Coordinators() []intent.Coordinator {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trust.Body == nil {
-		return nil
-	}
-	return s.trust.Body.Coordinators
-}
 
 // SeedRoster lets an agent that just joined speak, and find its peers, before its first roster entry has arrived.
 func (s *Replica) SeedRoster(agents ...intent.RosterAgent) error {

@@ -37,6 +37,7 @@ type domain struct {
 	log        *slog.Logger
 	logs       *lockedBuffer
 	stop       map[string]func()
+	metrics    map[string]string // address of an agent's metrics
 }
 
 type lockedBuffer struct {
@@ -68,7 +69,7 @@ func freeAddr(t *testing.T) string {
 
 func newDomain(t *testing.T) *domain {
 	t.Helper()
-	d := &domain{T: t, data: filepath.Join(t.TempDir(), "c1"), addr: freeAddr(t), logs: &lockedBuffer{}, stop: map[string]func(){}}
+	d := &domain{T: t, data: filepath.Join(t.TempDir(), "c1"), addr: freeAddr(t), logs: &lockedBuffer{}, stop: map[string]func(){}, metrics: map[string]string{}}
 	d.log = slog.New(slog.NewTextHandler(d.logs, nil))
 	res, err := coordinator.Init(t.Context(), coordinator.InitConfig{Data: d.data, Domain: "edge.example", ID: "c1", Addr: []string{d.addr}, Admin: "admin", Logger: d.log})
 	if err != nil {
@@ -123,6 +124,8 @@ func (d *domain) coordinator(change func(*coordinator.Config)) {
 func (d *domain) agent(site, id, dir string) {
 	d.Helper()
 	cfg := siteagent.Config{Data: dir, Management: freeAddr(d.T), Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, Logger: d.log.With("agent", site+"/"+id)}
+	cfg.Metrics = freeAddr(d.T)
+	d.metrics[site+"/"+id] = cfg.Metrics
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		tok, err := d.api.JoinToken(d.Context(), site, api.JoinTokenRequest{Agent: id})
 		if err != nil {

@@ -1,0 +1,117 @@
+package rotation
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+)
+
+// Rotation works on the store of one coordinator. All fields are set before use.
+type Rotation struct {
+	Store store.Store
+	Trust *publish.Trust
+	Obey  func() // makes everybody follow a new trust document
+	Ask   func(site, agent string) http.RoundTripper
+	Audit *auditlog.Log
+	// Refused keeps that what somebody brought over his session was not taken.
+	Refused func(ctx context.Context, who, verb string, why error)
+	Log     *slog.Logger
+}
+
+// ServeTrust gives agents the trust stream from ?from= on, one envelope per line.
+func (r *Rotation) ServeTrust(w http.ResponseWriter, q *http.Request) {
+	from, err := strconv.ParseUint(q.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		http.Error(w, "from is no sequence number", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	for _, env := range r.Trust.From(from) {
+		b, err := document.Encode(env)
+		if err == nil {
+			_, err = io.WriteString(w, string(b)+"\n")
+		}
+		if err != nil {
+			panic(http.ErrAbortHandler) // cuts the answer, so that the agent does not take a part for the whole
+		}
+	}
+}
+
+// add takes a document that the roots signed, and makes everybody follow it; added is false for a known one.
+// more is committed with a new one.
+// Errors: as publish.Trust.Add.
+func (r *Rotation) add(ctx context.Context, env *intent.Envelope, more store.Commit) (added bool, err error) {
+	added, err = r.Trust.Add(ctx, env, more)
+	if added {
+		r.Obey()
+	}
+	return added, err
+}
+
+// Reload takes what another coordinator of the same store added.
+func (r *Rotation) Reload(string) {
+	if err := r.Trust.Load(context.Background()); err != nil {
+		r.Log.Error("trust not read", "err", err)
+		return
+	}
+	r.Obey()
+}
+
+// hearLimit bounds one fetch of the end of the trust stream from an agent, on a slow line.
+const hearLimit = time.Minute
+
+// Hear is called when an agent says how far it has the trust stream. What it has beyond ours is taken: this store is an older
+// copy. Another hash in the place of our head is a fork; what the agent has is fetched as the evidence.
+func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head) {
+	head := r.Trust.Head()
+	if has.Seq < head.Seq || has == head {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, hearLimit)
+	defer cancel()
+	if err := r.fetch(ctx, site, agent, min(has.Seq, head.Seq+1)); err != nil {
+		r.Log.Error("trust of an agent not taken", "site", site, "agent", agent, "seq", has.Seq, "err", err)
+		if errors.Is(err, document.ErrFork) {
+			r.Refused(ctx, site+"/"+agent, "trust.add", err)
+		}
+	}
+}
+
+func (r *Rotation) fetch(ctx context.Context, site, agent string, from uint64) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/m/1/trust?from=%d", agent, from), nil)
+	if err != nil {
+		return err
+	}
+	res, err := r.Ask(site, agent).RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("cannot ask %s/%s for trust: %s", site, agent, res.Status)
+	}
+	sc := bufio.NewScanner(res.Body)
+	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
+	for sc.Scan() {
+		env, err := document.Decode(sc.Bytes())
+		if err != nil {
+			return err
+		}
+		if _, err := r.add(ctx, env, store.Commit{}); err != nil && !errors.Is(err, document.ErrReplay) {
+			return err
+		}
+	}
+	return sc.Err()
+}

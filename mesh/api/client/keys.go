@@ -1,0 +1,15 @@
+package client
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// AddTrust brings a trust document that the roots signed.
+func (c *Client) AddTrust(ctx context.Context, env *intent.Envelope) (*api.TrustResult, error) {
+	out := &api.TrustResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/trust", nil, env, out)
+}

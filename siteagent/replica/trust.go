@@ -1,0 +1,133 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/storage/state"
+)
+
+// forkPrefix keeps forked trust documents beside the stream: it sorts after every sequence number that there will be.
+const (
+	forkPrefix = "fork/"
+	maxForks   = 16 // one proves it, more come from whoever holds the roots anyway
+)
+
+// AddTrust takes trust documents in order; known ones are skipped. What it returned nil for is on disk and in the marks. A fork is
+// refused and kept as evidence. Errors: of the first document that was refused, as document.TrustChain.Accept; those before it
+// count.
+func (s *Replica) AddTrust(envs []*intent.Envelope) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.trust.Head
+	var refused error
+	for _, env := range envs {
+		if refused = s.addTrust(env); refused != nil {
+			break
+		}
+	}
+	if s.trust.Head == before {
+		return refused
+	}
+	if err := s.saveMarks(); err != nil {
+		return errors.Join(refused, err)
+	}
+	err := s.refreshView()
+	s.bump()
+	return errors.Join(refused, err)
+}
+
+func (s *Replica) addTrust(env *intent.Envelope) error {
+	chain := s.trust
+	body, err := chain.Accept(env)
+	switch {
+	case errors.Is(err, document.ErrKnown), errors.Is(err, document.ErrReplay):
+		return nil
+	case errors.Is(err, document.ErrFork):
+		return errors.Join(err, s.keepFork(env))
+	case err != nil:
+		return err
+	}
+	wire, err := document.Encode(env)
+	if err != nil {
+		return err
+	}
+	if err := s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
+		return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
+	}
+	s.trust = chain
+	s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
+	s.floor.Observe(body.Issued)
+	return nil
+}
+
+func (s *Replica) keepFork(env *intent.Envelope) error {
+	wire, err := document.Encode(env)
+	if err != nil {
+		return err
+	}
+	key := forkPrefix + env.Digest().Hex()
+	return s.db.UpdateSigned(func(tx *state.Tx) error {
+		n, known := 0, false
+		err := tx.Walk(bucketTrust, forkPrefix, func(k string, _ []byte) error {
+			n, known = n+1, known || k == key
+			return nil
+		})
+		if err != nil || known || n >= maxForks {
+			return err
+		}
+		return tx.Put(bucketTrust, key, wire)
+	})
+}
+
+// TrustForks returns the trust documents that the roots signed for a place that another has.
+func (s *Replica) TrustForks() (envs []*intent.Envelope, err error) {
+	err = s.db.View(func(tx *state.Tx) error {
+		return tx.Walk(bucketTrust, forkPrefix, func(_ string, b []byte) error {
+			env, err := document.Decode(b)
+			envs = append(envs, env)
+			return err
+		})
+	})
+	return envs, err
+}
+
+// TrustFeed calls fn for the documents of the stream from seq on, in order.
+func (s *Replica) TrustFeed(from uint64, fn func(*intent.Envelope) error) error {
+	head := s.TrustHead().Seq
+	return s.db.View(func(tx *state.Tx) error {
+		for seq := max(from, 1); seq <= head; seq++ {
+			b, err := tx.Get(bucketTrust, seqKey(seq))
+			if err != nil {
+				return fmt.Errorf("cannot read trust %d: %w", seq, err)
+			}
+			env, err := document.Decode(b)
+			if err != nil {
+				return err
+			}
+			if err := fn(env); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// TrustHead returns the head of the trust stream.
+func (s *Replica) TrustHead() intent.Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust.Head
+}
+
+// Coordinators lists the coordinators of the trust document; do not modify.
+func (s *Replica) Coordinators() []intent.Coordinator {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trust.Body == nil {
+		return nil
+	}
+	return s.trust.Body.Coordinators
+}

@@ -1,0 +1,127 @@
+package replica_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/siteagent/sitetest"
+)
+
+// trustAfter signs the document after head; change edits it.
+func trustAfter(a *sitetest.Author, head intent.Head, change func(*intent.TrustBody)) *intent.Envelope {
+	b := *a.Trust
+	b.Header = document.Follow(head, intent.StreamTrust, 0, a.Trust.Issued.Add(time.Hour))
+	if change != nil {
+		change(&b)
+	}
+	return a.Sign(intent.PayloadTrust, &b, a.Root)
+}
+
+// The trust stream is kept whole, goes on after a restart, and only forward: a fork is refused and stays as evidence, a copy of the
+// store from before a document is found out by the marks.
+func TestTrustStream(t *testing.T) {
+	a, dir := sitetest.NewAuthor(t), t.TempDir()
+	s, db := sitetest.OpenReplica(t, dir, a, "a1")
+	old := t.TempDir()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	s, db = sitetest.OpenReplica(t, dir, a, "a1")
+	docs := []*intent.Envelope{a.Env}
+	head := s.TrustHead()
+	for range 3 {
+		docs = append(docs, trustAfter(a, head, nil))
+		head = intent.Head{Seq: head.Seq + 1, Hash: docs[len(docs)-1].Digest()}
+	}
+	elsewhere := func(b *intent.TrustBody) { b.Coordinators = []intent.Coordinator{{ID: "evil", Addr: []string{"192.0.2.1:1"}}} }
+	second := intent.Head{Seq: 1, Hash: a.Env.Digest()}
+	stranger := sitetest.NewAuthor(t)
+	f := func(want error, seq uint64, forks int, envs ...*intent.Envelope) {
+		t.Helper()
+		if err := s.AddTrust(envs); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("AddTrust: %v, want %v", err, want)
+		}
+		if got := s.TrustHead().Seq; got != seq {
+			t.Errorf("head is %d, want %d", got, seq)
+		}
+		if got, err := s.TrustForks(); err != nil || len(got) != forks {
+			t.Errorf("evidence: %d documents, %v; want %d", len(got), err, forks)
+		}
+	}
+	f(document.ErrGap, 1, 0, docs[2])
+	f(document.ErrSigner, 1, 0, trustAfter(stranger, s.TrustHead(), nil))
+	f(nil, 3, 0, docs[:3]...)
+	f(document.ErrFork, 3, 1, trustAfter(a, intent.Head{Seq: 2, Hash: docs[1].Digest()}, elsewhere)) // in the head's place
+	f(document.ErrFork, 3, 2, trustAfter(a, second, elsewhere))                                      // in an older one's
+	f(document.ErrFork, 3, 2, trustAfter(a, second, elsewhere))
+	f(document.ErrFork, 3, 3, trustAfter(a, intent.Head{Seq: 3, Hash: docs[1].Digest()}, nil)) // beside the head
+	f(nil, 4, 3, docs...)
+
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, db = sitetest.OpenReplica(t, dir, a, "a1")
+	f(nil, 4, 3)
+	var got []intent.Digest
+	if err := s.TrustFeed(2, func(env *intent.Envelope) error { got = append(got, env.Digest()); return nil }); err != nil || len(got) != 3 || got[2] != docs[3].Digest() {
+		t.Errorf("feed from 2: %v, %v", got, err)
+	}
+	if db.Recovering() {
+		t.Error("recovering after a plain restart")
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// The state of an older copy under the marks of today.
+	for _, name := range []string{"marks.a", "marks.b"} {
+		b, err := os.ReadFile(dir + "/" + name)
+		if err == nil {
+			err = os.WriteFile(old+"/"+name, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, db = sitetest.OpenReplica(t, old, a, "a1")
+	defer db.Close()
+	if !db.Recovering() || s.Level() {
+		t.Error("a copy from before the documents is not recovering")
+	}
+	f(nil, 4, 0, docs...)
+	if !s.Level() {
+		t.Error("not level with all documents")
+	}
+}
+
+// After a change of roots, the documents that the old roots signed are still known ones: an agent that starts brings them again.
+func TestTrustAfterNewRoots(t *testing.T) {
+	a := sitetest.NewAuthor(t)
+	next := sitetest.NewAuthor(t)
+	a.Trust.Next = next.Trust.Roots.Digest()
+	a.Env = a.Sign(intent.PayloadTrust, a.Trust, a.Root)
+	dir := t.TempDir()
+	s, db := sitetest.OpenReplica(t, dir, a, "a1")
+	b := *a.Trust
+	b.Header, b.Roots, b.Next = document.Follow(s.TrustHead(), intent.StreamTrust, 0, b.Issued), next.Trust.Roots, intent.Digest{}
+	both := a.Sign(intent.PayloadTrust, &b, a.Root)
+	both.Signatures = append(both.Signatures, a.Sign(intent.PayloadTrust, &b, next.Root).Signatures...)
+	if err := s.AddTrust([]*intent.Envelope{both}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, db = sitetest.OpenReplica(t, dir, a, "a1") // adds document 1
+	defer db.Close()
+	if s.TrustHead().Seq != 2 {
+		t.Errorf("head is %d, want 2", s.TrustHead().Seq)
+	}
+}
