@@ -387,6 +387,8 @@ func (c *Coordinator) wire() (err error) {
 	c.rotation = &rotation.Rotation{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
+		ID:  c.id, Leaf: c.leaf.Certificate[0], Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
+		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
 	c.backend = &backend{
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,

@@ -33,7 +33,7 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 		cat, _ := c.objects.Snapshot()
 		return float64(len(cat.List(intent.KindSite)))
 	})
-	set.NewGauge(`skerry_forks_seen{stream="trust"}`, func() float64 { return float64(c.trust.Forks()) })
+	c.rotation.Gauges(ctx, set)
 	set.NewGauge("skerry_coordinator_held_sites", func() float64 {
 		held, err := recovery.Held(ctx, c.store)
 		if err != nil {

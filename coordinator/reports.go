@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -14,7 +15,8 @@ import (
 // siteReport is what a site last said about itself. It is shown with its age and decides nothing.
 type siteReport struct {
 	intent.Report
-	Received time.Time `json:"received"`
+	Received time.Time                   `json:"received"`
+	Heard    map[string]rotation.Contact `json:"heard,omitempty"` // the last report of each agent
 }
 
 func reportKey(site string) string { return "report/" + site }
@@ -50,7 +52,15 @@ func (o *objects) setReport(ctx context.Context, site string, r intent.Report) e
 	} else if old != nil {
 		keepStores(r.Agents, old.Agents)
 	}
-	rep := &siteReport{r, o.now().UTC()}
+	rep := &siteReport{Report: r, Received: o.now().UTC(), Heard: map[string]rotation.Contact{}}
+	if old := o.reports[site]; old != nil {
+		for id, c := range old.Heard { // who is no agent any more is forgotten
+			if o.catalog.Get(intent.Key{Kind: intent.KindAgent, Scope: site, Name: id}) != nil {
+				rep.Heard[id] = c
+			}
+		}
+	}
+	rep.Heard[r.Agent] = rotation.Contact{At: rep.Received, Keys: r.Keys}
 	v, err := json.Marshal(rep)
 	if err != nil {
 		return fmt.Errorf("cannot encode report of %s: %w", site, err)
@@ -60,6 +70,20 @@ func (o *objects) setReport(ctx context.Context, site string, r intent.Report) e
 	}
 	o.reports[site] = rep
 	return o.refresh(ctx)
+}
+
+// heard says when each agent of a site was last heard, and whether its site sees it.
+func (o *objects) heard(site string) rotation.Heard {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := rotation.Heard{Seen: map[string]string{}}
+	if r := o.reports[site]; r != nil {
+		h.Contacts = r.Heard // replaced, never changed
+		for _, a := range r.Agents {
+			h.Seen[a.ID] = a.Alive
+		}
+	}
+	return h
 }
 
 // fill puts the reported statuses into a catalog of its own.

@@ -3,12 +3,14 @@ package coordinator
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -96,4 +98,39 @@ func TestTwoCoordinatorsFollowTrust(t *testing.T) {
 	if len(both[1].trust.From(1)) != 2 {
 		t.Error("it does not give the documents out")
 	}
+}
+
+// The figure of issue 3: the keys of 1,000 sites of two agents in under 2 s.
+func TestKeyStatusOfManySites(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	s.sync("lon1")
+	r, err := s.agents.Roster(t.Context(), "lon1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := r.Agents[0]
+	twin.ID = "a2"
+	r.Agents = append(r.Agents, twin)
+	v := marshal(t, r)
+	for i := range 10 {
+		c := store.Commit{Put: map[string][]byte{}}
+		for j := range 100 {
+			c.Put[rosterKey(fmt.Sprintf("s%03d", i*100+j))] = v
+		}
+		if _, err := s.store.Commit(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	st, err := s.server().KeyStatus(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(start)
+	if len(st.Sites) != 1001 || len(st.Agents()) != 2001 || took > 2*time.Second {
+		t.Errorf("%d sites, %d agents in %v", len(st.Sites), len(st.Agents()), took)
+	}
+	t.Logf("1,001 sites in %v", took)
 }

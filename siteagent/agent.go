@@ -255,7 +255,7 @@ func (a *Agent) wireSite() {
 func (a *Agent) wireAPI() {
 	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger, audit: a.audit}
 	a.backend = &backend{
-		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db,
+		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit,
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
@@ -32,6 +33,7 @@ type backend struct {
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB
+	floor   *trust.Floor
 	mesh    *peers.Mesh
 	control *reconcile.Controller
 	gossip  *gossip.Pool
@@ -403,7 +405,7 @@ func (b *backend) report(boot string) intent.Report {
 	machines, arrays := b.statuses(e.Overlay.Catalog)
 	r := intent.Report{
 		Site: b.w.ID(), Agent: b.info.ID, Boot: boot, Rev: rev, Time: time.Now().UTC(), Head: e.State.Head, Rejected: e.State.Rejected,
-		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(),
+		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(), Keys: b.keys(),
 	}
 	for k, m := range machines {
 		r.Machines[k.Name] = m

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"time"
@@ -43,20 +42,13 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(a.audit.Uses()) })
 	set.NewGauge("skerry_recovering", func() float64 { return boolGauge(a.db.Recovering()) })
 	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
-	set.NewGauge("skerry_trust_seq", func() float64 { return float64(a.replica.TrustHead().Seq) })
-	set.NewGauge(`skerry_forks_seen{stream="trust"}`, func() float64 {
-		envs, err := a.replica.TrustForks()
-		if err != nil {
-			return math.NaN()
-		}
-		return float64(len(envs))
-	})
 	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
 	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
+	a.keyGauges(set)
 	for _, st := range []intent.MachineState{
 		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
 		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,

@@ -1,7 +1,7 @@
-// Package rotation is the coordinator's side of who may speak: the trust stream, how old keys are, and how they turn.
+// Package rotation is the coordinator's side of who may speak: the trust stream, how old keys are, and who was heard when.
 //
 // Holds: Rotation. It gives the trust stream out and takes what the roots signed; it takes the end of the stream back from agents
-// when this store is an older copy.
+// when this store is an older copy. KeyStatus and Gauges show ages and contacts.
 //
 // Imported by: coordinator alone.
 //

@@ -9,12 +9,15 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
@@ -28,6 +31,16 @@ type Rotation struct {
 	// Refused keeps that what somebody brought over his session was not taken.
 	Refused func(ctx context.Context, who, verb string, why error)
 	Log     *slog.Logger
+
+	ID         string // of this coordinator
+	Leaf       []byte // its certificate, DER
+	Revocation func() intent.Head
+	Sessions   func() []uplink.SessionInfo
+	Reports    func(site string) Heard
+	Now        func() time.Time
+
+	mu     sync.Mutex // guards what follows
+	status *api.KeyStatus
 }
 
 // ServeTrust gives agents the trust stream from ?from= on, one envelope per line.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -13,6 +14,8 @@ type Keys interface {
 	// AddTrust takes a trust document that the roots signed. A known one is no error.
 	// Errors: 409 for one that does not fit, and for a fork.
 	AddTrust(ctx context.Context, by Caller, env *intent.Envelope) (*TrustResult, error)
+	// KeyStatus says how old keys are and who was heard when.
+	KeyStatus(ctx context.Context) (*KeyStatus, error)
 }
 
 // NoKeys is the Keys of a site agent.
@@ -23,6 +26,55 @@ func (NoKeys) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResult,
 	return nil, ErrElsewhere
 }
 
+// KeyStatus implements Keys.
+func (NoKeys) KeyStatus(context.Context) (*KeyStatus, error) { return nil, ErrElsewhere }
+
+// KeyStatus is how old the domain's keys are, and when each agent was heard.
+type KeyStatus struct {
+	At         time.Time   `json:"at"` // by the coordinator's clock
+	Trust      intent.Head `json:"trust"`
+	Revocation intent.Head `json:"revocation"`
+	Forks      int         `json:"forks"`  // forked trust documents, here and at the agents
+	Oldest     []KeyAge    `json:"oldest"` // of each kind the oldest, oldest first
+	Sites      []SiteKeys  `json:"sites"`
+}
+
+// Agents lists the agents of all sites.
+func (s *KeyStatus) Agents() (out []AgentKeys) {
+	for _, site := range s.Sites {
+		out = append(out, site.Agents...)
+	}
+	return out
+}
+
+// KeyAge is one key.
+type KeyAge struct {
+	Kind  string    `json:"kind" enum:"root,ca,writer,coordinator,agent"`
+	Owner string    `json:"owner"`
+	Made  time.Time `json:"made"`
+}
+
+// SiteKeys are the agents of one site's roster, by rank.
+type SiteKeys struct {
+	Site   string      `json:"site"`
+	Agents []AgentKeys `json:"agents"`
+}
+
+// AgentKeys is one agent. What it said of itself is as old as the contact.
+type AgentKeys struct {
+	ID         string     `json:"id"`
+	State      string     `json:"state"`          // agent, spare
+	Made       *time.Time `json:"made,omitempty"` // of its key; absent when the roster holds no certificate
+	Keys       int        `json:"keys"`           // in the roster; 2: a rotation is under way
+	Up         bool       `json:"up"`             // it has a session with this coordinator now
+	Contact    *time.Time `json:"contact,omitempty"`
+	Seen       string     `json:"seen,omitempty"` // by its site's last report: yes, no, unknown
+	Trust      uint64     `json:"trust"`
+	Revocation uint64     `json:"revocation"`
+	Clock      string     `json:"clock,omitempty"` // trusted, floor-only; empty: it did not say
+	Forks      int        `json:"forks,omitempty"`
+}
+
 // TrustResult says where the trust stream is.
 type TrustResult struct {
 	Head  intent.Head `json:"head"`
@@ -31,6 +83,17 @@ type TrustResult struct {
 
 // keyActions registers what is about the domain's keys.
 func (a *API) keyActions() {
+	status := a.op(http.MethodGet, "/v1/keys", "key-status", "How old keys are, and when each agent was heard", "Security")
+	huma.Register(a.huma, status, func(ctx context.Context, _ *struct{}) (*struct{ Body *KeyStatus }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
+			return nil, problem(err)
+		}
+		s, err := a.b.KeyStatus(ctx)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *KeyStatus }{s}, nil
+	})
 	add := a.op(http.MethodPost, "/v1/trust", "add-trust", "Take a trust document that the roots signed", "Security")
 	add.MaxBodyBytes = 2 * intent.MaxEnvelope
 	huma.Register(a.huma, add, func(ctx context.Context, in *struct{ Body intent.Envelope }) (*struct{ Body *TrustResult }, error) {

@@ -186,6 +186,8 @@ func (m *memory) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResu
 	return &TrustResult{}, nil
 }
 
+func (m *memory) KeyStatus(context.Context) (*KeyStatus, error) { return &KeyStatus{}, nil }
+
 func (m *memory) Revocations(context.Context) (*RevocationList, error) {
 	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, m.call("revocations")
 }

@@ -42,6 +42,7 @@ func routeTable() map[string]route {
 		"revocations":      {roles: "operator security auditor"},
 		"quarantine-agent": {roles: "security", body: `{"on":true,"reason":"stolen"}`},
 		"admit-spare":      {roles: all, open: true, body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
+		"key-status":       {roles: "operator security auditor"},
 		"add-trust":        {roles: "security", body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
 		"watch":            {roles: all, list: true},
 		"audit":            {roles: "security auditor"},

@@ -18,7 +18,23 @@ type Report struct {
 	Arrays    []ArrayReport            `json:"arrays"`
 	Agents    []AgentReport            `json:"agents"`
 	Overrides []OverrideReport         `json:"overrides,omitempty"`
+	Keys      *KeyReport               `json:"keys,omitempty"`
 }
+
+// KeyReport is what an agent says of itself about who may speak.
+type KeyReport struct {
+	Trust      uint64 `json:"trust"`      // seq of its head
+	Revocation uint64 `json:"revocation"` // seq of its head
+	Generation uint64 `json:"generation"` // of the roster as signed
+	Clock      string `json:"clock"`      // ClockTrusted or ClockFloor
+	Forks      int    `json:"forks"`      // forked trust documents that it holds as evidence, at most 16
+}
+
+// How an agent takes its wall clock.
+const (
+	ClockTrusted = "trusted"
+	ClockFloor   = "floor-only" // it lies below what signed documents prove
+)
 
 // ArrayReport is the status of one instance array.
 type ArrayReport struct {

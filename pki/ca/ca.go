@@ -22,9 +22,12 @@ import (
 // notAfter ends every certificate: RFC 5280 section 4.1.2.5's value for "no well-defined expiration date".
 const notAfter = "9999-12-31T23:59:59Z"
 
-// backdate is how far before the asked time a certificate begins: curl and browsers compare it with a clock that may be
+// Backdate is how far before the asked time a certificate begins: curl and browsers compare it with a clock that may be
 // behind ours by a time zone set wrong.
-const backdate = 26 * time.Hour
+const Backdate = 26 * time.Hour
+
+// NamePrefix begins the common name of every coordinator CA.
+const NamePrefix = "Skerry coordinator CA "
 
 // ErrRequest says that a certificate request is malformed, unsigned, or for a key that we do not certify.
 var ErrRequest = errors.New("bad certificate request")
@@ -62,7 +65,7 @@ func (r *CA) Sub(name string, now time.Time) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make coordinator CA key: %w", err)
 	}
-	return newCA(r, key, product{profile: profileCoordinator, cn: "Skerry coordinator CA " + name, now: now}, r.domain)
+	return newCA(r, key, product{profile: profileCoordinator, cn: NamePrefix + name, now: now}, r.domain)
 }
 
 func newCA(parent *CA, key *ecdsa.PrivateKey, p product, domain string) (*CA, error) {
@@ -170,9 +173,9 @@ func (p product) make(parent *CA, key crypto.Signer, csr []byte) (*x509.Certific
 	return cert, p.check(cert, issuer, csr)
 }
 
-// begin is now less backdate, but never before the issuer.
+// begin is now less Backdate, but never before the issuer.
 func (p product) begin(issuer *x509.Certificate) time.Time {
-	t := p.now.UTC().Add(-backdate).Truncate(time.Second)
+	t := p.now.UTC().Add(-Backdate).Truncate(time.Second)
 	if issuer != nil && t.Before(issuer.NotBefore) {
 		t = issuer.NotBefore
 	}

@@ -40,7 +40,9 @@ func TestTrustStream(t *testing.T) {
 		docs = append(docs, trustAfter(a, head, nil))
 		head = intent.Head{Seq: head.Seq + 1, Hash: docs[len(docs)-1].Digest()}
 	}
-	elsewhere := func(b *intent.TrustBody) { b.Coordinators = []intent.Coordinator{{ID: "evil", Addr: []string{"192.0.2.1:1"}}} }
+	elsewhere := func(b *intent.TrustBody) {
+		b.Coordinators = []intent.Coordinator{{ID: "evil", Addr: []string{"192.0.2.1:1"}}}
+	}
 	second := intent.Head{Seq: 1, Hash: a.Env.Digest()}
 	stranger := sitetest.NewAuthor(t)
 	f := func(want error, seq uint64, forks int, envs ...*intent.Envelope) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 )
@@ -132,4 +133,53 @@ func mustParse(t *testing.T, s string) intent.Digest {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// `pki status` tells who was not heard and since when, also by a coordinator that started anew, and what agents say of themselves.
+func TestKeyStatus(t *testing.T) {
+	d, dir := newDomain(t), t.TempDir()
+	d.coordinator(nil)
+	d.must(d.apply(siteLon))
+	for _, id := range []string{"a1", "a2"} {
+		d.agent("lon1", id, filepath.Join(dir, id))
+	}
+	status := func() map[string]api.AgentKeys {
+		s, err := d.api.KeyStatus(t.Context())
+		if err != nil || len(s.Sites) != 1 {
+			return nil
+		}
+		out := map[string]api.AgentKeys{}
+		for _, a := range s.Agents() {
+			out[a.ID] = a
+		}
+		return out
+	}
+	d.wait("both were heard", func() bool {
+		s := status()
+		return s["a1"].Clock != "" && s["a2"].Clock != "" && s["a1"].Up && s["a2"].Up
+	})
+	s, err := d.api.KeyStatus(t.Context())
+	d.must(err)
+	kinds := map[string]bool{}
+	for _, k := range s.Oldest {
+		kinds[k.Kind] = true
+		if age := s.At.Sub(k.Made); age < 0 || age > time.Hour { // made a moment ago; the dates of certificates begin earlier
+			t.Errorf("%s %s is %s old", k.Kind, k.Owner, age)
+		}
+	}
+	if len(kinds) != 5 || s.Trust.Seq != 1 || s.Forks != 0 {
+		t.Errorf("%+v", s)
+	}
+	if a := status()["a1"]; a.Trust != 1 || a.Keys != 1 || a.Clock != intent.ClockTrusted || a.Made == nil {
+		t.Errorf("a1: %+v", a)
+	}
+	d.end("lon1/a2")
+	d.wait("a2 is gone", func() bool { return !status()["a2"].Up })
+	was := status()["a2"].Contact
+	d.end("coordinator")
+	d.coordinator(nil)
+	d.wait("a1 is back", func() bool { return status()["a1"].Up })
+	if a := status()["a2"]; was == nil || a.Up || a.Contact == nil || a.Contact.After(*was) || a.Trust != 1 {
+		t.Errorf("a2 after a restart: %+v, was heard %v", a, was)
+	}
 }

@@ -15,7 +15,7 @@ func (a *app) pkiCmd() *cobra.Command {
 		Use: "pki", Short: "Roots, certificates and keys of the domain", Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.pkiTrustCmd())
+	c.AddCommand(a.pkiStatusCmd(), a.pkiTrustCmd())
 	return c
 }
 

@@ -13,3 +13,9 @@ func (c *Client) AddTrust(ctx context.Context, env *intent.Envelope) (*api.Trust
 	out := &api.TrustResult{}
 	return out, c.call(ctx, http.MethodPost, "/v1/trust", nil, env, out)
 }
+
+// KeyStatus says how old keys are and who was heard when.
+func (c *Client) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
+	out := &api.KeyStatus{}
+	return out, c.call(ctx, http.MethodGet, "/v1/keys", nil, nil, out)
+}
