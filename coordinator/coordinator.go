@@ -227,7 +227,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
-	pub := &publish.Publisher{Store: c.store, Signer: writer, Epoch: c.epoch(), Now: time.Now}
+	pub := &publish.Publisher{Store: c.store, Signer: writer, Now: time.Now, Epoch: func() (uint64, error) { return publish.EpochOf(c.trust.Body(), writer.Public()) }}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {
@@ -243,17 +243,6 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		Apply: c.objects.Apply, Publish: c.agents.Sync, Lock: c.lockSite, Open: pub.Open, Notify: func(site string) { c.uplink.Notify(site) },
 	}
 	return c.loadView(ctx)
-}
-
-// epoch is that of the newest writer in use.
-func (c *Coordinator) epoch() uint64 {
-	var e uint64
-	for _, w := range c.trust.Body().Writers {
-		if w.State == intent.KeyUse {
-			e = max(e, w.Epoch)
-		}
-	}
-	return e
 }
 
 // loadView builds who may speak from trust and all rosters.
@@ -387,7 +376,7 @@ func (c *Coordinator) wire() (err error) {
 	c.rotation = &rotation.Rotation{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
-		ID:  c.id, Leaf: c.leaf.Certificate[0], Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
+		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.agents.pub.Signer.Public(), Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
 	c.backend = &backend{
@@ -436,8 +425,12 @@ func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
 	if err != nil {
 		return uplink.Welcome{}, err
 	}
+	epoch, err := c.agents.pub.Epoch()
+	if err != nil {
+		c.cfg.Logger.Warn("agents are heard, and nothing is published", "err", err)
+	}
 	return uplink.Welcome{
-		Coordinator: c.id, Epoch: c.agents.pub.Epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head(), Revocation: c.revoker.stream.Head(), Intent: head},
+		Coordinator: c.id, Epoch: epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head(), Revocation: c.revoker.stream.Head(), Intent: head},
 		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body().Coordinators,
 	}, nil
 }

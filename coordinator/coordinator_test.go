@@ -46,10 +46,11 @@ func TestInit(t *testing.T) {
 	if _, err := Init(t.Context(), InitConfig{Data: s.data, Domain: "x.example", ID: "c2", Addr: good.Addr, Admin: "eve", Logger: good.Logger}); err == nil || !strings.Contains(err.Error(), "holds a coordinator already") {
 		t.Errorf("a second Init in one place says %v", err)
 	}
-	if s.domain != "edge.example" || s.id != "c1" || s.epoch() != 1 {
-		t.Errorf("founded %s %s with epoch %d", s.domain, s.id, s.epoch())
+	epoch, err := s.agents.pub.Epoch()
+	if s.domain != "edge.example" || s.id != "c1" || epoch != 1 || err != nil {
+		t.Errorf("founded %s %s with epoch %d, %v", s.domain, s.id, epoch, err)
 	}
-	err := filepath.WalkDir(filepath.Join(s.data, "keys"), func(p string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(s.data, "keys"), func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

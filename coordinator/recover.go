@@ -14,7 +14,7 @@ import (
 
 func (c *Coordinator) newRecovery() *recovery.Recovery {
 	return &recovery.Recovery{
-		Store: c.store, Writers: c.trust.Body().Writers, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite,
+		Store: c.store, Writers: func() []intent.Writer { return c.trust.Body().Writers }, Without: c.cfg.Without, Log: c.cfg.Logger, Lock: c.lockSite,
 		Audit: func(ctx context.Context, what string) {
 			r := intent.AuditRecord{User: c.id, Via: "recovery", Verb: "recover", Result: intent.AuditDone, Reason: what}
 			if _, err := c.audit.Commit(ctx, r, store.Commit{}); err != nil {

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -133,4 +134,69 @@ func TestKeyStatusOfManySites(t *testing.T) {
 		t.Errorf("%d sites, %d agents in %v", len(st.Sites), len(st.Agents()), took)
 	}
 	t.Logf("1,001 sites in %v", took)
+}
+
+// A writer changes: the coordinator signs in the epoch of the key that it holds, and with none that is current it signs nothing. A
+// document that would leave it without one is refused at its API. An older copy takes over what both writers signed.
+func TestWriterByTrust(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	s.sync("lon1")
+	old := s.copyOf()
+	s.apply(`{"kind":"MachineType","metadata":{"name":"small"},"spec":{"cpu":{"min":2},"memoryMiB":{"min":1}}}`)
+	s.sync("lon1")
+	file := filepath.Join(s.data, "keys", fileWriter)
+	second, err := publish.MakeSigner(filepath.Join(t.TempDir(), fileWriter))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writers := func(states ...intent.KeyState) func(*intent.TrustBody) {
+		return func(b *intent.TrustBody) {
+			b.Writers = []intent.Writer{s.trust.Body().Writers[0], {Key: document.MarshalKey(second.Public().(ed25519.PublicKey)), Epoch: 2, Mode: intent.ModeContinue}}
+			for i := range b.Writers {
+				b.Writers[i].State = states[i]
+			}
+		}
+	}
+	add := func(env *intent.Envelope, refused string) {
+		t.Helper()
+		_, err := s.rotation.AddTrust(t.Context(), s.admin, env)
+		if (err == nil) != (refused == "") || err != nil && !strings.Contains(err.Error(), refused) {
+			t.Errorf("%v, want %q", err, refused)
+		}
+	}
+	add(nextTrust(t, s.data, s.trust, func(b *intent.TrustBody) { b.CAs = nil }), "no agent would speak")
+	add(nextTrust(t, s.data, s.trust, writers(intent.KeyUse, intent.KeyAccept)), "")
+	add(nextTrust(t, s.data, s.trust, writers(intent.KeyRetire, intent.KeyUse)), "writer key")
+	if h := s.head("lon1"); h.Epoch != 1 {
+		t.Errorf("head %v", h)
+	}
+	if err := publish.SaveSigner(file, second); err != nil {
+		t.Fatal(err)
+	}
+	s.restart()
+	s.apply(`{"kind":"MachineType","metadata":{"name":"small"},"spec":{"cpu":{"min":3},"memoryMiB":{"min":1}}}`)
+	if h := s.sync("lon1"); h.Epoch != 2 {
+		t.Errorf("head %v after the change of writer", h)
+	}
+	add(nextTrust(t, s.data, s.trust, writers(intent.KeyRetire, intent.KeyUse)), "")
+	s.apply(`{"kind":"MachineType","metadata":{"name":"small"},"spec":{"cpu":{"min":4},"memoryMiB":{"min":1}}}`)
+	last := s.sync("lon1")
+
+	old.open()
+	for _, env := range s.trust.From(2) {
+		if _, err := old.rotation.Trust.Add(t.Context(), env, store.Commit{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old.apply(`{"kind":"MachineType","metadata":{"name":"big"},"spec":{"cpu":{"min":9},"memoryMiB":{"min":1}}}`)
+	if err := old.agents.Sync(t.Context(), "lon1"); !errors.Is(err, publish.ErrNoWriter) {
+		t.Errorf("a coordinator with the retired key: %v", err)
+	}
+	old.sites(s)
+	old.recovery.Hear(t.Context(), "lon1", "a1", last)
+	if h := old.head("lon1"); h != last {
+		t.Errorf("the copy is at %v, the site at %v", h, last)
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
 // heads are what this agent has active.
@@ -167,12 +168,6 @@ func get(ctx context.Context, rt http.RoundTripper, url string) (*http.Response,
 	return res, nil
 }
 
-// pullBatch is how many envelopes are verified and staged at once; each is below 1 MB, a transaction holds 2.4.
-const (
-	pullBatch      = 64
-	pullBatchBytes = 1 << 20
-)
-
 // pull takes envelopes from base until the staged head reaches want or the source has no more.
 func (a *Agent) pull(ctx context.Context, rt http.RoundTripper, base string, want intent.Head) error {
 	for {
@@ -192,26 +187,18 @@ func (a *Agent) pull(ctx context.Context, rt http.RoundTripper, base string, wan
 }
 
 func (a *Agent) pullOnce(ctx context.Context, rt http.RoundTripper, url string) (int, error) {
-	total, size := 0, 0
-	var envs []*intent.Envelope
-	flush := func() error {
-		n, err := a.replica.Receive(ctx, envs)
-		total += n
-		envs, size = nil, 0
-		a.auditRefusal("intent.refused", err)
-		return err
-	}
+	in := replica.Intake{Replica: a.replica}
+	var refused error
 	err := envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
-		envs, size = append(envs, env), size+octets
-		if len(envs) >= pullBatch || size >= pullBatchBytes {
-			return flush()
-		}
-		return nil
+		refused = in.Add(ctx, env, octets)
+		return refused
 	})
-	if len(envs) > 0 { // also of an answer that broke off: what came is whole and verified by itself
-		err = errors.Join(err, flush())
+	if refused == nil {
+		refused = in.End(ctx)
+		err = errors.Join(err, refused)
 	}
-	return total, err
+	a.auditRefusal("intent.refused", refused)
+	return in.New, err
 }
 
 // envelopes calls fn for each envelope that url gives, one per line, with its octets.

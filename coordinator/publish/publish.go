@@ -1,8 +1,10 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,9 +22,24 @@ import (
 // Publisher appends to the chains of the sites.
 type Publisher struct {
 	Store  store.Store
-	Signer crypto.Signer // Ed25519, the writer of Epoch
-	Epoch  uint64
-	Now    func() time.Time
+	Signer crypto.Signer // Ed25519
+	// Epoch is that of Signer in the newest trust document. Errors: ErrNoWriter.
+	Epoch func() (uint64, error)
+	Now   func() time.Time
+}
+
+// ErrNoWriter says that trust does not let the writer key that is here sign anything new.
+var ErrNoWriter = errors.New("the writer key of this coordinator is not a current one of the trust document")
+
+// EpochOf returns the epoch in which key may sign under t. Errors: ErrNoWriter.
+func EpochOf(t *intent.TrustBody, key crypto.PublicKey) (uint64, error) {
+	pub, ok := key.(ed25519.PublicKey)
+	for _, w := range t.Writers {
+		if ok && w.State != intent.KeyRetire && bytes.Equal(w.Key, document.MarshalKey(pub)) {
+			return w.Epoch, nil
+		}
+	}
+	return 0, fmt.Errorf("cannot sign under trust %d: %w", t.Seq, ErrNoWriter)
 }
 
 func chainKey(site string, seq uint64) string { return fmt.Sprintf("chain/%s/%016x", site, seq) }
@@ -192,8 +209,12 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	if err != nil {
 		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
 	}
+	epoch, err := c.p.Epoch()
+	if err != nil {
+		return err
+	}
 	e := intent.Entry{
-		Header: document.Follow(c.head, intent.StreamIntent, c.p.Epoch, c.p.Now()),
+		Header: document.Follow(c.head, intent.StreamIntent, epoch, c.p.Now()),
 		Site:   c.site, Kind: kind, Body: raw,
 	}
 	payload, err := json.Marshal(e)

@@ -80,7 +80,11 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	if len(entries) == 0 {
 		return 0, nil
 	}
-	body := intent.RevocationBody{Header: document.Follow(r.head, intent.StreamRevocation, r.pub.Epoch, r.pub.Now()), Entries: entries}
+	epoch, err := r.pub.Epoch()
+	if err != nil {
+		return 0, err
+	}
+	body := intent.RevocationBody{Header: document.Follow(r.head, intent.StreamRevocation, epoch, r.pub.Now()), Entries: entries}
 	if err := body.Validate(); err != nil {
 		return 0, err
 	}

@@ -24,6 +24,9 @@ type adoption struct {
 	hold  store.Guard // the site is held, and by the hold that the caller saw
 	lost  []string    // secrets whose newest value only the site has
 
+	waits  []waiting // entries of a retired writer that none of a current one has followed yet
+	octets int       // of waits
+
 	put    map[string][]byte // of the entry at hand
 	gone   []string
 	guards []store.Guard
@@ -35,33 +38,74 @@ const BootKey = "skerry-boot"
 // maxRaces is how often another coordinator may be faster.
 const maxRaces = 20
 
-// take appends env, one commit for each. It returns how many were new. Errors: those of document.IntentChain; what came before
-// stays.
-func (a *adoption) take(ctx context.Context, env *intent.Envelope) (bool, error) {
+// waiting is an entry that was verified, and where the chain stands with it.
+type waiting struct {
+	env   *intent.Envelope
+	entry *intent.Entry
+	chain document.IntentChain
+}
+
+// maxWaiting bounds the octets of entries that wait for one of a current writer.
+const maxWaiting = 64 << 20
+
+// take appends env, one commit for each; an entry of a retired writer waits for one of a current writer that follows it. It
+// returns how many were appended. Errors: those of document.IntentChain; what came before stays.
+func (a *adoption) take(ctx context.Context, env *intent.Envelope) (int, error) {
 	run := a.chain
-	es, err := run.AcceptRun([]*intent.Envelope{env})
+	if len(a.waits) > 0 {
+		run = a.waits[len(a.waits)-1].chain
+	}
+	e, counts, err := run.Take(env)
 	if errors.Is(err, document.ErrKnown) {
-		return false, nil
+		return 0, nil
 	}
 	if errors.Is(err, document.ErrReplay) {
-		return false, a.sameBefore(ctx, env)
+		return 0, a.sameBefore(ctx, env)
 	}
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	e := es[0]
-	body, err := e.DecodeBody()
+	a.waits, a.octets = append(a.waits, waiting{env, e, run}), a.octets+len(env.Payload)
+	if !counts && a.octets < maxWaiting {
+		return 0, nil
+	}
+	if !counts {
+		return 0, a.settled()
+	}
+	n := 0
+	for len(a.waits) > 0 {
+		if err := a.append(ctx, a.waits[0]); err != nil {
+			return n, err
+		}
+		a.waits = a.waits[1:]
+		n++
+	}
+	a.waits, a.octets = nil, 0
+	return n, nil
+}
+
+// settled tells whether nothing waits any more. Errors: document.ErrRetired.
+func (a *adoption) settled() error {
+	if len(a.waits) == 0 {
+		return nil
+	}
+	return fmt.Errorf("cannot adopt %d entries of %s: %w", len(a.waits), a.site, document.ErrRetired)
+}
+
+// append commits one entry, with the catalog that it came from.
+func (a *adoption) append(ctx context.Context, w waiting) error {
+	body, err := w.entry.DecodeBody()
 	if err != nil {
-		return false, err
+		return err
 	}
 	for races := 0; ; races++ {
-		rev, err := a.commit(ctx, env, e, body)
+		rev, err := a.commit(ctx, w.env, w.entry, body)
 		if err == nil {
-			a.chain, a.rev = run, rev
-			return true, nil
+			a.chain, a.rev = w.chain, rev
+			return nil
 		}
 		if !errors.Is(err, store.ErrConflict) || races == maxRaces {
-			return false, err
+			return err
 		}
 	}
 }

@@ -37,8 +37,8 @@ const limit = 10 * time.Minute
 // Recovery asks sites for what this store has lost. Every field is set.
 type Recovery struct {
 	Store   store.Store
-	Writers []intent.Writer
-	Without []string // agents (site/agent) that are gone for good: nobody waits for their word
+	Writers func() []intent.Writer // of the newest trust document
+	Without []string               // agents (site/agent) that are gone for good: nobody waits for their word
 	Log     *slog.Logger
 
 	Lock    func(site string) (unlock func())          // nobody else works on the site's chain in this process
@@ -141,7 +141,7 @@ func (r *Recovery) recover(ctx context.Context, site, agent string) error {
 		return err
 	}
 	a := &adoption{
-		store: r.Store, site: site, rev: hg.Rev, hold: g, chain: document.IntentChain{Site: site, Head: head, Writers: r.Writers},
+		store: r.Store, site: site, rev: hg.Rev, hold: g, chain: document.IntentChain{Site: site, Head: head, Writers: r.Writers()},
 	}
 	n, err := r.takeOver(ctx, a, agent)
 	if len(a.lost) > 0 {
@@ -198,14 +198,15 @@ func (r *Recovery) takeOver(ctx context.Context, a *adoption, agent string) (n i
 			return n, err
 		}
 		fresh, err := a.take(ctx, env)
+		n += fresh
 		if err != nil {
 			return n, err
 		}
-		if fresh {
-			n++
-		}
 	}
-	return n, sc.Err()
+	if err := sc.Err(); err != nil {
+		return n, err
+	}
+	return n, a.settled()
 }
 
 // waitsFor lists the agents of the roster that were not heard.

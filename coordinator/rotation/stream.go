@@ -3,6 +3,7 @@ package rotation
 import (
 	"bufio"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -32,8 +33,9 @@ type Rotation struct {
 	Refused func(ctx context.Context, who, verb string, why error)
 	Log     *slog.Logger
 
-	ID         string // of this coordinator
-	Leaf       []byte // its certificate, DER
+	ID         string           // of this coordinator
+	Leaf       []byte           // its certificate, DER
+	Writer     crypto.PublicKey // of the key that it signs intent with
 	Revocation func() intent.Head
 	Sessions   func() []uplink.SessionInfo
 	Reports    func(site string) Heard

@@ -98,37 +98,48 @@ type IntentChain struct {
 
 // Accept verifies env and moves the head onto it. On an error the chain is as it was. The body of the entry was checked
 // for JSON shape only (activation validates it): an entry whose kind this agent does not know still belongs to the chain.
-// Errors: ErrSigner, ErrOtherSite, ErrEpoch, ErrKnown, ErrReplay, ErrGap, ErrFork, ErrSize, ErrType, intent.Problems.
+// Errors: ErrSigner, ErrRetired, ErrOtherSite, ErrEpoch, ErrKnown, ErrReplay, ErrGap, ErrFork, ErrSize, ErrType, intent.Problems.
 func (c *IntentChain) Accept(env *intent.Envelope) (*intent.Entry, error) {
-	e, w, err := c.verify(env)
+	es, err := c.AcceptRun([]*intent.Envelope{env})
 	if err != nil {
 		return nil, err
 	}
-	if w.State == intent.KeyRetire {
-		return nil, fmt.Errorf("cannot accept intent %d.%d: its writer is retired: %w", e.Epoch, e.Seq, ErrSigner)
+	return es[0], nil
+}
+
+// ErrRetired says that entries of a retired writer are verified and wait: they count when one of a current writer follows them,
+// because then it vouches for them by its hash. It is an ErrSigner.
+var ErrRetired = fmt.Errorf("its writer is retired, and no entry of a current one follows: %w", ErrSigner)
+
+// Take verifies env and moves the head onto it, as Accept does; counts is false for an entry of a retired writer. A caller takes on
+// a copy of the chain, and keeps that once an entry counts. Errors: as Accept, without ErrRetired.
+func (c *IntentChain) Take(env *intent.Envelope) (e *intent.Entry, counts bool, err error) {
+	e, w, err := c.verify(env)
+	if err != nil {
+		return nil, false, err
 	}
 	c.Head = e.Head(env.Payload)
-	return e, nil
+	return e, w.State != intent.KeyRetire, nil
 }
 
 // AcceptRun accepts envs in order, all or none. Entries of a retired writer count here when an entry of a current one
-// follows them in the run; a run that ends on a retired writer is refused with ErrSigner.
-// Errors: as Accept, wrapped with the index.
+// follows them in the run; a run that ends on a retired writer is refused with ErrRetired.
+// Errors: as Accept; of a run of several, wrapped with the index.
 func (c *IntentChain) AcceptRun(envs []*intent.Envelope) ([]*intent.Entry, error) {
-	run := *c
+	run, counts := *c, true
 	entries := make([]*intent.Entry, 0, len(envs))
-	retired := false
 	for i, env := range envs {
-		e, w, err := run.verify(env)
-		if err != nil {
-			return nil, fmt.Errorf("cannot accept entry %d of the run: %w", i, err)
+		e, now, err := run.Take(env)
+		if err != nil && len(envs) > 1 {
+			err = fmt.Errorf("cannot accept entry %d of the run: %w", i, err)
 		}
-		run.Head = e.Head(env.Payload)
-		retired = w.State == intent.KeyRetire
-		entries = append(entries, e)
+		if err != nil {
+			return nil, err
+		}
+		entries, counts = append(entries, e), now
 	}
-	if retired {
-		return nil, fmt.Errorf("cannot accept a run that ends on a retired writer: %w", ErrSigner)
+	if !counts {
+		return nil, fmt.Errorf("cannot accept intent %d.%d: %w", run.Head.Epoch, run.Head.Seq, ErrRetired)
 	}
 	c.Head = run.Head
 	return entries, nil

@@ -17,5 +17,5 @@ func (s *Replica) StageOnly(env *intent.Envelope) error {
 	if err != nil {
 		return err
 	}
-	return s.stage([]*intent.Entry{e}, [][]byte{wire})
+	return s.stage([]received{{e, wire, e.Head(env.Payload)}})
 }

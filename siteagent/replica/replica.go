@@ -229,15 +229,17 @@ func (s *Replica) userKeys() map[intent.Digest]string {
 }
 
 // Receive verifies envelopes that follow the staged head, keeps them, and activates what it can. A refused envelope stops
-// there: what came before it is kept. It returns how many were new.
+// there: what came before it is kept. It returns how many were new. Errors: document.ErrRetired when the last of them wait for an
+// entry of a current writer; they are not kept, and come again with that.
 func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var fresh []*intent.Entry
-	var wires [][]byte
+	run := s.chain
+	var fresh []received
+	counted := 0
 	var refused error
 	for _, env := range envs {
-		e, err := s.chain.Accept(env)
+		e, counts, err := run.Take(env)
 		if errors.Is(err, document.ErrKnown) || errors.Is(err, document.ErrReplay) {
 			continue
 		}
@@ -249,18 +251,46 @@ func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, erro
 		if err != nil {
 			return 0, err
 		}
-		fresh, wires = append(fresh, e), append(wires, wire)
-		s.floor.Observe(e.Issued)
-	}
-	if len(fresh) > 0 {
-		if err := s.stage(fresh, wires); err != nil {
-			return 0, err
+		if fresh = append(fresh, received{e, wire, run.Head}); counts {
+			counted = len(fresh)
 		}
+	}
+	if refused == nil && counted < len(fresh) {
+		refused = fmt.Errorf("cannot accept intent %d.%d: %w", run.Head.Epoch, run.Head.Seq, document.ErrRetired)
+	}
+	for kept := 0; kept < counted; {
+		n := fits(fresh[kept:counted])
+		if err := s.stage(fresh[kept : kept+n]); err != nil {
+			return kept, err
+		}
+		kept += n
+	}
+	if counted > 0 {
 		if err := s.activate(); err != nil {
 			s.log.Error("intent is rejected; the last good state stays", "err", err)
 		}
 	}
-	return len(fresh), refused
+	return counted, refused
+}
+
+// received is one verified entry, and where the chain stands with it.
+type received struct {
+	entry *intent.Entry
+	wire  []byte
+	head  intent.Head
+}
+
+// maxStage bounds what one transaction stages: it holds 2.4 MB, and one entry has up to 1.
+const maxStage = 1 << 20
+
+// fits returns how many of rs one transaction takes, at least one.
+func fits(rs []received) int {
+	n, size := 0, 0
+	for n < len(rs) && size < maxStage {
+		size += len(rs[n].wire)
+		n++
+	}
+	return n
 }
 
 // Retry activates what was staged and could not be kept then, as on a full disk.
@@ -271,12 +301,13 @@ func (s *Replica) Retry() error {
 }
 
 // stage writes envelopes and the staged head in one transaction, then the marks. Rosters act on receipt.
-func (s *Replica) stage(entries []*intent.Entry, wires [][]byte) error {
-	head := s.chain.Head
+func (s *Replica) stage(rs []received) error {
+	head := rs[len(rs)-1].head
 	var roster *intent.RosterBody
 	err := s.db.UpdateSigned(func(tx *state.Tx) error {
-		for i, e := range entries {
-			if err := tx.Put(bucketIntent, seqKey(e.Seq), wires[i]); err != nil {
+		for _, r := range rs {
+			e := r.entry
+			if err := tx.Put(bucketIntent, seqKey(e.Seq), r.wire); err != nil {
 				return err
 			}
 			if e.Kind == intent.EntryRoster {
@@ -292,10 +323,11 @@ func (s *Replica) stage(entries []*intent.Entry, wires [][]byte) error {
 		return putJSON(tx, bucketMeta, "staged", head)
 	})
 	if err != nil {
-		if rerr := s.db.View(func(tx *state.Tx) error { return getJSON(tx, bucketMeta, "staged", &s.chain.Head) }); rerr != nil {
-			return errors.Join(err, rerr)
-		}
 		return fmt.Errorf("cannot stage intent: %w", err)
+	}
+	s.chain.Head = head
+	for _, r := range rs {
+		s.floor.Observe(r.entry.Issued)
 	}
 	if err := s.saveMarks(); err != nil {
 		return err

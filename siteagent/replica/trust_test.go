@@ -1,6 +1,8 @@
 package replica_test
 
 import (
+	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"os"
 	"testing"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
 )
 
@@ -125,5 +128,66 @@ func TestTrustAfterNewRoots(t *testing.T) {
 	defer db.Close()
 	if s.TrustHead().Seq != 2 {
 		t.Errorf("head is %d, want 2", s.TrustHead().Seq)
+	}
+}
+
+// Entries of a retired writer count below an entry of a current one, never alone: whoever holds the old key cannot go on with it, and
+// an agent that was away gets past the change.
+func TestRetiredWriter(t *testing.T) {
+	a, dir := sitetest.NewAuthor(t), t.TempDir()
+	old := []*intent.Envelope{a.Put(sitetest.SiteDoc), a.Put(sitetest.MachineTypeDoc("small", 1))}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := intent.Writer{Key: document.MarshalKey(key.Public().(ed25519.PublicKey)), Epoch: 2, Mode: intent.ModeContinue, State: intent.KeyUse}
+	body, err := json.Marshal(intent.PutBody{Objects: []intent.PutObject{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := a.Sign(intent.PayloadIntent, intent.Entry{Header: document.Follow(a.Head, intent.StreamIntent, 2, time.Now()), Site: a.Site, Kind: intent.EntryPut, Body: body}, key)
+	forged := a.Put(sitetest.MachineTypeDoc("small", 2)) // in the place of newer, by the old key
+
+	s, db := sitetest.OpenReplica(t, dir, a, "a1")
+	f := func(want error, n int, seq uint64, envs ...*intent.Envelope) {
+		t.Helper()
+		got, err := s.Receive(t.Context(), envs)
+		if !errors.Is(err, want) || (err == nil) != (want == nil) || got != n || s.State().Staged.Seq != seq {
+			t.Errorf("%d new, %v, staged %d; want %d, %v, %d", got, err, s.State().Staged.Seq, n, want, seq)
+		}
+	}
+	f(nil, 1, 1, old[0])
+	if err := s.AddTrust([]*intent.Envelope{trustAfter(a, s.TrustHead(), func(b *intent.TrustBody) {
+		was := b.Writers[0]
+		was.State = intent.KeyRetire
+		b.Writers = []intent.Writer{was, next}
+	})}); err != nil {
+		t.Fatal(err)
+	}
+	f(document.ErrRetired, 0, 1, old[1])
+	f(document.ErrRetired, 0, 1, old...)
+	f(document.ErrRetired, 0, 1, old[1], forged)
+	f(document.ErrFork, 0, 1, old[1], forged, newer)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, db = sitetest.OpenReplica(t, dir, a, "a1")
+	defer db.Close()
+	in := replica.Intake{Replica: s} // as they come over a line
+	for _, env := range []*intent.Envelope{old[0], old[1]} {
+		if err := in.Add(t.Context(), env, 1<<20); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := in.End(t.Context()); !errors.Is(err, document.ErrRetired) || in.New != 0 {
+		t.Errorf("a source that ends on a retired writer: %d new, %v", in.New, err)
+	}
+	if err := errors.Join(in.Add(t.Context(), newer, 1<<20), in.End(t.Context())); err != nil || in.New != 2 {
+		t.Errorf("with what follows: %d new, %v", in.New, err)
+	}
+	f(nil, 0, 3, newer)
+	f(nil, 0, 3, old...)
+	if st := s.State(); st.Head != st.Staged || st.Head.Epoch != 2 {
+		t.Errorf("active %v, staged %v: %s", st.Head, st.Staged, st.Rejected)
 	}
 }
