@@ -10,6 +10,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/upkeep"
 )
 
 // serveMetrics answers /metrics on the management network, in plain HTTP for Prometheus.
@@ -48,7 +49,8 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
-	a.keyGauges(set)
+	upkeep.KeyGauges(set, a.backend.keys, a.id.Leaf, func() time.Time { now, _ := a.floor.Now(); return now },
+		func() time.Time { return a.uplink.Status().Heard })
 	for _, st := range []intent.MachineState{
 		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
 		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
