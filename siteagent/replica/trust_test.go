@@ -28,15 +28,15 @@ func trustAfter(a *sitetest.Author, head intent.Head, change func(*intent.TrustB
 // store from before a document is found out by the marks.
 func TestTrustStream(t *testing.T) {
 	a, dir := sitetest.NewAuthor(t), t.TempDir()
-	s, db := sitetest.OpenReplica(t, dir, a, "a1")
+	_, first := sitetest.OpenReplica(t, dir, a, "a1")
 	old := t.TempDir()
-	if err := db.Close(); err != nil {
+	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(old, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	s, db = sitetest.OpenReplica(t, dir, a, "a1")
+	s, db := sitetest.OpenReplica(t, dir, a, "a1")
 	docs := []*intent.Envelope{a.Env}
 	head := s.TrustHead()
 	for range 3 {

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,11 +18,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/install/ramdisk"
@@ -42,8 +38,6 @@ const (
 	hostImage  = 1 << 30
 	spare      = 128 << 20 // of the disk beyond the image, for the seed
 	writes     = 3         // of each kind, in turn
-
-	hostWorkers = 4 // as the installer has
 )
 
 // randomImage makes a GPT image whose one partition is full of random octets: no block is zero, none compresses.
@@ -249,15 +243,13 @@ func span(b *testing.B, text, name string) time.Duration {
 	return time.Duration((to - from) * float64(time.Second))
 }
 
-// BenchmarkWriteHost: the image writer on this host, from the file in the page cache that dd reads too, onto a loop device over a
-// file of the same file system, against dd into such a file; the installer's whole pipeline from an HTTP server on loopback,
-// which takes its share of the same cores; and with reading back, against dd and openssl.
+// BenchmarkWriteHost: the installer's pipeline on this host, from an HTTP server on loopback onto a loop device, against dd
+// of the same bytes into a file of the same file system; and with reading back, against dd and openssl.
 func BenchmarkWriteHost(b *testing.B) {
 	lab.Need(b, lab.Root, lab.Tool("losetup", "mount"), lab.Tool("dd", "coreutils"), lab.Tool("openssl", "openssl"))
 	img := randomImage(b, hostImage)
-	var alone, write, whole, dd, ddWhole []time.Duration
+	var write, whole, dd, ddWhole []time.Duration
 	for i := range writes {
-		b.Run(fmt.Sprintf("writer%d", i), func(b *testing.B) { alone = append(alone, writeHost(b, img)) })
 		b.Run(fmt.Sprintf("installer%d", i), func(b *testing.B) {
 			w, all := installHost(b, img)
 			write, whole = append(write, w), append(whole, all)
@@ -279,12 +271,12 @@ func BenchmarkWriteHost(b *testing.B) {
 	for _, f := range []struct {
 		name       string
 		ours, peer []time.Duration
-	}{{"SHA-256 and write, against dd to a file", alone, dd}, {"fetch, SHA-256 and write, against dd to a file", write, dd}, {"the same and read back with SHA-256, against dd and openssl dgst of both", whole, ddWhole}} {
+	}{{"fetch, SHA-256 and write, against dd to a file", write, dd}, {"the same and read back with SHA-256, against dd and openssl dgst of both", whole, ddWhole}} {
 		o, p := bench.Quantile(f.ours, 0.5), bench.Quantile(f.peer, 0.5)
 		bench.Figure(os.Stdout, fmt.Sprintf("image of 1 GiB on the host, median of %d: %s", writes, f.name), bench.Rate(hostImage, o), bench.Rate(hostImage, p),
 			fmt.Sprintf("%.2f", p.Seconds()/o.Seconds()), ">= 0.8")
 	}
-	b.Logf("writer %v, installer %v %v, dd %v %v", alone, write, whole, dd, ddWhole)
+	b.Logf("installer %v %v, dd %v %v", write, whole, dd, ddWhole)
 }
 
 func sh(b *testing.B, line string) {
@@ -314,9 +306,13 @@ func (d *timedDisk) Verify(ctx context.Context, full bool, progress func(uint64)
 
 func (d *timedDisk) Close() error { return d.dev.Close() }
 
-// loopDisk makes a loop device that the image fits.
-func loopDisk(b *testing.B) string {
+// installHost runs the installer in this process.
+func installHost(b *testing.B, path string) (write, whole time.Duration) {
 	b.Helper()
+	img, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
 	back := filepath.Join(b.TempDir(), "disk")
 	f, err := os.Create(back)
 	if err != nil {
@@ -332,68 +328,6 @@ func loopDisk(b *testing.B) string {
 	}
 	loop := strings.TrimSpace(string(out))
 	b.Cleanup(func() { sh(b, "losetup -d "+loop) })
-	return loop
-}
-
-// writeHost checks and writes the image with as many workers as the installer has, from path, and makes it last.
-func writeHost(b *testing.B, path string) time.Duration {
-	b.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	m, err := intent.ScanManifest(f)
-	if err != nil {
-		b.Fatal(err)
-	}
-	dev, err := image.OpenDisk(loopDisk(b), hostImage+spare)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer dev.Close()
-	w, err := image.NewWriter(dev, m)
-	if err != nil {
-		b.Fatal(err)
-	}
-	at := time.Now()
-	block := func(i int, buf []byte, put func([]byte) error) error {
-		off, n := w.Block(i)
-		if _, err := f.ReadAt(buf[:n], off); err != nil {
-			return err
-		}
-		return put(buf[:n])
-	}
-	if err := block(0, w.Buffer(), w.Start); err != nil {
-		b.Fatal(err)
-	}
-	var next atomic.Int64
-	var g errgroup.Group
-	for range hostWorkers {
-		g.Go(func() error {
-			buf := w.Buffer()
-			for i := int(next.Add(1)); i < w.Blocks(); i = int(next.Add(1)) {
-				if err := block(i, buf, func(b []byte) error { return w.Put(i, b) }); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := errors.Join(g.Wait(), dev.Sync()); err != nil {
-		b.Fatal(err)
-	}
-	return time.Since(at)
-}
-
-// installHost runs the installer in this process.
-func installHost(b *testing.B, path string) (write, whole time.Duration) {
-	b.Helper()
-	img, err := os.ReadFile(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	loop := loopDisk(b)
 	s := newSite(b, img, scenario{fw: vm.BIOS, diskBytes: hostImage + spare})
 	agent, pin := s.loopback(b, path)
 	client, err := install.NewClient(install.ClientConfig{Agents: []string{agent}, Pins: []string{pin}, Token: "token1", Log: slog.New(slog.DiscardHandler)})
