@@ -39,7 +39,7 @@ type Config struct {
 	Join     string // TOKEN@HOST:PORT, used once; ignored by an agent that has joined
 	Spare    string // kit of a spare that takes the place of agent Replaces; used once, as Join is
 	Replaces string
-	// What opens the kit: the file of an age identity, or its passphrase.
+	// What opens the kit: the file of an age identity, or one with the passphrase. An environment shows to whoever reads /proc.
 	KitIdentity, KitPassphrase string
 	Management                 string   // host:port of site API and mesh, TCP and UDP
 	Boot                       []string // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only

@@ -79,7 +79,11 @@ func unpack(cfg Config, dir string) error {
 	}
 	key := seal.Key{Identity: cfg.KitIdentity}
 	if cfg.KitPassphrase != "" {
-		key.Passphrase = seal.NewSecret([]byte(cfg.KitPassphrase))
+		b, err := os.ReadFile(cfg.KitPassphrase)
+		if err != nil {
+			return fmt.Errorf("cannot read passphrase: %w", err)
+		}
+		key.Passphrase = seal.NewSecret(bytes.TrimSpace(b))
 	}
 	defer debug.FreeOSMemory() // a passphrase costs 256 MiB once; an agent lives for years
 	return members.UnpackKit(f, key, dir)

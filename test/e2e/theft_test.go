@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +44,12 @@ func TestTheft(t *testing.T) {
 		t.Fatalf("no passphrase in %q", out)
 	}
 	pass := strings.Fields(rest)[0]
+	const password = "MARKED-correct-horse-battery"
+	s.Apply(`{"apiVersion":"skerry/v1","kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + password + `"}}}`)
+	marked := map[string]string{
+		"the kit's passphrase": pass, "a BMC's password": password, "a user's token": strings.Split(s.Token, ".")[2],
+		"a join token": strings.Split(tok.Token, ".")[2],
+	}
 	s.Until("the site knows the spare", func(ctx context.Context) bool {
 		st, err := s.API("coordinator").SiteStatus(ctx, "lon1")
 		return err == nil && st.Head == st.Published
@@ -48,8 +58,11 @@ func TestTheft(t *testing.T) {
 
 	// While a2 stands there, the spare does not come in.
 	s.Addr["s1"] = s.Addr["a2"]
-	t.Setenv("SKERRY_KIT_PASSPHRASE", pass)
-	spare := []string{"--spare", kit, "--replaces", "a2"}
+	file := kit + ".passphrase"
+	if err := os.WriteFile(file, []byte(pass+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spare := []string{"--spare", kit, "--passphrase-file", file, "--replaces", "a2"}
 	if said, err := run(ctx, exe, append([]string{"agent", "--data", s.Data("s1"), "--management", s.Addr["s1"]}, spare...)...); err == nil || !strings.Contains(said, "a2") {
 		t.Fatalf("a spare came in while a2 is there: %v\n%s", err, said)
 	}
@@ -100,9 +113,11 @@ func TestTheft(t *testing.T) {
 		t.Errorf("at the end %+v, %v", st, err)
 	}
 
+	noTrace(t, s, marked)
+
 	// Restarted without its kit, the spare is who it became.
 	s.Kill("s1")
-	if err := os.Remove(kit); err != nil {
+	if err := errors.Join(os.Remove(kit), os.Remove(file)); err != nil {
 		t.Fatal(err)
 	}
 	s.Agent("s1")
@@ -118,4 +133,37 @@ func run(ctx context.Context, exe string, args ...string) (string, error) {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, exe, args...).CombinedOutput()
 	return string(out), err
+}
+
+// noTrace looks for marked secrets where they must never be: in what processes log and keep, and in their environments.
+func noTrace(t *testing.T, s *procs.Site, marked map[string]string) {
+	t.Helper()
+	looked := 0
+	look := func(where string, b []byte) {
+		looked++
+		for what, secret := range marked {
+			if bytes.Contains(b, []byte(secret)) {
+				t.Errorf("%s is in %s", what, where)
+			}
+		}
+	}
+	err := filepath.WalkDir(filepath.Dir(s.Data("a1")), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil // a process that runs removes files
+		}
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		look(path, b)
+		return err
+	})
+	for name, p := range s.Procs {
+		b, eerr := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid()))
+		err = errors.Join(err, eerr)
+		look("the environment of "+name, b)
+	}
+	if err != nil || looked < 20 {
+		t.Errorf("looked at %d places, %v", looked, err)
+	}
 }

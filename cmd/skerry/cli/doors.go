@@ -179,7 +179,6 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 			*s.to = s.value
 		}
 	}
-	cfg.KitPassphrase = env("KIT_PASSPHRASE", "")
 	if boot := env("LISTEN_BOOT", strings.Join(af.Listen.Boot, ",")); boot != "" && !c.Flags().Changed("boot") {
 		cfg.Boot = strings.Split(boot, ",")
 	}
@@ -235,7 +234,8 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
 		f.StringVar(&cfg.Spare, "spare", "", "kit of a spare (`skerry agent kit`): this box takes the place of --replaces; used once")
 		f.StringVar(&cfg.Replaces, "replaces", "", "agent whose place the spare takes")
-		f.StringVar(&cfg.KitIdentity, "identity", "", "file of the age identity that opens the kit; else SKERRY_KIT_PASSPHRASE")
+		f.StringVar(&cfg.KitIdentity, "identity", "", "file of the age identity that opens the kit")
+		f.StringVar(&cfg.KitPassphrase, "passphrase-file", "", "file with the passphrase that opens the kit; remove it afterwards")
 		f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")
 		f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
 		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")

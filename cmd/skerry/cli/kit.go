@@ -17,7 +17,7 @@ func (a *app) agentKitCmd() *cobra.Command {
 		Use: "kit --join TOKEN@HOST:PORT --out FILE", Short: "Make the kit of a spare agent: for a box that is lost while the WAN is down", Args: args(),
 		Long: "Make the kit of a spare agent. The spare stands in the site's roster from now on and is told its secrets, and does nothing.\n" +
 			"When a box is lost, also with the coordinator out of reach, a new one takes its place:\n\n" +
-			"  SKERRY_KIT_PASSPHRASE=… skerry agent --spare lon1-s1.kit --replaces a1 --management HOST:7444 --boot ADDRESS\n\n" +
+			"  skerry agent --spare lon1-s1.kit --passphrase-file FILE --replaces a1 --management HOST:7444 --boot ADDRESS\n\n" +
 			"Whoever opens a kit is that spare: keep it where the site's people reach it and a thief does not. A kit is used by one box.",
 		Example: "  skerry token create --site lon1 --agent s1 --spare > token\n  skerry agent kit --join @token --out lon1-s1.kit\n  skerry agent kit --join @token --out lon1-s1.kit --to age1…",
 		RunE: func(c *cobra.Command, _ []string) error {

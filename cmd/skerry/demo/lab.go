@@ -57,7 +57,6 @@ type lab struct {
 	tokens map[string]string // context -> bearer token
 	out    io.Writer
 	event  func(string)
-	secret []string // environment of the next process alone
 }
 
 func newLab(dir, exe string, out io.Writer) *lab {
@@ -177,7 +176,7 @@ func (l *lab) start(name, ns string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("cannot log %s: %w", name, err)
 	}
-	p, err := l.net.Start(netlab.Command{Name: name, NS: l.ns[ns], Path: l.exe, Args: args, Output: log, Env: append(l.env(), l.secret...)})
+	p, err := l.net.Start(netlab.Command{Name: name, NS: l.ns[ns], Path: l.exe, Args: args, Output: log, Env: l.env()})
 	if err != nil {
 		return err
 	}
@@ -205,10 +204,11 @@ func (l *lab) startAgent(i int, join string) error {
 
 // startSpare starts spare s1 on the host of agent i, at its addresses.
 func (l *lab) startSpare(i int, kit, passphrase string) error {
-	name := fmt.Sprintf("a%d", i)
-	l.secret = []string{"SKERRY_KIT_PASSPHRASE=" + passphrase}
-	defer func() { l.secret = nil }()
-	return l.start("s1", name, append(l.agentArgs("s1", i), "--spare", kit, "--replaces", name)...)
+	name, file := fmt.Sprintf("a%d", i), kit+".passphrase"
+	if err := os.WriteFile(file, []byte(passphrase), 0o600); err != nil {
+		return fmt.Errorf("cannot keep the kit's passphrase: %w", err)
+	}
+	return l.start("s1", name, append(l.agentArgs("s1", i), "--spare", kit, "--passphrase-file", file, "--replaces", name)...)
 }
 
 func (l *lab) agentArgs(name string, i int) []string {
