@@ -11,6 +11,8 @@ GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
 TESTFLAGS ?= -timeout 14m -p 2
+# Packages begin in this order: with the longest first, no core waits for it at the end.
+LONGEST   := ./test/e2e ./cmd/skerry/demo ./test/fault
 FUZZTIME  ?= 30s
 
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
@@ -37,7 +39,7 @@ demo-keep: packages-demo build ramdisk image-tiny ## the same, and leave it runn
 	$(BIN)/skerry demo --assets $(OUT) --examples examples --keep
 
 test: packages-test ramdisk image-tiny ## every test; as root all of them, else what an ordinary user can run
-	go test $(TESTFLAGS) ./...
+	go test $(TESTFLAGS) $(LONGEST) ./...
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 
 check: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/deadcode ## format, vet, staticcheck, dead code, the rules of the repository
