@@ -131,9 +131,9 @@ func (a *Agent) pullRevocations(ctx context.Context, rt http.RoundTripper, base 
 	before := a.replica.Revocations().Len()
 	err = a.replica.AddRevocations(envs)
 	a.auditRefusal("revocation.refused", err)
+	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
 	if n := a.replica.Revocations().Len(); n > before {
 		closed := a.closeGone()
-		a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
 		if jerr := a.journalEvent("revocation.learnt", fmt.Sprintf("%d more identities are revoked, %d sessions ended", n-before, closed)); jerr != nil {
 			a.cfg.Logger.Warn("event not journaled", "err", jerr)
 		}

@@ -158,7 +158,7 @@ func (s *Replica) AddRevocations(envs []*intent.Envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var refused error
-	before := s.revoked.Len()
+	before, head := s.revoked.Len(), s.revocation.Head
 	for _, env := range envs {
 		err := s.addRevocation(env)
 		refused = errors.Join(refused, err)
@@ -166,7 +166,7 @@ func (s *Replica) AddRevocations(envs []*intent.Envelope) error {
 			break
 		}
 	}
-	if s.revoked.Len() == before {
+	if s.revoked.Len() == before && s.revocation.Head == head {
 		return refused
 	}
 	if err := s.saveMarks(); err != nil {

@@ -116,9 +116,10 @@ func TestRevocationsOnlyGrow(t *testing.T) {
 	f(document.ErrSigner, 0, "", revocation(stranger, &none, "root"))
 	f(nil, 1, "ana", docs[0])
 	f(nil, 1, "ana kim", docs[2]) // a gap: it acts, the head waits
-	f(nil, 3, "ana ben eve kim", docs[1], docs[2])
-	f(nil, 3, "ana ben eve kim", docs[0], docs[2])
-	f(document.ErrFork, 3, "ana ben eve kim zoe", forked)
+	f(nil, 2, "ana ben eve kim", docs[1])
+	f(document.ErrFork, 2, "ana ben eve kim zoe", forked)
+	f(nil, 3, "ana ben eve kim zoe", docs[2]) // nothing new, and the head moves all the same
+	f(nil, 3, "ana ben eve kim zoe", docs[0], docs[2])
 	sent := map[string]bool{}
 	if err := s.RevocationFeed(2, func(env *intent.Envelope) error { sent[env.Digest().Hex()] = true; return nil }); err != nil {
 		t.Fatal(err)
@@ -153,6 +154,10 @@ func TestRevocationsOnlyGrow(t *testing.T) {
 	defer db.Close()
 	if !db.Recovering() || s.Level() {
 		t.Error("a copy from before the revocations is not recovering")
+	}
+	f(nil, 2, "ana ben eve", docs[:2]...)
+	if s.Level() {
+		t.Error("level with the marks at document 2: the head moved to 3 without being marked")
 	}
 	f(nil, 3, "ana ben eve kim", docs...)
 	if !s.Level() {
