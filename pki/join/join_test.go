@@ -292,7 +292,7 @@ func TestToken(t *testing.T) {
 	if strings.Contains(tok.String(), strings.Split(tok.Text(), ".")[2]) {
 		t.Error("String shows the secret")
 	}
-	for _, bad := range []string{"", "skj1", "skj1.a.b.c", tok.Text() + ".x", "skj2" + tok.Text()[4:], tok.Text() + "=", strings.ToUpper(tok.Text())} {
+	for _, bad := range []string{"", "skj1", "skj1.a.b.c", tok.Text() + ".x", "skj2" + tok.Text()[4:], tok.Text() + "=", tok.Text()[:20] + "\r\n" + tok.Text()[20:], strings.ToUpper(tok.Text())} {
 		if _, err := Parse(bad); !errors.Is(err, ErrToken) {
 			t.Errorf("Parse(%.20q) = %v", bad, err)
 		}

@@ -67,7 +67,11 @@ func Parse(s string) (Token, error) {
 	if err1 != nil || err2 != nil || len(secret) != secretSize || len(pin) != len(intent.Digest{}) {
 		return Token{}, fmt.Errorf("cannot parse join token: %w", ErrToken)
 	}
-	return Token{ID: p[1], Secret: seal.NewSecret(secret), Pin: intent.Digest(pin)}, nil
+	t := Token{ID: p[1], Secret: seal.NewSecret(secret), Pin: intent.Digest(pin)}
+	if t.Text() != s { // the decoder skips line ends
+		return Token{}, fmt.Errorf("cannot parse join token: %w", ErrToken)
+	}
+	return t, nil
 }
 
 // ParseTarget reads TOKEN@HOST:PORT, as `skerry agent --join` takes it. Errors: ErrToken.
