@@ -49,7 +49,7 @@ type fetcher struct {
 func newFetcher(sources []string) *fetcher {
 	return &fetcher{
 		http: &http.Client{Transport: &http.Transport{
-			MaxIdleConnsPerHost: fetchWorkers, IdleConnTimeout: time.Minute, DisableCompression: true,
+			MaxIdleConnsPerHost: Workers, IdleConnTimeout: time.Minute, DisableCompression: true,
 			ResponseHeaderTimeout: callTimeout, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		}},
 		sources: sources, bytes: map[string]uint64{}, bad: map[string]int{}, rest: map[string]time.Time{},

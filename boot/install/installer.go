@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// fetchWorkers is how many blocks are on their way at once, each with a buffer of 4 MiB.
-	fetchWorkers = 8
+	// Workers is how many blocks are on their way at once, each with a buffer of 4 MiB.
+	Workers = 8
 	// reportEvery is the pause between progress reports (boot.md section 6).
 	reportEvery = 5 * time.Second
 	// maxBuffered bounds log lines that no agent took yet; the oldest go.

@@ -115,7 +115,7 @@ func (j *job) write(ctx context.Context) error {
 		}
 		return nil
 	})
-	for range min(fetchWorkers, wr.Blocks()) {
+	for range min(Workers, wr.Blocks()) {
 		g.Go(func() error {
 			buf := wr.Buffer()
 			for i := range next {

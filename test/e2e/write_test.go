@@ -15,11 +15,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/install/ramdisk"
@@ -243,40 +246,49 @@ func span(b *testing.B, text, name string) time.Duration {
 	return time.Duration((to - from) * float64(time.Second))
 }
 
-// BenchmarkWriteHost: the installer's pipeline on this host, from an HTTP server on loopback onto a loop device, against dd
-// of the same bytes into a file of the same file system; and with reading back, against dd and openssl.
+// BenchmarkWriteHost: the installer's pipeline on this host, from an HTTP server on loopback into a file past the page cache,
+// against dd of the same bytes into a file of the same file system, durable at its end, through the page cache and past it; and
+// with reading back, against dd and openssl. The server, the TCP stack and SHA-256 share the cores with the writing; dd has them
+// for itself.
 func BenchmarkWriteHost(b *testing.B) {
-	lab.Need(b, lab.Root, lab.Tool("losetup", "mount"), lab.Tool("dd", "coreutils"), lab.Tool("openssl", "openssl"))
+	lab.Need(b, lab.Tool("dd", "coreutils"), lab.Tool("openssl", "openssl"))
 	img := randomImage(b, hostImage)
-	var write, whole, dd, ddWhole []time.Duration
+	var write, whole, dd, direct, ddWhole []time.Duration
+	timed := func(b *testing.B, format string, args ...any) time.Duration {
+		at := time.Now()
+		sh(b, fmt.Sprintf(format, args...))
+		return time.Since(at)
+	}
 	for i := range writes {
 		b.Run(fmt.Sprintf("installer%d", i), func(b *testing.B) {
 			w, all := installHost(b, img)
 			write, whole = append(write, w), append(whole, all)
 		})
 		b.Run(fmt.Sprintf("dd%d", i), func(b *testing.B) {
-			to := filepath.Join(b.TempDir(), "to")
-			at := time.Now()
-			sh(b, fmt.Sprintf("dd if=%s of=%s bs=4M oflag=direct conv=fsync status=none", img, to))
-			dd = append(dd, time.Since(at))
-			at = time.Now()
-			sh(b, fmt.Sprintf("dd if=%[1]s bs=4M status=none | tee >(openssl dgst -sha256 >%[2]s.sum) | dd of=%[2]s bs=4M iflag=fullblock oflag=direct conv=fsync status=none;"+
+			dir := b.TempDir()
+			dd = append(dd, timed(b, "dd if=%s of=%s/cached bs=4M conv=fsync status=none", img, dir))
+			to := filepath.Join(dir, "to")
+			direct = append(direct, timed(b, "dd if=%s of=%s bs=4M oflag=direct conv=fsync status=none", img, to))
+			ddWhole = append(ddWhole, timed(b, "dd if=%[1]s bs=4M status=none | tee >(openssl dgst -sha256 >%[2]s.sum) | dd of=%[2]s bs=4M iflag=fullblock oflag=direct conv=fsync status=none;"+
 				"dd if=%[2]s bs=4M iflag=direct status=none | openssl dgst -sha256 >%[2]s.back; cmp %[2]s.sum %[2]s.back", img, to))
-			ddWhole = append(ddWhole, time.Since(at))
 		})
 	}
 	if len(whole) != writes || len(ddWhole) != writes {
 		b.Fatal("not every write came to its end")
 	}
 	for _, f := range []struct {
-		name       string
+		name, want string
 		ours, peer []time.Duration
-	}{{"fetch, SHA-256 and write, against dd to a file", write, dd}, {"the same and read back with SHA-256, against dd and openssl dgst of both", whole, ddWhole}} {
+	}{
+		{"fetch, SHA-256 and write, against dd conv=fsync", ">= 0.8", write, dd},
+		{"fetch, SHA-256 and write, against dd oflag=direct conv=fsync", ">= 0.8", write, direct},
+		{"the same and read back with SHA-256, against dd and openssl dgst of both", ">= 0.8", whole, ddWhole},
+	} {
 		o, p := bench.Quantile(f.ours, 0.5), bench.Quantile(f.peer, 0.5)
 		bench.Figure(os.Stdout, fmt.Sprintf("image of 1 GiB on the host, median of %d: %s", writes, f.name), bench.Rate(hostImage, o), bench.Rate(hostImage, p),
-			fmt.Sprintf("%.2f", p.Seconds()/o.Seconds()), ">= 0.8")
+			fmt.Sprintf("%.2f", p.Seconds()/o.Seconds()), f.want)
 	}
-	b.Logf("installer %v %v, dd %v %v", write, whole, dd, ddWhole)
+	b.Logf("installer %v %v, dd %v %v %v", write, whole, dd, direct, ddWhole)
 }
 
 func sh(b *testing.B, line string) {
@@ -306,28 +318,26 @@ func (d *timedDisk) Verify(ctx context.Context, full bool, progress func(uint64)
 
 func (d *timedDisk) Close() error { return d.dev.Close() }
 
-// installHost runs the installer in this process.
+// fileDisk is a file in a disk's place, written past the page cache as image.Disk does.
+type fileDisk struct{ *os.File }
+
+func (fileDisk) Size() int64 { return hostImage + spare }
+
+// installHost runs the installer in this process, with as many processors as the installer's main gives it.
 func installHost(b *testing.B, path string) (write, whole time.Duration) {
 	b.Helper()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + install.Workers))
 	img, err := os.ReadFile(path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	back := filepath.Join(b.TempDir(), "disk")
-	f, err := os.Create(back)
+	to, err := os.OpenFile(filepath.Join(b.TempDir(), "disk"), os.O_RDWR|os.O_CREATE|unix.O_DIRECT, 0o600)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := f.Truncate(hostImage + spare); err != nil {
+	if err := to.Truncate(hostImage + spare); err != nil {
 		b.Fatal(err)
 	}
-	f.Close()
-	out, err := exec.Command("losetup", "-f", "--show", "--direct-io=on", back).Output()
-	if err != nil {
-		b.Fatal(err)
-	}
-	loop := strings.TrimSpace(string(out))
-	b.Cleanup(func() { sh(b, "losetup -d "+loop) })
 	s := newSite(b, img, scenario{fw: vm.BIOS, diskBytes: hostImage + spare})
 	agent, pin := s.loopback(b, path)
 	client, err := install.NewClient(install.ClientConfig{Agents: []string{agent}, Pins: []string{pin}, Token: "token1", Log: slog.New(slog.DiscardHandler)})
@@ -340,14 +350,11 @@ func installHost(b *testing.B, path string) (write, whole time.Duration) {
 		Collect: func(context.Context) (*inventory.Report, error) {
 			return &inventory.Report{
 				Serial: machineSerial, UUID: machineUUID, Boot: inventory.Boot{Firmware: "bios"},
-				Disks: []inventory.Disk{{Name: filepath.Base(loop), Serial: diskSerial, SizeBytes: hostImage + spare}},
+				Disks: []inventory.Disk{{Name: "disk", Serial: diskSerial, SizeBytes: hostImage + spare}},
 			}, nil
 		},
 		Open: func(d inventory.Disk, m *intent.Manifest) (install.ImageWriter, error) {
-			dev, err := image.OpenDisk(loop, hostImage+spare)
-			if err != nil {
-				return nil, err
-			}
+			dev := fileDisk{to}
 			w, err := image.NewWriter(dev, m)
 			disk = &timedDisk{Writer: w, dev: dev, begun: time.Now()}
 			return disk, err
