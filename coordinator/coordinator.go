@@ -235,7 +235,10 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	}
 	c.revoker = &revoker{
 		stream: stream, store: c.store, audit: c.audit, objects: c.objects, agents: c.agents, act: c.obeyRevocations,
-		sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
+		sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, writers: func() []intent.Writer { return c.trust.Body().Writers }, log: c.cfg.Logger,
+		fetch: func(ctx context.Context, site, agent, stream string, take func(*intent.Envelope) error) error {
+			return c.rotation.Fetch(ctx, site, agent, stream, take)
+		},
 	}
 	c.agents.revoked = stream.Has
 	c.desk = &proposals.Desk{

@@ -43,7 +43,8 @@ func (c *Coordinator) reload(ctx context.Context) error {
 // heard hooks the sessions: each is asked in a goroutine of its own, which ends with the session.
 func (c *Coordinator) heard(ctx context.Context, site, agent string, heads uplink.Heads) {
 	c.hearing.Go(func() {
-		c.rotation.Hear(ctx, site, agent, heads.Trust)
+		c.rotation.Hear(ctx, site, agent, heads.Trust) // before what the writers signed
+		c.revoker.hear(ctx, site, agent, heads.Revocation)
 		c.recovery.Hear(ctx, site, agent, heads.Intent)
 	})
 }

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/publish"
@@ -31,7 +33,47 @@ type revoker struct {
 	agents   *agents
 	sessions func() []uplink.SessionInfo
 	act      func() int // makes endpoint and sessions obey the new set; returns how many sessions ended
+	writers  func() []intent.Writer
+	fetch    func(ctx context.Context, site, agent, stream string, take func(*intent.Envelope) error) error
+	log      *slog.Logger
 }
+
+// hear is called when an agent says how far it has the stream. What it has beyond ours is taken: this store is an older copy.
+func (r *revoker) hear(ctx context.Context, site, agent string, has intent.Head) {
+	head := r.stream.Head()
+	if has.Seq <= head.Seq {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, hearLimit)
+	defer cancel()
+	n := 0
+	err := r.fetch(ctx, site, agent, fmt.Sprintf("revocations?from=%d", head.Seq+1), func(env *intent.Envelope) error {
+		added, err := r.stream.Take(ctx, env, r.writers())
+		if added {
+			n++
+		}
+		return err
+	})
+	if n > 0 {
+		r.log.Warn("revocations taken back from an agent", "site", site, "agent", agent, "documents", n, "closed", r.act())
+		err = errors.Join(err, r.enforce(ctx))
+	}
+	if err != nil {
+		r.log.Error("revocations of an agent not taken", "site", site, "agent", agent, "seq", has.Seq, "err", err)
+	}
+}
+
+// reload takes what another coordinator of the same store added.
+func (r *revoker) reload(string) {
+	if err := r.stream.Load(context.Background()); err != nil {
+		r.log.Error("revocations not read", "err", err)
+		return
+	}
+	r.act()
+}
+
+// hearLimit bounds one fetch of the end of the stream from an agent, on a slow line.
+const hearLimit = time.Minute
 
 // revoke adds one identity to the stream. What is revoked already is no error: the consequences are drawn again.
 func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest) (*api.RevokeResult, error) {

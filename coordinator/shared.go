@@ -96,7 +96,7 @@ func (c *Coordinator) takeChanges(ctx context.Context, s store.Shared, since uin
 	if err := c.objects.takeReports(ctx, s, since); err != nil {
 		return err
 	}
-	for prefix, take := range map[string]func(site string){"trust/": c.rotation.Reload, "roster/": c.rosterChanged, "head/": c.uplink.Notify} {
+	for prefix, take := range map[string]func(site string){"trust/": c.rotation.Reload, "revocation/": c.revoker.reload, "roster/": c.rosterChanged, "head/": c.uplink.Notify} {
 		err := s.Changes(ctx, prefix, since, func(e store.Entry) error {
 			take(e.Key[len(prefix):])
 			return nil

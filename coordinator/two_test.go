@@ -166,6 +166,30 @@ func TestTwoCoordinators(t *testing.T) {
 	}
 }
 
+// What one coordinator revoked, the other obeys without a restart, and what it revokes itself then follows.
+func TestRevokedAtTheOther(t *testing.T) {
+	both := pair(t, etcd.New(t, 1, etcd.Limits()...))
+	admin := api.Caller{User: "admin"}
+	spki := func(c string) api.RevokeRequest {
+		return api.RevokeRequest{Kind: string(intent.RevokeSPKI), ID: strings.Repeat(c, 64), Reason: "lost"}
+	}
+	if _, err := both[0].revoker.revoke(t.Context(), admin, spki("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := both[1].takeChanges(t.Context(), both[1].store.(store.Shared), 0); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := both[0].revoker.stream.Head(), both[1].revoker.stream.Head(); a != b || a.Seq != 1 {
+		t.Fatalf("heads %v and %v", a, b)
+	}
+	if !both[1].revoker.stream.Has(intent.RevokeSPKI, strings.Repeat("a", 64)) {
+		t.Error("the other one does not know it")
+	}
+	if r, err := both[1].revoker.revoke(t.Context(), admin, spki("b")); err != nil || r.Head.Seq != 2 {
+		t.Errorf("the next one: %+v, %v", r, err)
+	}
+}
+
 // checkOnce replays the chain: every put of an object is a higher generation than the one before, and every machine is there.
 func checkOnce(t *testing.T, c *Coordinator, made map[string]bool) {
 	t.Helper()

@@ -419,6 +419,7 @@ func (a *Agent) reverse() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/sites/{site}/intent", a.mesh.GiveIntent) // for a coordinator that lost it
 	mux.HandleFunc("GET /m/1/trust", a.mesh.GiveTrust)
+	mux.HandleFunc("GET /m/1/revocations", a.mesh.GiveRevocations)
 	mux.HandleFunc("GET /v1/sites/{site}/machines/{machine}/explain", func(w http.ResponseWriter, r *http.Request) {
 		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
 		answerReverse(w, e, err)

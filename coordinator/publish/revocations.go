@@ -27,7 +27,18 @@ type Revocations struct {
 // OpenRevocations reads the stream from the publisher's store.
 func OpenRevocations(ctx context.Context, p *Publisher) (*Revocations, error) {
 	r := &Revocations{pub: p}
-	err := p.Store.Range(ctx, "revocation/", "", func(e store.Entry) error {
+	if err := r.Load(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Load takes the documents that the store has beyond what is known here: another coordinator put them there.
+func (r *Revocations) Load(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	head, entries := r.head, slices.Clip(r.entries)
+	err := r.pub.Store.Range(ctx, "revocation/", revocationKey(head.Seq+1), func(e store.Entry) error {
 		env, err := document.Decode(e.Value)
 		if err != nil {
 			return err
@@ -36,14 +47,15 @@ func OpenRevocations(ctx context.Context, p *Publisher) (*Revocations, error) {
 		if err := intent.DecodeStrict(env.Payload, b); err != nil {
 			return err
 		}
-		r.head = intent.Head{Epoch: b.Epoch, Seq: b.Seq, Hash: env.Digest()}
-		r.entries = append(r.entries, b.Entries...)
+		head = intent.Head{Epoch: b.Epoch, Seq: b.Seq, Hash: env.Digest()}
+		entries = append(entries, b.Entries...)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot read revocations: %w", err)
+		return fmt.Errorf("cannot read revocations: %w", err)
 	}
-	return r, nil
+	r.head, r.entries = head, entries
+	return nil
 }
 
 // Head returns the newest document's place; the zero Head when nothing was ever revoked.
@@ -96,14 +108,38 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	if err != nil {
 		return 0, fmt.Errorf("cannot sign revocation: %w", err)
 	}
-	wire, err := document.Encode(env)
-	if err != nil {
-		return 0, fmt.Errorf("cannot encode revocation: %w", err)
-	}
 	if _, err := r.pub.Store.Get(ctx, PendingKey); err == nil {
 		return 0, errors.New("cannot revoke: this coordinator was restored, and revocations that are newer than its copy may be out; quarantine at the site, or start it with --recovered when there are none")
 	} else if !errors.Is(err, store.ErrAbsent) {
 		return 0, err
+	}
+	if err := r.keep(ctx, env, &body, more); err != nil {
+		return 0, err
+	}
+	return len(entries), nil
+}
+
+// Take verifies a document that somebody else has beyond the head, and keeps it: this store is an older copy. added is false for
+// one that is known. Errors: as document.RevocationChain.Accept; store.ErrConflict when another coordinator was faster.
+func (r *Revocations) Take(ctx context.Context, env *intent.Envelope, writers []intent.Writer) (added bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	chain := document.RevocationChain{Head: r.head, Writers: writers}
+	body, err := chain.Accept(env)
+	if errors.Is(err, document.ErrKnown) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, r.keep(ctx, env, body, store.Commit{})
+}
+
+// keep commits a document that follows the head, together with more. The caller holds the lock.
+func (r *Revocations) keep(ctx context.Context, env *intent.Envelope, body *intent.RevocationBody, more store.Commit) error {
+	wire, err := document.Encode(env)
+	if err != nil {
+		return fmt.Errorf("cannot encode revocation: %w", err)
 	}
 	if more.Put == nil {
 		more.Put = map[string][]byte{}
@@ -111,11 +147,11 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	more.Put[revocationKey(body.Seq)] = wire
 	more.If = append(more.If, store.Guard{Key: revocationKey(body.Seq)})
 	if _, err := r.pub.Store.Commit(ctx, more); err != nil {
-		return 0, fmt.Errorf("cannot keep revocation %d: %w", body.Seq, err)
+		return fmt.Errorf("cannot keep revocation %d: %w", body.Seq, err)
 	}
 	r.head = intent.Head{Epoch: body.Epoch, Seq: body.Seq, Hash: env.Digest()}
-	r.entries = append(r.entries, entries...)
-	return len(entries), nil
+	r.entries = append(slices.Clip(r.entries), body.Entries...)
+	return nil
 }
 
 // Feed calls fn for the envelopes of the stream from seq on, in order.

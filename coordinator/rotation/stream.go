@@ -96,7 +96,14 @@ func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head
 	}
 	ctx, cancel := context.WithTimeout(ctx, hearLimit)
 	defer cancel()
-	if err := r.fetch(ctx, site, agent, min(has.Seq, head.Seq+1)); err != nil {
+	err := r.Fetch(ctx, site, agent, fmt.Sprintf("trust?from=%d", min(has.Seq, head.Seq+1)), func(env *intent.Envelope) error {
+		_, err := r.add(ctx, env, store.Commit{})
+		if errors.Is(err, document.ErrReplay) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
 		r.Log.Error("trust of an agent not taken", "site", site, "agent", agent, "seq", has.Seq, "err", err)
 		if errors.Is(err, document.ErrFork) {
 			r.Refused(ctx, site+"/"+agent, "trust.add", err)
@@ -104,8 +111,9 @@ func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head
 	}
 }
 
-func (r *Rotation) fetch(ctx context.Context, site, agent string, from uint64) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/m/1/trust?from=%d", agent, from), nil)
+// Fetch asks an agent for documents of a stream, and calls take for each in order.
+func (r *Rotation) Fetch(ctx context.Context, site, agent, stream string, take func(*intent.Envelope) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+agent+"/m/1/"+stream, nil)
 	if err != nil {
 		return err
 	}
@@ -115,7 +123,7 @@ func (r *Rotation) fetch(ctx context.Context, site, agent string, from uint64) e
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("cannot ask %s/%s for trust: %s", site, agent, res.Status)
+		return fmt.Errorf("cannot ask %s/%s for %s: %s", site, agent, stream, res.Status)
 	}
 	sc := bufio.NewScanner(res.Body)
 	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
@@ -124,7 +132,7 @@ func (r *Rotation) fetch(ctx context.Context, site, agent string, from uint64) e
 		if err != nil {
 			return err
 		}
-		if _, err := r.add(ctx, env, store.Commit{}); err != nil && !errors.Is(err, document.ErrReplay) {
+		if err := take(env); err != nil {
 			return err
 		}
 	}

@@ -85,7 +85,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/claims", m.givePromises)
 	mux.HandleFunc("POST /m/1/permission", m.permit)
 	mux.HandleFunc("GET /m/1/intent", m.GiveIntent)
-	mux.HandleFunc("GET /m/1/revocations", m.giveRevocations)
+	mux.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -195,7 +195,8 @@ func (m *Mesh) GiveIntent(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (m *Mesh) giveRevocations(w http.ResponseWriter, r *http.Request) {
+// GiveRevocations gives the revocation stream from ?from= on, as the coordinator would.
+func (m *Mesh) GiveRevocations(w http.ResponseWriter, r *http.Request) {
 	m.give(w, r, m.Replica.RevocationFeed)
 }
 

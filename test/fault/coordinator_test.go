@@ -274,6 +274,8 @@ func TestCoordinatorFromOldBackup(t *testing.T) {
 	d.must(d.apply(machineType("small", 3)))
 	d.delete(intent.KindMachine, "lon1", "m2")
 	d.delete(intent.KindMachineType, "", "gone")
+	revoked, err := d.api.Revoke(t.Context(), api.RevokeRequest{Kind: "user", ID: "eve", Reason: "gone"})
+	d.must(err)
 	d.delete(intent.KindUser, "", "eve")
 	d.agent("lon1", "a2", at("a2"))
 	d.must(d.apply(sitePar))
@@ -319,6 +321,10 @@ func TestCoordinatorFromOldBackup(t *testing.T) {
 	if diff := cmp.Diff(want, d.catalog()); diff != "" {
 		t.Errorf("catalog: -want +got\n%s", diff)
 	}
+	d.wait("what was revoked since is taken back from the agents", func() bool {
+		l, err := d.api.Revocations(t.Context())
+		return err == nil && l.Head == revoked.Head && len(l.Entries) == len(revoked.Entries)
+	})
 
 	// It goes on, and everybody follows.
 	d.must(d.apply(machineType("small", 4), machine("m4", 4)))
