@@ -68,24 +68,31 @@ func (a *Agent) above() (auditlog.Above, bool) {
 	return auditlog.Session{RT: a.uplink.RoundTripper()}, a.uplink.Status().Up
 }
 
-// onHeads pulls what the coordinator has beyond us.
-func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) {
+// onHeads pulls what the coordinator has beyond us. It returns what may go better the next time.
+func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
+	failed := func(what string, err error) {
+		a.cfg.Logger.Warn(what+" not pulled", "err", err)
+		if !document.Refused(err) {
+			again = err
+		}
+	}
 	rt := a.uplink.RoundTripper()
 	if own := a.replica.TrustHead(); h.Trust.Seq >= own.Seq && h.Trust != own { // another hash in our place: what is there is the evidence
 		if err := a.pullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil {
-			a.cfg.Logger.Warn("trust not pulled", "err", err)
+			failed("trust", err)
 		}
 	}
 	if h.Revocation.Compare(a.replica.RevocationHead()) > 0 {
 		if err := a.pullRevocations(ctx, rt, "http://coordinator/u/1/revocations"); err != nil {
-			a.cfg.Logger.Warn("revocations not pulled", "err", err)
+			failed("revocations", err)
 		}
 	}
 	if err := a.pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
-		a.cfg.Logger.Warn("intent not pulled", "err", err)
+		failed("intent", err)
 	}
 	a.uplink.Applied(a.heads())
 	a.propose(ctx)
+	return again
 }
 
 // pullTrust takes the trust documents that base has from one on; they act at once.
@@ -212,8 +219,8 @@ func envelopes(ctx context.Context, rt http.RoundTripper, url string, fn func(*i
 	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
 	for sc.Scan() {
 		env, err := document.Decode(sc.Bytes())
-		if err != nil {
-			return err
+		if err != nil { // %v: a line that was cut says nothing of the document
+			return fmt.Errorf("cannot read what %s gives: %v", url, err)
 		}
 		if err := fn(env, len(sc.Bytes())); err != nil {
 			return err

@@ -163,12 +163,9 @@ func get(tx *state.Tx, key string) (Entry, error) {
 
 // Range implements Store.
 func (s *Badger) Range(ctx context.Context, prefix, from string, fn func(Entry) error) error {
-	from = max(from, prefix, "\"") // above revKey, which is ours
+	from = max(from, "\"") // above revKey, which is ours
 	return s.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucket, from, func(key string, b []byte) error {
-			if len(key) < len(prefix) || key[:len(prefix)] != prefix {
-				return state.ErrStop
-			}
+		return tx.WalkFrom(bucket, prefix, from, func(key string, b []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

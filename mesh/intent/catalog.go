@@ -6,12 +6,14 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 )
 
 // Catalog is a set of objects by key. The zero value is not usable; see NewCatalog. It is not safe for concurrent writes;
 // share it read-only.
 type Catalog struct {
 	objects map[Key]*Object
+	sorted  atomic.Pointer[[]*Object] // as List gives them; nil: to be made by the next List
 }
 
 // NewCatalog returns a catalog of the given objects; a later one replaces an earlier one of the same key.
@@ -27,10 +29,16 @@ func NewCatalog(objects ...*Object) *Catalog {
 func (c *Catalog) Clone() *Catalog { return &Catalog{objects: maps.Clone(c.objects)} }
 
 // Put adds or replaces o, which must not be changed afterwards.
-func (c *Catalog) Put(o *Object) { c.objects[o.Key()] = o }
+func (c *Catalog) Put(o *Object) {
+	c.objects[o.Key()] = o
+	c.sorted.Store(nil)
+}
 
 // Delete removes the object of key k, if any.
-func (c *Catalog) Delete(k Key) { delete(c.objects, k) }
+func (c *Catalog) Delete(k Key) {
+	delete(c.objects, k)
+	c.sorted.Store(nil)
+}
 
 // Len returns the number of objects.
 func (c *Catalog) Len() int { return len(c.objects) }
@@ -48,23 +56,41 @@ func (c *Catalog) ByUID(uid string) *Object {
 	return nil
 }
 
-// List returns the objects of kind k ("" = every kind), ordered by kind's place in Kinds, scope, name.
+// List returns the objects of kind k ("" = every kind), ordered by kind's place in Kinds, scope, name. The slice is the caller's.
 func (c *Catalog) List(k Kind) []*Object {
-	order := map[Kind]int{}
+	all := c.all()
+	if k == "" {
+		return slices.Clone(all)
+	}
+	isKind := func(o *Object) bool { return o.Kind == k }
+	from := slices.IndexFunc(all, isKind)
+	if from < 0 {
+		return nil
+	}
+	to := from + 1
+	for to < len(all) && isKind(all[to]) {
+		to++
+	}
+	return slices.Clone(all[from:to])
+}
+
+func (c *Catalog) all() []*Object {
+	if all := c.sorted.Load(); all != nil {
+		return *all
+	}
+	place := map[Kind]int{}
 	for i, info := range Kinds() {
-		order[info.Kind] = i
+		place[info.Kind] = i
 	}
-	var out []*Object
-	for key, o := range c.objects {
-		if k == "" || key.Kind == k {
-			out = append(out, o)
-		}
-	}
-	slices.SortFunc(out, func(a, b *Object) int {
-		ka, kb := a.Key(), b.Key()
-		return cmp.Or(order[ka.Kind]-order[kb.Kind], cmp.Compare(ka.Scope, kb.Scope), cmp.Compare(ka.Name, kb.Name))
+	keys := slices.SortedFunc(maps.Keys(c.objects), func(a, b Key) int {
+		return cmp.Or(place[a.Kind]-place[b.Kind], cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.Name, b.Name))
 	})
-	return out
+	all := make([]*Object, len(keys))
+	for i, k := range keys {
+		all[i] = c.objects[k]
+	}
+	c.sorted.Store(&all)
+	return all
 }
 
 // Lookup returns the spec of one object; ok is false when it is absent.

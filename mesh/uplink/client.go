@@ -25,14 +25,16 @@ type Target struct {
 // ClientConfig of a Client.
 type ClientConfig struct {
 	Endpoint *transport.Endpoint
-	Hello    func() Hello                   // called at each connect
-	Targets  func() []Target                // called at each connect; does not block
-	OnHeads  func(context.Context, Heads)   // what the coordinator has; may block, then later heads are coalesced
-	OnUp     func(context.Context, Welcome) // optional: a session stands
-	OnDown   func(error)                    // optional: it ended
-	Active   func() bool                    // optional: whether this agent should hold a session now (rank 0 or 1)
-	Reverse  http.Handler                   // reads, metrics, logs, consoles; the peer is transport.PeerFrom
-	Log      *slog.Logger
+	Hello    func() Hello    // called at each connect
+	Targets  func() []Target // called at each connect; does not block
+	// OnHeads is told what the coordinator has; it may block, then later heads are coalesced. After an error it is told again,
+	// with the pauses of failed dials.
+	OnHeads func(context.Context, Heads) error
+	OnUp    func(context.Context, Welcome) // optional: a session stands
+	OnDown  func(error)                    // optional: it ended
+	Active  func() bool                    // optional: whether this agent should hold a session now (rank 0 or 1)
+	Reverse http.Handler                   // reads, metrics, logs, consoles; the peer is transport.PeerFrom
+	Log     *slog.Logger
 
 	StartSpread time.Duration // first dial within that after start; default 5 s
 	MaxBackoff  time.Duration // between failed dials; default 60 s

@@ -118,21 +118,34 @@ func (c *Client) follow(ctx context.Context, h held, first Heads) error {
 			}
 		}
 	})
-	g.Go(func() error {
-		for {
-			select {
-			case x := <-heads:
-				if c.cfg.OnHeads != nil {
-					c.cfg.OnHeads(gctx, x)
-				}
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-		}
-	})
+	g.Go(func() error { return c.tell(gctx, heads) })
 	g.Go(func() error { return c.write(gctx, h.conn, h.st) })
 	g.Go(func() error { return c.reconsider(gctx, h.prio) })
 	return g.Wait()
+}
+
+// tell hands each of heads to OnHeads, and the last one again while that fails.
+func (c *Client) tell(ctx context.Context, heads <-chan Heads) error {
+	var last Heads
+	var again <-chan time.Time
+	fails := 0
+	for {
+		select {
+		case last = <-heads:
+			fails = 0
+		case <-again:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		again = nil
+		if c.cfg.OnHeads == nil {
+			continue
+		}
+		if err := c.cfg.OnHeads(ctx, last); err != nil && ctx.Err() == nil {
+			fails++
+			again = time.After(backoff(fails, c.cfg.MaxBackoff))
+		}
+	}
 }
 
 // write sends applied heads, and pings on TCP.

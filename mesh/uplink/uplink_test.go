@@ -105,7 +105,7 @@ func startAgent(t *testing.T, n *pkitest.Node, change func(*ClientConfig), targe
 		Endpoint: e, Log: slog.New(slog.DiscardHandler), StartSpread: time.Millisecond, MaxBackoff: 50 * time.Millisecond,
 		Hello:   func() Hello { return Hello{Agent: n.ID.ID, Site: n.ID.Site, Boot: "b", Version: "v1"} },
 		Targets: func() []Target { return targets },
-		OnHeads: func(_ context.Context, h Heads) { a.heads <- h },
+		OnHeads: func(_ context.Context, h Heads) error { a.heads <- h; return nil },
 		OnUp:    func(_ context.Context, w Welcome) { a.ups <- w.Coordinator },
 		OnDown:  func(err error) { a.downs <- err },
 		Reverse: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -219,6 +219,38 @@ func TestCoordinatorRestarts(t *testing.T) {
 	}
 	startCoordinator(t, n, addr)
 	receive(t, "session after the restart", a.ups)
+}
+
+// What could not be done about the coordinator's heads is tried again in the same session, although they do not move.
+func TestHeadsAreToldAgain(t *testing.T) {
+	d := pkitest.New(t)
+	c := startCoordinator(t, d.Coordinator("c1"), "127.0.0.1:0")
+	told := make(chan Heads, 64)
+	tries := 0
+	a := startAgent(t, d.Agent("lon1", "a1", ""), func(cfg *ClientConfig) {
+		cfg.OnHeads = func(_ context.Context, h Heads) error {
+			told <- h
+			if tries++; tries < 3 {
+				return errors.New("the line broke")
+			}
+			return nil
+		}
+	}, Target{Addr: []string{c.addr}})
+	receive(t, "session", a.ups)
+	first := receive(t, "heads", told)
+	for range 2 {
+		if h := receive(t, "the same heads", told); h != first {
+			t.Errorf("told %+v, first %+v", h, first)
+		}
+	}
+	select {
+	case <-told:
+		t.Error("told again after it was done")
+	case <-time.After(500 * time.Millisecond): // ten rounds of back-off
+	}
+	if len(a.downs) > 0 {
+		t.Error("the session ended")
+	}
 }
 
 func TestFailover(t *testing.T) {

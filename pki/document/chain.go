@@ -22,6 +22,18 @@ var (
 	ErrEpoch     = errors.New("epoch does not fit the writer or lies below the head's")
 )
 
+// Refused tells whether err lies in a document: the same one is refused again, however often it is tried. Anything else, a line
+// that broke or a disk that was full, may be better later.
+func Refused(err error) bool {
+	for _, is := range []error{ErrReplay, ErrGap, ErrFork, ErrOtherSite, ErrSigner, ErrRetired, ErrEpoch, ErrSize, ErrType, ErrSignature, ErrKey} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	_, wrong := errors.AsType[intent.Problems](err)
+	return wrong
+}
+
 // link applies chain rules 1 and 2 to one verified document: same stream, epoch not below, seq one above, prev the hash.
 // The zero head is the empty chain: the first document has seq 1 and an empty prev.
 // Source: trust.md section 4.

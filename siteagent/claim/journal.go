@@ -368,10 +368,7 @@ func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) 
 	var out []Record
 	size := 0
 	err := j.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucketJournal, journalKey(agent, from), func(key string, b []byte) error {
-			if !strings.HasPrefix(key, agent+"/") {
-				return state.ErrStop
-			}
+		return tx.WalkFrom(bucketJournal, agent+"/", journalKey(agent, from), func(_ string, b []byte) error {
 			var r Record
 			if err := json.Unmarshal(b, &r); err != nil {
 				return err

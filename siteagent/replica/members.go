@@ -244,7 +244,7 @@ func (s *Replica) Revocations() *trust.RevocationSet {
 // RevocationFeed calls fn for the documents of the stream from seq on, in order.
 func (s *Replica) RevocationFeed(from uint64, fn func(*intent.Envelope) error) error {
 	return s.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucketRevocation, seqKey(from), func(_ string, b []byte) error {
+		return tx.WalkFrom(bucketRevocation, "", seqKey(from), func(_ string, b []byte) error {
 			env, err := document.Decode(b)
 			if err != nil {
 				return err

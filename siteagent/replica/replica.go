@@ -420,7 +420,7 @@ func (s *Replica) SecretVersion(name string) uint64 {
 // Feed calls fn for the envelopes of the chain from seq on, staged ones too: peers verify for themselves.
 func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	return s.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucketIntent, seqKey(from), func(_ string, b []byte) error {
+		return tx.WalkFrom(bucketIntent, "", seqKey(from), func(_ string, b []byte) error {
 			env, err := document.Decode(b)
 			if err != nil {
 				return err

@@ -151,7 +151,7 @@ func TestWalkFromLastNested(t *testing.T) {
 	}
 	var got []string
 	err := d.Update(func(tx *Tx) error {
-		return tx.WalkFrom("x", "a/2", func(k string, _ []byte) error {
+		return tx.WalkFrom("x", "", "a/2", func(k string, _ []byte) error {
 			got = append(got, k)
 			if k == "b/\xff" {
 				return ErrStop

@@ -241,9 +241,9 @@ func (tx *Tx) Walk(bucket, prefix string, fn func(key string, value []byte) erro
 	return tx.walk(bucket, prefix, prefix, fn)
 }
 
-// WalkFrom is Walk over all keys >= from.
-func (tx *Tx) WalkFrom(bucket, from string, fn func(key string, value []byte) error) error {
-	return tx.walk(bucket, "", from, fn)
+// WalkFrom is Walk over those of its keys that are >= from.
+func (tx *Tx) WalkFrom(bucket, prefix, from string, fn func(key string, value []byte) error) error {
+	return tx.walk(bucket, prefix, max(prefix, from), fn)
 }
 
 func (tx *Tx) walk(bucket, prefix, from string, fn func(string, []byte) error) error {

@@ -1,0 +1,252 @@
+package bench
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/join"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/test/e2e/procs"
+)
+
+const (
+	fleet      = 1000 // sites, each with one agent that holds a session
+	published  = 10   // changes that each site is told
+	restSecs   = 30   // of sessions that only wait
+	fleetReach = 2 * time.Minute
+)
+
+// follower is the uplink of an agent without the agent: a real session, entries fetched whole and counted, not kept.
+type follower struct {
+	site string
+	up   *uplink.Client
+
+	mu   sync.Mutex // guards what follows
+	head intent.Head
+	at   map[uint64]time.Time // when an entry was here
+	wake chan struct{}
+}
+
+func (f *follower) onHeads(ctx context.Context, h uplink.Heads) error {
+	f.mu.Lock()
+	own := f.head
+	f.mu.Unlock()
+	if h.Intent.Compare(own) <= 0 {
+		return nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://coordinator/v1/sites/%s/intent?from=%d", f.site, own.Seq+1), nil)
+	if err != nil {
+		return err
+	}
+	res, err := f.up.RoundTripper().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d: %w", res.StatusCode, err)
+	}
+	now := time.Now()
+	f.mu.Lock()
+	for seq := own.Seq + 1; seq <= h.Intent.Seq; seq++ {
+		f.at[seq] = now
+	}
+	f.head = h.Intent
+	close(f.wake)
+	f.wake = make(chan struct{})
+	f.mu.Unlock()
+	f.up.Applied(uplink.Heads{Trust: h.Trust, Revocation: h.Revocation, Intent: h.Intent})
+	return nil
+}
+
+// when waits until the site has an entry.
+func (f *follower) when(ctx context.Context, seq uint64) (time.Time, error) {
+	for {
+		f.mu.Lock()
+		at, ok := f.at[seq]
+		wake := f.wake
+		f.mu.Unlock()
+		if ok {
+			return at, nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return at, fmt.Errorf("site %s does not get entry %d", f.site, seq)
+		}
+	}
+}
+
+func (f *follower) seq() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.head.Seq
+}
+
+// newFollower joins a site by token and keeps a session until ctx ends.
+func newFollower(ctx context.Context, g *errgroup.Group, s *procs.Site, addr, site, token string) (*follower, error) {
+	tok, _, err := join.ParseTarget(token)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := seal.Generate()
+	if err != nil {
+		return nil, err
+	}
+	res, err := join.Join(ctx, &net.Dialer{}, addr, tok, keys, join.About{Addr: []string{"10.9.0.1:7444"}})
+	if err != nil {
+		return nil, err
+	}
+	view, err := trust.NewView(res.Chain.Body)
+	if err != nil {
+		return nil, err
+	}
+	leaf := &tls.Certificate{Certificate: [][]byte{res.Leaf.Raw, res.CA.Raw}, PrivateKey: keys.TLS, Leaf: res.Leaf}
+	log := slog.New(slog.DiscardHandler)
+	end, err := transport.New(transport.Config{
+		Listen: "127.0.0.1:0", Log: log,
+		TLS: &trust.TLS{
+			Self: trust.Identity{Kind: trust.Agent, Site: site, ID: "a1"}, View: func() *trust.View { return view },
+			Leaf: func() *tls.Certificate { return leaf },
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	f := &follower{site: site, at: map[uint64]time.Time{}, wake: make(chan struct{})}
+	f.up = uplink.NewClient(uplink.ClientConfig{
+		Endpoint: end, Log: log, OnHeads: f.onHeads, StartSpread: time.Millisecond,
+		Hello:   func() uplink.Hello { return uplink.Hello{Agent: "a1", Site: site, Version: "bench"} },
+		Targets: func() []uplink.Target { return []uplink.Target{{Addr: []string{addr}}} },
+	})
+	g.Go(func() error { return end.Run(ctx) })
+	g.Go(func() error { return f.up.Run(ctx) })
+	return f, nil
+}
+
+// cpuSeconds is what a process used until now.
+func cpuSeconds(tb testing.TB, pid int) float64 {
+	tb.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	ticks := 0
+	for _, f := range fields[11:13] { // utime, stime: proc(5)
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		ticks += n
+	}
+	return float64(ticks) / 100 // USER_HZ
+}
+
+// BenchmarkFleet: one coordinator process and 1,000 sites, each with a real session of one agent over QUIC. What the coordinator
+// uses while all of them wait, and how long a change takes that every site is told.
+func BenchmarkFleet(b *testing.B) {
+	s := procs.New(b, exe(b))
+	addr := s.Addr["coordinator"]
+	ctx, cancel := context.WithCancel(b.Context())
+	g, running := &errgroup.Group{}, &errgroup.Group{}
+	defer func() {
+		cancel()
+		if err := running.Wait(); err != nil {
+			b.Error(err)
+		}
+	}()
+	const batch = 100
+	all := make([]*follower, fleet)
+	for from := 0; from < fleet; from += batch {
+		var docs []string
+		for i := from; i < from+batch; i++ {
+			docs = append(docs, fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"s%d"},"spec":{"region":"eu","zone":"a"}}`, i))
+		}
+		s.Apply(docs...)
+		g.SetLimit(4)
+		for i := from; i < from+batch; i++ {
+			g.Go(func() error {
+				site := fmt.Sprintf("s%d", i)
+				t, err := s.API("coordinator").JoinToken(ctx, site, api.JoinTokenRequest{Agent: "a1"})
+				if err != nil {
+					return err
+				}
+				all[i], err = newFollower(ctx, running, s, addr, site, t.Token)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	level := func() {
+		s.Until("every site has all of its entries", func(ctx context.Context) bool {
+			for _, f := range all {
+				if f.seq() == 0 {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	level()
+	pid := s.Procs["coordinator"].Pid()
+	used, at := cpuSeconds(b, pid), time.Now()
+	rest := time.NewTimer(restSecs * time.Second)
+	<-rest.C
+	Figure(os.Stdout, fmt.Sprintf("coordinator, %d sites with a session each, CPU while they wait", fleet),
+		fmt.Sprintf("%.3f cores", (cpuSeconds(b, pid)-used)/time.Since(at).Seconds()), "", "", "< 1 core")
+	Figure(os.Stdout, fmt.Sprintf("coordinator, %d sites with a session each, resident memory", fleet), fmt.Sprintf("%.0f MB", procs.ResidentMB(b, pid)), "", "", "< 512 MB")
+
+	var took []time.Duration
+	used, at = cpuSeconds(b, pid), time.Now()
+	for n := range published {
+		next := make([]uint64, fleet)
+		for i, f := range all {
+			next[i] = f.seq() + 1
+		}
+		begun := time.Now()
+		s.Apply(fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":"MachineType","metadata":{"name":"fleet"},"spec":{"cpu":{"min":%d},"memoryMiB":{"min":1}}}`, n+1))
+		wait, stop := context.WithTimeout(ctx, fleetReach)
+		for i, f := range all {
+			when, err := f.when(wait, next[i])
+			if err != nil {
+				stop()
+				missing := 0
+				for j, f := range all {
+					if f.seq() < next[j] {
+						missing++
+					}
+				}
+				st, serr := s.API("coordinator").SiteStatus(ctx, f.site)
+				b.Fatalf("%v; %d sites do not have it; coordinator: %+v %v; uplink %+v", err, missing, st, serr, f.up.Status())
+			}
+			took = append(took, when.Sub(begun))
+		}
+		stop()
+	}
+	Figure(os.Stdout, fmt.Sprintf("a change for all of %d sites, from the API call to the entry at the site, p99 of %d, median %s", fleet, len(took), Seconds(Quantile(took, 0.5))),
+		Seconds(Quantile(took, 0.99)), "", "", "< 5 s")
+	Figure(os.Stdout, "coordinator, CPU for each of these changes", fmt.Sprintf("%.2f s", (cpuSeconds(b, pid)-used)/published), "", "", "")
+	Figure(os.Stdout, "coordinator, resident memory after them", fmt.Sprintf("%.0f MB", procs.ResidentMB(b, pid)), "", "", "< 512 MB")
+	b.Logf("%.1f s for %d changes", time.Since(at).Seconds(), published)
+}
