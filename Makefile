@@ -69,7 +69,7 @@ test-corpus: ## recorded packets and trees that may not be copied, read in place
 	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp; else echo "no corpus at $(CORPUS): skipped"; fi
 
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/...
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator
 
 soak: ## what is too long for every change, in jobs of at most an hour
 	@set -e; for t in TestKill TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy'; do \

@@ -44,7 +44,7 @@ func (s *scene) sites(lost *scene) {
 func (s *scene) copyOf() *scene {
 	s.Helper()
 	s.close()
-	old := &scene{T: s.T, data: s.TempDir(), token: s.token}
+	old := &scene{TB: s.TB, data: s.TempDir(), token: s.token}
 	if err := os.CopyFS(old.data, os.DirFS(s.data)); err != nil {
 		s.Fatal(err)
 	}

@@ -29,7 +29,7 @@ const password = "correct-horse-battery"
 // scene is a coordinator that was founded in a temporary directory and wired, but whose goroutines do not run: a test
 // publishes by hand, and so knows when.
 type scene struct {
-	*testing.T
+	testing.TB
 	*Coordinator
 	data  string
 	admin api.Caller
@@ -37,9 +37,9 @@ type scene struct {
 	close func()
 }
 
-func found1(t *testing.T) *scene {
+func found1(t testing.TB) *scene {
 	t.Helper()
-	s := &scene{T: t, data: t.TempDir()}
+	s := &scene{TB: t, data: t.TempDir()}
 	res, err := Init(t.Context(), InitConfig{Data: s.data, Domain: "edge.example", ID: "c1", Addr: []string{"127.0.0.1:7443"}, Admin: "admin", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

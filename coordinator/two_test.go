@@ -88,7 +88,7 @@ func TestTwoCoordinators(t *testing.T) {
 	t.Logf("seed %d", seed)
 	both := pair(t, c)
 	admin := api.Caller{User: "admin"}
-	s := &scene{T: t}
+	s := &scene{TB: t}
 	if _, err := both[0].backend.Apply(t.Context(), admin, api.Batch{Put: s.docs(firstSite)}); err != nil {
 		t.Fatal(err)
 	}

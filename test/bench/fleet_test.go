@@ -30,7 +30,7 @@ import (
 const (
 	fleet      = 1000 // sites, each with one agent that holds a session
 	published  = 10   // changes that each site is told
-	restSecs   = 30   // of sessions that only wait
+	restSecs   = 60   // of sessions that only wait
 	fleetReach = 2 * time.Minute
 )
 
