@@ -203,7 +203,7 @@ func (a *Agent) wire() (err error) {
 		return err
 	}
 	a.mesh = peers.New(peers.Config{
-		Site: a.id.Site, Self: self, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Blobs: a.blobs, Log: log,
+		Site: a.id.Site, Self: self, Life: a.life, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Blobs: a.blobs, Log: log,
 	})
 	a.journal.SetPeers(a.mesh)
 	a.audit = auditlog.New(auditlog.Config{Journal: a.journal, Site: a.id.Site, Self: self, Sign: a.keys.Sign, Live: a.mesh.Live, Log: log})
@@ -211,6 +211,7 @@ func (a *Agent) wire() (err error) {
 		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys,
 		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Audit: a.audit, Log: log, Addr: []string{a.cfg.Management}, Boot: a.cfg.Boot,
 	})
+	a.mesh.Doubled = a.members.Double
 	if _, err := a.members.Obey(); err != nil {
 		return err
 	}

@@ -101,6 +101,18 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	return k.result(agent, order, closed), nil
 }
 
+// Double cuts off an agent whose identity speaks from two boxes: nobody can tell which of them is the right one.
+func (k *Keeper) Double(ctx context.Context, agent string) {
+	k.Log.Error("two boxes are one agent; both are cut off until an operator decides", "agent", agent)
+	by := api.Caller{Via: "agent:" + k.Self}
+	_, err := k.Quarantine(context.WithoutCancel(ctx), by, agent, api.QuarantineRequest{
+		On: true, Reason: "two boxes speak as " + agent + ": turn one off, then lift this, or revoke the agent",
+	})
+	if err != nil {
+		k.Log.Error("double not cut off", "agent", agent, "err", err)
+	}
+}
+
 // order journals one order and puts it into force, before Run does.
 func (k *Keeper) order(ctx context.Context, drafts ...claim.Draft) (closed int, err error) {
 	k.obeying.Lock()

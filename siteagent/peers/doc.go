@@ -1,6 +1,7 @@
 // Package peers is what the agents of a site say to each other: journal, claims, permissions, intent, revocations, assets.
 //
-// Holds: Mesh (the handler of /m/1/ that only agents of the site reach, and the calls of the same).
+// Holds: Mesh (the handler of /m/1/ that only agents of the site reach, and the calls of the same), lives
+// (finds one identity in two boxes).
 //
 // Imported by: siteagent only.
 //

@@ -31,6 +31,7 @@ const (
 // Config is what a Mesh works with.
 type Config struct {
 	Site, Self string
+	Life       string // of this process; random
 	Endpoint   *transport.Endpoint
 	Gossip     *gossip.Pool
 	Replica    *replica.Replica
@@ -46,7 +47,10 @@ type Mesh struct {
 	// machine that this agent owns is signed for a peer's installer.
 	Claims     *claim.Claims
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
-	started    time.Time // a peer that was never heard of counts as silent since then
+	// Doubled is called when two boxes speak as one agent.
+	Doubled func(ctx context.Context, agent string)
+	lives   lives
+	started time.Time // a peer that was never heard of counts as silent since then
 }
 
 // New returns a mesh that serves nothing until its Handler is used.
@@ -88,12 +92,13 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
+	known := m.known(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {
 			http.Error(w, "another site", http.StatusForbidden)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		known.ServeHTTP(w, r)
 	})
 }
 
@@ -231,6 +236,7 @@ func (m *Mesh) call(ctx context.Context, peer, method, path string, in, out any)
 	if err != nil {
 		return err
 	}
+	req.Header.Set(lifeHeader, m.Life)
 	res, err := m.Endpoint.RoundTripper(transport.Peer{Site: m.Site, ID: peer}).RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("cannot ask %s: %w", peer, err)
