@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -400,8 +401,9 @@ func TestRunSeals(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		a.open() // its goroutines and channels belong to the bubble
 		defer a.db.Close()
-		up, done := false, make(chan error)
-		go func() { done <- a.Log.Run(ctx, func() (Above, bool) { return c, up }) }()
+		var up atomic.Bool
+		done := make(chan error)
+		go func() { done <- a.Log.Run(ctx, func() (Above, bool) { return c, up.Load() }) }()
 		synctest.Wait()
 		a.write("one")
 		time.Sleep(sealEvery - time.Second)
@@ -417,7 +419,7 @@ func TestRunSeals(t *testing.T) {
 		if _, heads := a.verified("a1", a.keys()); heads != 1 {
 			t.Errorf("%d heads of a chain that rests", heads)
 		}
-		up = true
+		up.Store(true)
 		a.Kick()
 		synctest.Wait()
 		if len(c.have) != 1 {
