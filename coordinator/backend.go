@@ -30,6 +30,8 @@ const (
 // backend answers the API from the catalog, and asks sites over the sessions that they dialled.
 type backend struct {
 	api.Keys
+	api.Documents
+	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought
 	info    api.Info
 	store   store.Store
 	objects *objects
@@ -107,6 +109,11 @@ func fromSite(err error) error {
 // Events implements api.Backend.
 func (b *backend) Events(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) error {
 	cl, err := b.site(q.Site)
+	if errors.Is(err, api.ErrUnreachable) && !q.Follow {
+		if found, cerr := b.carried(ctx, q, fn); found || cerr != nil {
+			return cerr
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
+	"github.com/skerry-metal/skerry/coordinator/sticks"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -91,6 +92,7 @@ type Coordinator struct {
 
 	recovery *recovery.Recovery
 	rotation *rotation.Rotation
+	sticks   *sticks.Desk
 	hearing  sync.WaitGroup // questions to agents
 }
 
@@ -382,7 +384,16 @@ func (c *Coordinator) wire() (err error) {
 		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.agents.pub.Signer.Public(), Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
+	c.sticks = &sticks.Desk{
+		ID: c.id, Domain: c.domain, Store: c.store, Trust: c.trust, Revocations: c.revoker.stream, Pub: c.agents.pub, Audit: c.audit, Proposals: c.desk,
+		Roster: c.agents.Roster, Report: c.objects.setReportAt, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.recovery.Text, Now: time.Now,
+		Admit: func(ctx context.Context, site string, env *intent.Envelope) error {
+			return c.backend.Admit(ctx, site, env)
+		},
+		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
+	}
 	c.backend = &backend{
+		Documents: c.sticks, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: time.Now,
 		reverse: c.reverse, connected: c.connected, held: c.recovery.Text,

@@ -45,6 +45,11 @@ func keepStores(to, from []intent.AgentReport) {
 
 // setReport keeps a site's report; an older one than the stored is ignored, as two agents report.
 func (o *objects) setReport(ctx context.Context, site string, r intent.Report) error {
+	return o.setReportAt(ctx, site, r, o.now())
+}
+
+// setReportAt is setReport for what a stick brought: it was so at a time. It takes no newer report's place.
+func (o *objects) setReportAt(ctx context.Context, site string, r intent.Report, at time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if old := o.reports[site]; old != nil && old.Rev > r.Rev && old.Agent == r.Agent && old.Boot == r.Boot {
@@ -52,7 +57,7 @@ func (o *objects) setReport(ctx context.Context, site string, r intent.Report) e
 	} else if old != nil {
 		keepStores(r.Agents, old.Agents)
 	}
-	rep := &siteReport{Report: r, Received: o.now().UTC(), Heard: map[string]rotation.Contact{}}
+	rep := &siteReport{Report: r, Received: at.UTC(), Heard: map[string]rotation.Contact{}}
 	if old := o.reports[site]; old != nil {
 		for id, c := range old.Heard { // who is no agent any more is forgotten
 			if o.catalog.Get(intent.Key{Kind: intent.KindAgent, Scope: site, Name: id}) != nil {
@@ -60,7 +65,10 @@ func (o *objects) setReport(ctx context.Context, site string, r intent.Report) e
 			}
 		}
 	}
-	rep.Heard[r.Agent] = rotation.Contact{At: rep.Received, Keys: r.Keys}
+	rep.Heard[r.Agent] = rotation.Contact{At: rep.Received, Keys: r.Keys, Head: r.Head, Rejected: r.Rejected}
+	if old := o.reports[site]; old != nil && old.Received.After(rep.Received) {
+		rep.Report, rep.Received = old.Report, old.Received
+	}
 	v, err := json.Marshal(rep)
 	if err != nil {
 		return fmt.Errorf("cannot encode report of %s: %w", site, err)

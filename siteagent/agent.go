@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -23,10 +24,12 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
+	"github.com/skerry-metal/skerry/siteagent/sticks"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
@@ -39,6 +42,7 @@ type Config struct {
 	Join     string // TOKEN@HOST:PORT, used once; ignored by an agent that has joined
 	Spare    string // kit of a spare that takes the place of agent Replaces; used once, as Join is
 	Replaces string
+	Import   string // stick that a spare reads before it takes the place, so that it needs no live peer
 	// What opens the kit: the file of an age identity, or one with the passphrase. An environment shows to whoever reads /proc.
 	KitIdentity, KitPassphrase string
 	Management                 string   // host:port of site API and mesh, TCP and UDP
@@ -73,6 +77,9 @@ type Agent struct {
 	db      *state.DB
 	blobs   *blob.Store
 	replica *replica.Replica
+	desk    *intake.Desk
+	sticks  *sticks.Desk
+	above   atomic.Pointer[uplink.Heads] // the coordinator's, as heard last
 	site    *effective.Site
 	journal *claim.Journal
 	claims  *claim.Claims
@@ -103,6 +110,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	a := &Agent{cfg: cfg, id: id, keys: keys, life: randomID(8), answered: map[string]string{}}
 	if err := a.open(); err != nil {
+		return errors.Join(err, a.close())
+	}
+	if err := a.begin(ctx); err != nil {
 		return errors.Join(err, a.close())
 	}
 	if err := a.vacant(ctx); err != nil { // before this box listens: it may have the address of the one that it replaces
@@ -173,6 +183,8 @@ func (a *Agent) open() error {
 	if a.journal, err = claim.OpenJournal(a.db, a.id.Site, a.id.Agent, a.cfg.Logger); err != nil {
 		return err
 	}
+	a.desk = &intake.Desk{Replica: a.replica, Moved: a.moved, Close: a.closeGone, Refused: a.auditRefusal, Event: a.journalEvent, Log: a.cfg.Logger}
+	a.sticks = &sticks.Desk{Site: a.id.Site, Self: a.id.Agent, Domain: a.id.Domain, In: a.desk, Journal: a.journal, Sign: a.keys.Sign}
 	a.blobs, err = blob.Open(blob.Config{Dir: filepath.Join(a.cfg.Data, "assets"), State: a.db, Logger: a.cfg.Logger, Reserve: a.cfg.Reserve})
 	return err
 }
@@ -258,8 +270,9 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit,
+		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks,
 	}
+	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: a.end, Log: a.cfg.Logger, StartSpread: a.cfg.Spread, MaxBackoff: a.cfg.MaxBackoff,
@@ -303,7 +316,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)
-	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.above) })
+	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.session) })
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

@@ -30,6 +30,7 @@ import (
 // backend answers the site's API from the effective intent and the journal. It works with nobody above.
 type backend struct {
 	api.NoKeys
+	api.Documents
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB

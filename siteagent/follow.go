@@ -1,7 +1,6 @@
 package siteagent
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -19,8 +18,8 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
+	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
-	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
 // heads are what this agent has active.
@@ -63,8 +62,8 @@ func (a *Agent) proposeAdmissions(ctx context.Context) {
 	}
 }
 
-// above is the coordinator for the audit log; ok is false while there is no session.
-func (a *Agent) above() (auditlog.Above, bool) {
+// session is the coordinator for the audit log; ok is false while there is none.
+func (a *Agent) session() (auditlog.Above, bool) {
 	return auditlog.Session{RT: a.uplink.RoundTripper()}, a.uplink.Status().Up
 }
 
@@ -76,80 +75,25 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 			again = err
 		}
 	}
+	a.above.Store(&h)
 	rt := a.uplink.RoundTripper()
 	if own := a.replica.TrustHead(); h.Trust.Seq >= own.Seq && h.Trust != own { // another hash in our place: what is there is the evidence
-		if err := a.pullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil {
+		if err := a.desk.PullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil {
 			failed("trust", err)
 		}
 	}
 	if h.Revocation.Compare(a.replica.RevocationHead()) > 0 {
-		if err := a.pullRevocations(ctx, rt, "http://coordinator/u/1/revocations"); err != nil {
+		if err := a.desk.PullRevocations(ctx, rt, "http://coordinator/u/1/revocations"); err != nil {
 			failed("revocations", err)
 		}
 	}
-	if err := a.pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
+	if err := a.desk.Pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
 		failed("intent", err)
 	}
 	a.uplink.Applied(a.heads())
 	a.propose(ctx)
 	return again
 }
-
-// pullTrust takes the trust documents that base has from one on; they act at once.
-func (a *Agent) pullTrust(ctx context.Context, rt http.RoundTripper, base string, from uint64) error {
-	envs, err := fetchTrust(ctx, rt, fmt.Sprintf("%s?from=%d", base, from))
-	if err != nil {
-		return err
-	}
-	err = a.site.AddTrust(envs)
-	a.auditRefusal("trust.refused", err)
-	a.gossip.SetHead(intent.StreamTrust, a.replica.TrustHead())
-	a.closeGone()
-	return err
-}
-
-func fetchTrust(ctx context.Context, rt http.RoundTripper, url string) (envs []*intent.Envelope, err error) {
-	size := 0
-	err = envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
-		if size += octets; size > maxTrust {
-			return errors.New("cannot take so many trust documents at once")
-		}
-		envs = append(envs, env)
-		return nil
-	})
-	return envs, err
-}
-
-// maxTrust bounds the octets of trust documents of one answer.
-const maxTrust = 16 << 20
-
-// pullRevocations takes what base has beyond ours; it acts at once.
-func (a *Agent) pullRevocations(ctx context.Context, rt http.RoundTripper, base string) error {
-	var envs []*intent.Envelope
-	err := envelopes(ctx, rt, fmt.Sprintf("%s?from=%d", base, a.replica.RevocationHead().Seq+1), func(env *intent.Envelope, _ int) error {
-		if envs = append(envs, env); len(envs) > maxRevocations {
-			return fmt.Errorf("cannot take more than %d documents at once", maxRevocations)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	before := a.replica.Revocations().Len()
-	err = a.replica.AddRevocations(envs)
-	a.auditRefusal("revocation.refused", err)
-	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
-	if n := a.replica.Revocations().Len(); n > before {
-		closed := a.closeGone()
-		if jerr := a.journalEvent("revocation.learnt", fmt.Sprintf("%d more identities are revoked, %d sessions ended", n-before, closed)); jerr != nil {
-			a.cfg.Logger.Warn("event not journaled", "err", jerr)
-		}
-	}
-	return err
-}
-
-// maxRevocations bounds one pull: 4,096 documents of 64 entries are some hundred years of thefts.
-const maxRevocations = 4096
 
 // closeGone ends the sessions of who may not speak any more, and returns how many.
 func (a *Agent) closeGone() int {
@@ -160,79 +104,20 @@ func (a *Agent) closeGone() int {
 	return a.end.CloseIf(func(id trust.Identity) bool { return !v.Admits(id) })
 }
 
-func get(ctx context.Context, rt http.RoundTripper, url string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
+// moved tells peers where a stream is.
+func (a *Agent) moved(stream string, head intent.Head) {
+	if a.gossip != nil { // else a stick is read before anybody listens
+		a.gossip.SetHead(stream, head)
 	}
-	res, err := rt.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, errors.Join(fmt.Errorf("cannot get %s: %s", req.URL.Path, res.Status), res.Body.Close())
-	}
-	return res, nil
-}
-
-// pull takes envelopes from base until the staged head reaches want or the source has no more.
-func (a *Agent) pull(ctx context.Context, rt http.RoundTripper, base string, want intent.Head) error {
-	for {
-		st := a.site.State()
-		if want.Compare(st.Staged) <= 0 {
-			return nil
-		}
-		n, err := a.pullOnce(ctx, rt, fmt.Sprintf("%s?from=%d", base, st.Staged.Seq+1))
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return fmt.Errorf("source has nothing beyond %d.%d", st.Staged.Epoch, st.Staged.Seq)
-		}
-		a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
-	}
-}
-
-func (a *Agent) pullOnce(ctx context.Context, rt http.RoundTripper, url string) (int, error) {
-	in := replica.Intake{Replica: a.replica}
-	var refused error
-	err := envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
-		refused = in.Add(ctx, env, octets)
-		return refused
-	})
-	if refused == nil {
-		refused = in.End(ctx)
-		err = errors.Join(err, refused)
-	}
-	a.auditRefusal("intent.refused", refused)
-	return in.New, err
-}
-
-// envelopes calls fn for each envelope that url gives, one per line, with its octets.
-func envelopes(ctx context.Context, rt http.RoundTripper, url string, fn func(*intent.Envelope, int) error) error {
-	res, err := get(ctx, rt, url)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	sc := bufio.NewScanner(res.Body)
-	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
-	for sc.Scan() {
-		env, err := document.Decode(sc.Bytes())
-		if err != nil { // %v: a line that was cut says nothing of the document
-			return fmt.Errorf("cannot read what %s gives: %v", url, err)
-		}
-		if err := fn(env, len(sc.Bytes())); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
 }
 
 // auditRefusal keeps what was refused, in the audit chain and as an event: replayed, forked, truncated or other-site documents,
 // and peers who may not speak.
 func (a *Agent) auditRefusal(kind string, err error) {
 	if err == nil {
+		return
+	}
+	if a.audit == nil { // a stick that is read before anything is wired: who started the agent is told
 		return
 	}
 	r := intent.AuditRecord{Via: "agent", Verb: kind, Result: intent.AuditRefused, Reason: err.Error()}
@@ -262,19 +147,19 @@ func (a *Agent) follow(ctx context.Context) error {
 			}
 			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
 			if own := a.replica.TrustHead().Seq; m.Tags.Trust.Seq > own {
-				if err := a.pullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil {
+				if err := a.desk.PullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil {
 					a.cfg.Logger.Warn("trust not pulled from peer", "peer", m.ID, "err", err)
 				}
 			}
 			if r := m.Tags.Revocation; (intent.Head{Epoch: r.Epoch, Seq: r.Seq}).Compare(a.replica.RevocationHead()) > 0 {
-				if err := a.pullRevocations(ctx, rt, "http://"+m.ID+"/m/1/revocations"); err != nil && ctx.Err() == nil {
+				if err := a.desk.PullRevocations(ctx, rt, "http://"+m.ID+"/m/1/revocations"); err != nil && ctx.Err() == nil {
 					a.cfg.Logger.Warn("revocations not pulled from peer", "peer", m.ID, "err", err)
 				}
 			}
 			if hint.Compare(st.Staged) <= 0 {
 				continue
 			}
-			if err := a.pull(ctx, rt, "http://"+m.ID+"/m/1/intent", hint); err != nil && ctx.Err() == nil {
+			if err := a.desk.Pull(ctx, rt, "http://"+m.ID+"/m/1/intent", hint); err != nil && ctx.Err() == nil {
 				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
 			}
 		}
@@ -332,7 +217,7 @@ func (a *Agent) cutOff(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askCoordinator)
 	defer cancel()
-	res, err := get(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/u/1/trust?from=%d", a.replica.TrustHead().Seq+1))
+	res, err := intake.Get(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/u/1/trust?from=%d", a.replica.TrustHead().Seq+1))
 	if err != nil {
 		return true
 	}

@@ -2,13 +2,13 @@ package siteagent
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"path/filepath"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
@@ -47,10 +47,10 @@ func (a *Agent) sources() replica.Sources {
 		})
 	}
 	fetch := func(ctx context.Context, rt http.RoundTripper, url string, fn func(*intent.Envelope) error) error {
-		return envelopes(ctx, rt, url, func(env *intent.Envelope, _ int) error { return fn(env) })
+		return intake.Envelopes(ctx, rt, url, func(env *intent.Envelope, _ int) error { return fn(env) })
 	}
 	return a.upkeep.Sources(all, fetch, func(ctx context.Context) []*intent.Envelope {
-		more, err := fetchTrust(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust?from=1")
+		more, err := intake.FetchTrust(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust?from=1")
 		if err != nil {
 			a.cfg.Logger.Debug("trust not fetched", "err", err)
 		}
@@ -66,7 +66,7 @@ func (a *Agent) again(ctx context.Context) {
 	if !a.uplink.Status().Up {
 		return // peers are asked every 15 s
 	}
-	if _, err := a.pullOnce(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/v1/sites/%s/intent?from=%d", a.id.Site, a.site.State().Staged.Seq+1)); err != nil {
+	if _, err := a.desk.PullOnce(ctx, a.uplink.RoundTripper(), "http://coordinator/v1/sites/"+a.id.Site+"/intent"); err != nil {
 		a.cfg.Logger.Warn("intent not pulled", "err", err)
 	}
 }

@@ -57,6 +57,16 @@ func (a *Log) Join(ctx context.Context, site, from string, b intent.AuditBundle)
 	return fmt.Errorf("cannot join audit of %s/%s: %s: %w", site, b.Agent, broken, ErrBroken)
 }
 
+// Verify tells whether Join could take b by its own merits: signed by its agent, whole in itself. Nothing is kept.
+func (a *Log) Verify(ctx context.Context, site string, b intent.AuditBundle) error {
+	keys, err := a.Keys(ctx, site)
+	if err != nil {
+		return err
+	}
+	_, err = openBundle(site, b, keys[b.Agent])
+	return err
+}
+
 // openBundle verifies a bundle by itself, its records one after the other up to the sealed head, and returns the chain after each.
 func openBundle(site string, b intent.AuditBundle, ders [][]byte) ([]document.AuditChain, error) {
 	if len(b.Records) == 0 || len(b.Records) > maxBundle || !intent.IsLabel(b.Agent) || !intent.IsLabel(b.Chain) {

@@ -22,6 +22,7 @@ const (
 	Adopt    = "adopt"
 	Discard  = "discard"
 	Conflict = "conflict" // kept for a person
+	Settled  = "settled"  // of Preview: it was decided before
 )
 
 // Desk decides. Every field is set.
@@ -84,6 +85,26 @@ func (d *Desk) Take(ctx context.Context, site string, env *intent.Envelope) (str
 		why = e.Error()
 	}
 	return Conflict, d.keep(ctx, site, o.ID, kept{env, why, d.Now().UTC()})
+}
+
+// Preview says what Take would answer, as far as that can be told without doing it, and Settled for what was decided before.
+// Errors: as Take.
+func (d *Desk) Preview(ctx context.Context, site string, env *intent.Envelope) (string, error) {
+	o, gone, err := d.open(ctx, site, env)
+	if err != nil {
+		return "", err
+	}
+	if _, err := d.Store.Get(ctx, store.OverrideKey(site, o.ID)); !errors.Is(err, store.ErrAbsent) {
+		return Settled, err
+	}
+	if err := d.mayChange(site, o); err != nil {
+		return "", err
+	}
+	fits, _, err := d.fits(ctx, site, o)
+	if !fits || gone != "" {
+		return Conflict, err
+	}
+	return Adopt, err
 }
 
 // repeat finishes a decision that was made before.

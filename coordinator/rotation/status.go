@@ -22,6 +22,9 @@ import (
 type Contact struct {
 	At   time.Time         `json:"at"`
 	Keys *intent.KeyReport `json:"keys,omitempty"`
+	// Its active head, and why what it has beyond that is not active.
+	Head     intent.Head `json:"head"`
+	Rejected string      `json:"rejected,omitempty"`
 }
 
 // Heard is what a site's reports say: when each agent brought one, and whether its site sees it alive.

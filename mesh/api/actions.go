@@ -41,6 +41,7 @@ func (a *API) actions() {
 	a.securityActions()
 	a.proposals()
 	a.keyActions()
+	a.intentStatus()
 }
 
 func (a *API) applyMany(ctx context.Context, in *struct {

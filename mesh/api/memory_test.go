@@ -136,6 +136,26 @@ func (m *memory) Events(_ context.Context, q EventQuery, fn func(intent.Event) e
 	return fn(intent.Event{Site: q.Site, Type: "machine.boot.dhcp", Machine: "m1", Message: "hello"})
 }
 
+func (m *memory) ExportStick(_ context.Context, w io.Writer, q StickQuery) error {
+	if err := m.call("export stick %s from %d, audit %v", q.Site, q.From, q.Audit); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "stick of "+q.Site)
+	return err
+}
+
+func (m *memory) ImportStick(_ context.Context, by Caller, site string, r io.Reader, dryRun bool) (*StickResult, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	return &StickResult{Site: site, DryRun: dryRun}, m.call("import stick %s %q %v by %s", site, b, dryRun, by.User)
+}
+
+func (m *memory) IntentStatus(_ context.Context, site string) (*IntentStatus, error) {
+	return &IntentStatus{By: "c1"}, m.call("intent status %s", site)
+}
+
 func (m *memory) SiteStatus(_ context.Context, site string) (*SiteStatus, error) {
 	return &SiteStatus{Site: site, Reachable: "yes", Machines: map[string]int{"running": 1}}, m.call("status %s", site)
 }

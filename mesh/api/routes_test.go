@@ -48,6 +48,9 @@ func routeTable() map[string]route {
 		"audit":            {roles: "security auditor"},
 		"events":           {roles: "operator security auditor"},
 		"intent":           {roles: "operator security auditor"},
+		"intent-status":    {roles: "operator security auditor"},
+		"export-stick":     {roles: "operator security auditor"},
+		"import-stick":     {roles: "operator", body: "bytes"},
 		"upload-asset":     {roles: "operator", body: "bytes"},
 	}
 }

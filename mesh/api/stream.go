@@ -32,19 +32,22 @@ func writeJSON(w io.Writer, v any) {
 
 // streams registers what answers line by line. The handlers are plain net/http; huma only describes them.
 func (a *API) streams() {
-	add := func(method, path, id, summary string, params []*huma.Param, h func(http.ResponseWriter, *http.Request, Caller) error) {
-		a.mux.HandleFunc(method+" "+path, a.raw(h))
-		a.huma.OpenAPI().AddOperation(&huma.Operation{
-			Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"Stream"}, Parameters: params,
-			Security:  credentials(),
-			Responses: map[string]*huma.Response{"200": {Description: "one JSON value per line"}, "default": {Description: "RFC 9457 problem"}},
-		})
-	}
-	add(http.MethodGet, "/v1/watch", "watch", "All objects that you may see, then every change", query("kind"), a.watch)
-	add(http.MethodGet, "/v1/sites/{site}/events", "events", "What happened at a site", append(query("machine", "since", "follow"), path("site")...), a.events)
-	add(http.MethodGet, "/v1/sites/{site}/intent", "intent", "The signed chain of a site", append(query("from", "wait"), path("site")...), a.intentFeed)
-	add(http.MethodGet, "/v1/audit", "audit", "Who did what, and what was refused", query("site", "user", "since", "follow", "proofs"), a.audit)
-	add(http.MethodPut, "/v1/assets/{name}/content", "upload-asset", "Upload the bytes of an asset", append(query("class"), path("name")...), a.upload)
+	a.stream(http.MethodGet, "/v1/watch", "watch", "All objects that you may see, then every change", query("kind"), a.watch)
+	a.stream(http.MethodGet, "/v1/sites/{site}/events", "events", "What happened at a site", append(query("machine", "since", "follow"), path("site")...), a.events)
+	a.stream(http.MethodGet, "/v1/sites/{site}/intent", "intent", "The signed chain of a site", append(query("from", "wait"), path("site")...), a.intentFeed)
+	a.stream(http.MethodGet, "/v1/audit", "audit", "Who did what, and what was refused", query("site", "user", "since", "follow", "proofs"), a.audit)
+	a.stream(http.MethodPut, "/v1/assets/{name}/content", "upload-asset", "Upload the bytes of an asset", append(query("class"), path("name")...), a.upload)
+	a.sticks()
+}
+
+// stream registers one of them.
+func (a *API) stream(method, path, id, summary string, params []*huma.Param, h func(http.ResponseWriter, *http.Request, Caller) error) {
+	a.mux.HandleFunc(method+" "+path, a.raw(h))
+	a.huma.OpenAPI().AddOperation(&huma.Operation{
+		Method: method, Path: path, OperationID: id, Summary: summary, Tags: []string{"Stream"}, Parameters: params,
+		Security:  credentials(),
+		Responses: map[string]*huma.Response{"200": {Description: "one JSON value per line"}, "default": {Description: "RFC 9457 problem"}},
+	})
 }
 
 func query(names ...string) []*huma.Param { return params("query", names) }

@@ -11,5 +11,5 @@
 //
 // Concurrency: none; a Reader or Writer belongs to one goroutine.
 //
-// Tests: stick_test.go cuts a file at each octet; FuzzReader with a committed corpus.
+// Tests: stick_test.go cuts a file at each octet; FuzzReader.
 package stick

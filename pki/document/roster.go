@@ -51,3 +51,23 @@ func OpenAdmission(env *intent.Envelope, site string, roster *intent.RosterBody)
 	}
 	return a, nil
 }
+
+// OpenQuarantine verifies that the agent of site which env names as its signer signed it, and that it is not about itself: a stolen
+// box does not let itself back. Errors: those of SignedByAgent, ErrSigner, ErrOtherSite, intent.Problems.
+func OpenQuarantine(env *intent.Envelope, site string, roster *intent.RosterBody) (*intent.Quarantine, error) {
+	signer, err := SignedByAgent(env, intent.PayloadQuarantine, roster)
+	if err != nil {
+		return nil, err
+	}
+	q := &intent.Quarantine{}
+	if err := intent.DecodeStrict(env.Payload, q); err != nil {
+		return nil, fmt.Errorf("cannot decode quarantine: %w", err)
+	}
+	if q.Agent != signer || q.Agent == q.Target.Agent || q.N == 0 {
+		return nil, fmt.Errorf("cannot accept quarantine %d by %q: %w", q.N, q.Agent, ErrSigner)
+	}
+	if q.Site != site {
+		return nil, fmt.Errorf("cannot accept quarantine %d of site %q at %q: %w", q.N, q.Site, site, ErrOtherSite)
+	}
+	return q, nil
+}

@@ -57,6 +57,36 @@ func (l *Log) Carry(ctx context.Context, above Above) error {
 	return errors.Join(errs...)
 }
 
+// errUnsigned says that a peer signed no head within one bundle.
+var errUnsigned = errors.New("it signed no head among them")
+
+// Export calls put for bundles of all chains of the site that this agent has, from their beginning: its own, and its peers' as far
+// as they signed them. It goes by file, so nothing is taken to have arrived.
+func (l *Log) Export(ctx context.Context, put func(intent.AuditBundle) error) error {
+	for _, agent := range l.agents() {
+		c := &carrier{l: l, above: file{put}, agent: agent}
+		_, err := l.records(agent, 0, func(r claim.Record) error { return c.take(ctx, r) })
+		if err == nil {
+			err = c.finish(ctx)
+		}
+		if err != nil && !errors.Is(err, errUnsigned) {
+			return err
+		}
+	}
+	return nil
+}
+
+// file is a coordinator that has nothing yet.
+type file struct {
+	put func(intent.AuditBundle) error
+}
+
+// Places implements Above.
+func (file) Places(context.Context) ([]intent.AuditPlace, error) { return nil, nil }
+
+// Join implements Above.
+func (f file) Join(_ context.Context, b intent.AuditBundle) error { return f.put(b) }
+
 // carrier makes bundles out of one agent's journal.
 type carrier struct {
 	l      *Log
@@ -111,7 +141,7 @@ func (c *carrier) finish(ctx context.Context) error {
 	}
 	if c.agent != c.l.Self {
 		if c.size > bundleBytes {
-			return fmt.Errorf("cannot bring up audit of %s: it signed no head within %d records", c.agent, n)
+			return fmt.Errorf("cannot bring up audit of %s after %d records: %w", c.agent, n, errUnsigned)
 		}
 		return nil
 	}

@@ -158,12 +158,12 @@ func (k *Keeper) obey() (closed int, err error) {
 		if json.Unmarshal(r.Body, &env) != nil {
 			continue // not ours, or of a later version: it changes nothing
 		}
-		q, err := openQuarantine(&env, roster)
+		q, err := document.OpenQuarantine(&env, k.Site, roster)
 		if err != nil {
 			k.Log.Debug("quarantine order is not obeyed", "from", r.Agent, "err", err)
 			continue
 		}
-		if o := (replica.Order{N: q.N, On: q.On}); q.Site == k.Site && o.Outranks(d.Quarantined[q.Target.Agent]) {
+		if o := (replica.Order{N: q.N, On: q.On}); o.Outranks(d.Quarantined[q.Target.Agent]) {
 			d.Quarantined[q.Target.Agent] = o
 		}
 	}
@@ -185,21 +185,19 @@ func (k *Keeper) obey() (closed int, err error) {
 	return k.Close(), nil
 }
 
-// openQuarantine verifies that the agent which it names as its signer signed it, and that it is not about itself: a stolen box
-// does not let itself back.
-func openQuarantine(env *intent.Envelope, roster *intent.RosterBody) (*intent.Quarantine, error) {
-	signer, err := document.SignedByAgent(env, intent.PayloadQuarantine, roster)
-	if err != nil {
-		return nil, err
+// Orders lists the quarantine orders of the journal that an agent of the roster signed.
+func (k *Keeper) Orders() (out []*intent.Envelope) {
+	roster := k.Replica.State().Signed
+	for _, r := range k.Journal.View(kindQuarantine) {
+		env := &intent.Envelope{}
+		if json.Unmarshal(r.Body, env) != nil {
+			continue
+		}
+		if _, err := document.OpenQuarantine(env, k.Site, roster); err == nil {
+			out = append(out, env)
+		}
 	}
-	q := &intent.Quarantine{}
-	if err := intent.DecodeStrict(env.Payload, q); err != nil {
-		return nil, fmt.Errorf("cannot decode quarantine: %w", err)
-	}
-	if q.Agent != signer || q.Agent == q.Target.Agent || q.N == 0 {
-		return nil, fmt.Errorf("cannot accept quarantine %d by %q: %w", q.N, q.Agent, document.ErrSigner)
-	}
-	return q, nil
+	return out
 }
 
 // Run puts orders and admissions into force as they come into the journal, and makes the boot key that they ask for.

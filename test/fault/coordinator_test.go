@@ -33,11 +33,13 @@ type domain struct {
 	*testing.T
 	data, addr string
 	token      string
+	roots      *x509.CertPool
 	api        *client.Client
 	log        *slog.Logger
 	logs       *lockedBuffer
 	stop       map[string]func()
 	metrics    map[string]string // address of an agent's metrics
+	sites      map[string]string // and of its site API
 }
 
 type lockedBuffer struct {
@@ -69,7 +71,7 @@ func freeAddr(t *testing.T) string {
 
 func newDomain(t *testing.T) *domain {
 	t.Helper()
-	d := &domain{T: t, data: filepath.Join(t.TempDir(), "c1"), addr: freeAddr(t), logs: &lockedBuffer{}, stop: map[string]func(){}, metrics: map[string]string{}}
+	d := &domain{T: t, data: filepath.Join(t.TempDir(), "c1"), addr: freeAddr(t), logs: &lockedBuffer{}, stop: map[string]func(){}, metrics: map[string]string{}, sites: map[string]string{}}
 	d.log = slog.New(slog.NewTextHandler(d.logs, nil))
 	res, err := coordinator.Init(t.Context(), coordinator.InitConfig{Data: d.data, Domain: "edge.example", ID: "c1", Addr: []string{d.addr}, Admin: "admin", Logger: d.log})
 	if err != nil {
@@ -81,8 +83,8 @@ func newDomain(t *testing.T) *domain {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
-	d.token = res.Token
-	d.api = client.New("https://"+d.addr, d.token, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true})
+	d.token, d.roots = res.Token, roots
+	d.api = d.clientOf(d.addr)
 	t.Cleanup(func() {
 		for _, stop := range d.stop {
 			stop()
@@ -92,6 +94,11 @@ func newDomain(t *testing.T) *domain {
 		}
 	})
 	return d
+}
+
+// clientOf asks a coordinator or an agent as the administrator.
+func (d *domain) clientOf(addr string) *client.Client {
+	return client.New("https://"+addr, d.token, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: d.roots}, DisableKeepAlives: true})
 }
 
 // run starts fn under a name; end(name) stops it and waits.
@@ -125,7 +132,7 @@ func (d *domain) agent(site, id, dir string) {
 	d.Helper()
 	cfg := siteagent.Config{Data: dir, Management: freeAddr(d.T), Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, Logger: d.log.With("agent", site+"/"+id)}
 	cfg.Metrics = freeAddr(d.T)
-	d.metrics[site+"/"+id] = cfg.Metrics
+	d.metrics[site+"/"+id], d.sites[site+"/"+id] = cfg.Metrics, cfg.Management
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		tok, err := d.api.JoinToken(d.Context(), site, api.JoinTokenRequest{Agent: id})
 		if err != nil {

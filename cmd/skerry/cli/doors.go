@@ -224,6 +224,9 @@ func (a *app) agentCmd() *cobra.Command {
 			if err := readJoin(&cfg.Join); err != nil {
 				return err
 			}
+			if cfg.Import != "" && cfg.Spare == "" {
+				return hint(&usageError{errors.New("cannot use --import without --spare KIT --replaces ID")}, "an agent that runs takes a stick by `skerry intent import FILE`")
+			}
 			return siteagent.Run(c.Context(), cfg)
 		},
 	}
@@ -234,6 +237,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&cfg.Join, "join", "", "TOKEN@HOST:PORT, or @FILE that holds it; used once")
 		f.StringVar(&cfg.Spare, "spare", "", "kit of a spare (`skerry agent kit`): this box takes the place of --replaces; used once")
 		f.StringVar(&cfg.Replaces, "replaces", "", "agent whose place the spare takes")
+		f.StringVar(&cfg.Import, "import", "", "stick of \"skerry intent export\" that the spare begins with, when no peer is there to ask")
 		f.StringVar(&cfg.KitIdentity, "identity", "", "file of the age identity that opens the kit")
 		f.StringVar(&cfg.KitPassphrase, "passphrase-file", "", "file with the passphrase that opens the kit; remove it afterwards")
 		f.StringVar(&cfg.Management, "management", "", "HOST:PORT of site API and mesh, TCP and UDP")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
@@ -272,7 +273,7 @@ func explainText(w io.Writer, e *api.Explanation) error {
 const maxFactName = 48
 
 func (a *app) siteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "site", Short: "See how a site is doing"}
+	c := &cobra.Command{Use: "site", Short: "See how a site is doing, and carry what it has to say"}
 	status := &cobra.Command{
 		Use: "status [SITE]", Short: "Agents, heads, machines and overrides of a site", Args: argsUpTo(0, "SITE"),
 		RunE: func(c *cobra.Command, given []string) error {
@@ -301,6 +302,7 @@ func (a *app) siteCmd() *cobra.Command {
 		},
 	}
 	c.AddCommand(status)
+	c.AddCommand(documents.Site(shell{a})...)
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/spf13/cobra"
 )
@@ -85,6 +86,9 @@ func Main(ctx context.Context, args []string, s Streams, getenv func(string) str
 	if code, ok := errors.AsType[exitCode](err); ok {
 		return int(code)
 	}
+	if errors.Is(err, documents.ErrPartly) {
+		return exitPartial
+	}
 	fmt.Fprintln(s.Err, "skerry:", err)
 	if h, ok := errors.AsType[*hintError](err); ok {
 		fmt.Fprintln(s.Err, "try:", h.hint)
@@ -139,6 +143,7 @@ the site: --context lon1.`,
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), a.machineCmd(),
 		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.revokeCmd(), a.pkiCmd(), a.overrideCmd(), a.auditCmd(), a.demoCmd(), a.versionCmd())
+	c.AddCommand(documents.Intent(shell{a}))
 	c.AddCommand(account.Commands(shell{a})...)
 	return c
 }

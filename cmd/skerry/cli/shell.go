@@ -2,6 +2,7 @@ package cli
 
 import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -11,7 +12,10 @@ import (
 // shell is the app as verbs of other packages see it.
 type shell struct{ a *app }
 
-var _ account.Shell = shell{}
+var (
+	_ account.Shell   = shell{}
+	_ documents.Shell = shell{}
+)
 
 // Client implements account.Shell, like the rest.
 func (s shell) Client() (*client.Client, error) { return s.a.client() }

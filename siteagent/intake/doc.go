@@ -1,0 +1,13 @@
+// Package intake takes signed documents into an agent's replica, whoever brings them: the coordinator's session, a peer, a stick.
+//
+// Holds: Desk (trust, revocations, intent: verified by the replica, told to gossip, refusals kept, sessions of who may not speak any
+// more ended), and the pulls by HTTP that bring them over a session.
+//
+// Imported by: siteagent, siteagent/sticks.
+//
+// Promises: 3 (what the replica refuses is not taken, by no way), 12 (an answer's documents are bounded in size and number).
+//
+// Concurrency: a Desk is safe for concurrent use. No goroutines.
+//
+// Tests: siteagent/sticks takes sticks by it; test/fault.TestTrustReachesEverybody runs the pulls of real agents.
+package intake
