@@ -4,9 +4,10 @@ package fault
 
 // The long tier: under an hour each (trust.md section 12).
 const (
-	tierKills  = 2000 // F1
-	tierCuts   = 500  // F3
-	tierFlips  = 5000 // F4
-	tierFulls  = 20   // F5
-	tierCopies = 20   // F6
+	tierKills   = 2000   // F1
+	tierCuts    = 500    // F3
+	tierFlips   = 5000   // F4
+	tierFulls   = 20     // F5
+	tierCopies  = 20     // F6
+	tierHostile = 50_000 // F14
 )
