@@ -229,7 +229,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
-	pub := &publish.Publisher{Store: c.store, Signer: writer, Now: time.Now, Epoch: func() (uint64, error) { return publish.EpochOf(c.trust.Body(), writer.Public()) }}
+	pub := &publish.Publisher{Store: c.store, Signer: writer, Now: time.Now, Epoch: func() (uint64, error) { return publish.EpochOf(c.trust.Body(), writer.Public()) }, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/beacon"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -32,6 +34,7 @@ func (c *Coordinator) sessionHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /u/1/trust", c.rotation.ServeTrust)
 	mux.HandleFunc("GET /u/1/revocations", c.revoker.serve)
+	mux.Handle("POST /u/1/beacon", &beacon.Giver{ID: c.id, Pub: c.agents.pub, Trust: c.trust.Head, Revocation: c.revoker.stream.Head, Held: c.recovery.Text, Now: time.Now})
 	mux.HandleFunc("POST /u/1/report", c.takeReport)
 	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
 	mux.HandleFunc("POST /u/1/admissions", c.takeAdmission)

@@ -24,6 +24,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
@@ -79,6 +80,7 @@ type Agent struct {
 	replica *replica.Replica
 	desk    *intake.Desk
 	sticks  *sticks.Desk
+	fresh   *freshness.Keeper
 	above   atomic.Pointer[uplink.Heads] // the coordinator's, as heard last
 	site    *effective.Site
 	journal *claim.Journal
@@ -255,10 +257,20 @@ func (a *Agent) wireSite() {
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
 		Dial: a.dialBMC, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },
 	})
+	a.fresh = freshness.New(freshness.Config{
+		Site: a.id.Site, Self: self, Life: a.life, Journal: a.journal, Replica: a.replica, Floor: a.floor, Post: a.post, Audit: a.audit, Log: log,
+		Binding: func(machine string) (*reconcile.Binding, bool) {
+			v, ok := a.control.View(machine)
+			if v.Binding != nil && v.Binding.Released {
+				return nil, ok
+			}
+			return v.Binding, ok
+		},
+	})
 	_, web := a.id.certificates(a.keys)
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: web, Sign: a.keys.Sign,
-		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.Owner,
+		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.Owner, Fresh: a.fresh.Fresh,
 		Forward: a.mesh.Forward, Blobs: a.blobs, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere
@@ -270,7 +282,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks,
+		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
 	}
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
@@ -317,6 +329,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)
 	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.session) })
+	run("beacon", a.fresh.Run)
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
 	run("reconcile", a.control.Run)

@@ -20,6 +20,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -31,6 +32,7 @@ import (
 type backend struct {
 	api.NoKeys
 	api.Documents
+	api.Approvals
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB
@@ -44,6 +46,7 @@ type backend struct {
 	upkeep  *upkeep.Keeper
 	members *members.Keeper
 	audit   *auditlog.Log
+	fresh   *freshness.Keeper
 
 	mu   sync.Mutex // guards what follows
 	rev  uint64

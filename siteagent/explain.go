@@ -106,7 +106,7 @@ func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
 }
 
 func (b *backend) permission(v reconcile.MachineView) api.ExplainSection {
-	s := api.ExplainSection{Title: "permission"}
+	s := api.ExplainSection{Title: "permission", Facts: b.fresh.Explain(v.Name)}
 	env, ok := claim.Load[intent.Envelope](b.w.Journal, reconcile.KindPermission, v.Name)
 	var p intent.Permission
 	if !ok || json.Unmarshal(env.Payload, &p) != nil {
@@ -114,7 +114,7 @@ func (b *backend) permission(v reconcile.MachineView) api.ExplainSection {
 	}
 	s.Facts = append(s.Facts,
 		fact("id", "%s", p.ID), fact("act", "%s on machine %s, serial %q, UUID %s", p.Act, p.Machine, p.Serial, p.UUID),
-		fact("generation", "%d under claim epoch %s", p.Generation, p.Claim), fact("cause", "%s", p.Cause),
+		fact("generation", "%d under claim epoch %s", p.Generation, p.Claim), fact("cause", "%s, fresh by %s", p.Cause, p.Fresh),
 		fact("signed by", "%s at %s, key %s", p.Agent, p.Time.Format(time.RFC3339), env.Signatures[0].KeyID[:12]), fact("digest", "%s", env.Digest()))
 	for _, d := range p.Disks {
 		s.Facts = append(s.Facts, fact("disk", "serial %q, WWN %q, %d octets", d.Serial, d.WWN, d.SizeBytes))

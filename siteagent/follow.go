@@ -43,6 +43,7 @@ func (a *Agent) targets() []uplink.Target {
 // onUp offers the overrides, and what the audit chains hold beyond the coordinator's, as soon as a session stands.
 func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
 	a.cfg.Logger.Info("coordinator is reachable")
+	a.fresh.Kick()
 	a.audit.Kick()
 	a.proposeAdmissions(ctx)
 	a.propose(ctx)

@@ -51,6 +51,7 @@ func (a *Agent) wireSticks() {
 		return a.journal.Append(ctx, claim.Local, a.audit.Draft(r))
 	}
 	a.sticks.Floor, a.sticks.Members, a.sticks.Uplink = a.floor, a.gossip.Members, func() uplink.Status { return a.uplink.Status() }
+	a.sticks.Beacon = a.fresh.Word
 	a.sticks.Above = func() (h api.StreamHeads) {
 		if last := a.above.Load(); last != nil {
 			h.Trust, h.Revocation, h.Intent = last.Trust, last.Revocation, last.Intent

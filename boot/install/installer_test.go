@@ -118,7 +118,8 @@ func TestSourceFaults(t *testing.T) {
 	})
 }
 
-// TestRefusedBeforeTheFirstWrite: whatever does not fit ends the task with nothing opened.
+// TestRefusedBeforeTheFirstWrite is experiment F13 in the ramdisk: a permission for another serial, disk, generation or claim, and
+// whatever else does not fit, ends the task with nothing opened.
 func TestRefusedBeforeTheFirstWrite(t *testing.T) {
 	f := func(code string, change func(s *scene, w *Work)) {
 		t.Helper()

@@ -26,6 +26,8 @@ type Publisher struct {
 	// Epoch is that of Signer in the newest trust document. Errors: ErrNoWriter.
 	Epoch func() (uint64, error)
 	Now   func() time.Time
+	// Catalog is asked for how long a site's beacons count.
+	Catalog func() *intent.Catalog
 }
 
 // ErrNoWriter says that trust does not let the writer key that is here sign anything new.
@@ -40,6 +42,14 @@ func EpochOf(t *intent.TrustBody, key crypto.PublicKey) (uint64, error) {
 		}
 	}
 	return 0, fmt.Errorf("cannot sign under trust %d: %w", t.Seq, ErrNoWriter)
+}
+
+// staleAfter is how long a beacon counts at a site, as its entries say it.
+func (p *Publisher) staleAfter(site string) string {
+	if s, _, ok := intent.Lookup[*intent.SiteSpec](p.Catalog(), intent.KindSite, "", site); ok && s.StaleAfter != "" {
+		return s.StaleAfter
+	}
+	return intent.DefaultStaleAfter.String()
 }
 
 func chainKey(site string, seq uint64) string { return fmt.Sprintf("chain/%s/%016x", site, seq) }
@@ -215,7 +225,7 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	}
 	e := intent.Entry{
 		Header: document.Follow(c.head, intent.StreamIntent, epoch, c.p.Now()),
-		Site:   c.site, Kind: kind, Body: raw,
+		Site:   c.site, Kind: kind, Body: raw, StaleAfter: c.p.staleAfter(c.site),
 	}
 	payload, err := json.Marshal(e)
 	if err != nil {

@@ -155,7 +155,31 @@ func publisher(t testing.TB) *Publisher {
 	t.Cleanup(func() { s.Close() })
 	return &Publisher{
 		Store: s, Signer: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)), Epoch: func() (uint64, error) { return 1, nil },
-		Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
+		Now:     func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
+		Catalog: func() *intent.Catalog { return intent.NewCatalog() },
+	}
+}
+
+// An entry says how long a beacon counts: what the Site says, or the default.
+func TestStaleAfter(t *testing.T) {
+	p := publisher(t)
+	site := &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindSite, Metadata: intent.Metadata{Name: "lon1", UID: "s1", Rev: 1}, Spec: &intent.SiteSpec{Region: "eu", Zone: "a", StaleAfter: "12h"}}
+	p.Catalog = func() *intent.Catalog { return intent.NewCatalog(site) }
+	for name, want := range map[string]string{"lon1": "12h", "par1": "168h0m0s"} {
+		ch, err := p.Open(t.Context(), name)
+		if err == nil {
+			err = ch.Append(t.Context(), intent.EntryPut, intent.PutBody{Objects: []intent.PutObject{}}, store.Commit{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		env, err := At(t.Context(), p.Store, name, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := intent.DecodeEntry(env.Payload); err != nil || e.StaleAfter != want {
+			t.Errorf("%s: %v, %v; want %s", name, e, err, want)
+		}
 	}
 }
 

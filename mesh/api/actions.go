@@ -102,29 +102,35 @@ func (a *API) siteActions() {
 		}
 		return &struct{ Body *PowerResult }{r}, nil
 	})
-	clear := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/clear", "clear-machine", "Take a broken or quarantined machine back into service", "Machine")
-	huma.Register(a.huma, clear, func(ctx context.Context, in *struct {
-		Site    string `path:"site" maxLength:"63"`
-		Machine string `path:"machine" maxLength:"63"`
-		Body    struct {
-			Reason string `json:"reason" minLength:"1" maxLength:"256" doc:"why the evidence is settled; kept in the event log"`
-		}
-	},
-	) (*struct{}, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		if err := a.b.Clear(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Reason); err != nil {
-			return nil, problem(err)
-		}
-		return &struct{}{}, nil
-	})
+	a.reasoned("clear", "clear-machine", "Take a broken or quarantined machine back into service", a.b.Clear)
+	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)
 	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
 	huma.Register(a.huma, release, func(ctx context.Context, in *machineInput) (*struct{}, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
 		if err := a.b.Release(ctx, callerFrom(ctx), in.Site, in.Machine); err != nil {
+			return nil, problem(err)
+		}
+		return &struct{}{}, nil
+	})
+}
+
+// reasoned registers what an operator does to a machine with a reason.
+func (a *API) reasoned(verb, id, summary string, do func(ctx context.Context, by Caller, site, machine, reason string) error) {
+	op := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/"+verb, id, summary, "Machine")
+	huma.Register(a.huma, op, func(ctx context.Context, in *struct {
+		Site    string `path:"site" maxLength:"63"`
+		Machine string `path:"machine" maxLength:"63"`
+		Body    struct {
+			Reason string `json:"reason" minLength:"1" maxLength:"256" doc:"why; kept in the event log"`
+		}
+	},
+	) (*struct{}, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+			return nil, problem(err)
+		}
+		if err := do(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Reason); err != nil {
 			return nil, problem(err)
 		}
 		return &struct{}{}, nil

@@ -21,6 +21,7 @@ const Version = "1.0.0"
 type Backend interface {
 	Keys
 	Documents
+	Approvals
 	// Describe says who answers.
 	Describe() Info
 	// Snapshot returns the objects as they are now, status filled in, and the revision of that state. The catalog is

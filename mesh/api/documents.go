@@ -23,6 +23,21 @@ type Documents interface {
 	IntentStatus(ctx context.Context, site string) (*IntentStatus, error)
 }
 
+// Approvals is the part of a Backend that takes an operator's word for a dangerous act: an agent.
+type Approvals interface {
+	// Approve lets a machine be written, for its present allocation, though no coordinator was heard. Errors: 422 for who did not show
+	// a registered key.
+	Approve(ctx context.Context, by Caller, site, machine, reason string) error
+}
+
+// NoApprovals is the Approvals of a coordinator: an approval is given where the act is done.
+type NoApprovals struct{}
+
+// Approve implements Approvals.
+func (NoApprovals) Approve(context.Context, Caller, string, string, string) error {
+	return ErrElsewhere
+}
+
 // StickQuery says what goes onto a stick.
 type StickQuery struct {
 	Site  string
@@ -167,9 +182,10 @@ func (s *IntentStatus) Wrong() bool {
 // SiteDocument is one site's streams.
 type SiteDocument struct {
 	Site   string          `json:"site"`
-	Heads  StreamHeads     `json:"heads"`         // at the coordinator; at an agent: as it heard last
-	Heard  *time.Time      `json:"heard"`         // at an agent: when
-	Out    string          `json:"out,omitempty"` // what is to be done about the whole site
+	Heads  StreamHeads     `json:"heads"`            // at the coordinator; at an agent: as it heard last
+	Heard  *time.Time      `json:"heard"`            // at an agent: when
+	Beacon string          `json:"beacon,omitempty"` // at an agent: how old the coordinator's word is, on which dangerous acts hang
+	Out    string          `json:"out,omitempty"`    // what is to be done about the whole site
 	Agents []AgentDocument `json:"agents"`
 }
 

@@ -136,6 +136,10 @@ func (m *memory) Events(_ context.Context, q EventQuery, fn func(intent.Event) e
 	return fn(intent.Event{Site: q.Site, Type: "machine.boot.dhcp", Machine: "m1", Message: "hello"})
 }
 
+func (m *memory) Approve(_ context.Context, by Caller, site, machine, reason string) error {
+	return m.call("approve %s %s %q by %s", site, machine, reason, by.User)
+}
+
 func (m *memory) ExportStick(_ context.Context, w io.Writer, q StickQuery) error {
 	if err := m.call("export stick %s from %d, audit %v", q.Site, q.From, q.Audit); err != nil {
 		return err

@@ -35,6 +35,7 @@ func routeTable() map[string]route {
 		"explain-machine":  {roles: "operator security auditor"},
 		"power-machine":    {roles: "operator", body: `{"action":"on"}`},
 		"clear-machine":    {roles: "operator", body: `{"reason":"seen"}`},
+		"approve-machine":  {roles: "operator", body: `{"reason":"seen"}`},
 		"release-machine":  {roles: "operator"},
 		"create-jointoken": {roles: "operator", body: `{"agent":"a1"}`},
 		"create-usertoken": {roles: "security", body: `{}`},

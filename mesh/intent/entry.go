@@ -2,6 +2,7 @@ package intent
 
 import (
 	"fmt"
+	"time"
 )
 
 // DecodeEntry reads the payload of one intent document: header and body, strictly, but no signature and no chain rule
@@ -23,6 +24,9 @@ func DecodeEntry(payload []byte) (*Entry, error) {
 	}
 	if !IsLabel(e.Site) {
 		ps = append(ps, Problem{Path: "site", What: "is not a site id"})
+	}
+	if _, ok := ParseStaleAfter(e.StaleAfter); !ok {
+		ps = append(ps, Problem{Path: "stale_after", What: "is no duration between an hour and ten years"})
 	}
 	if err := ps.Err(); err != nil {
 		return nil, err
@@ -72,4 +76,20 @@ func (e *Entry) DecodeBody() (any, error) {
 // Head returns the head that the chain has after e, whose payload is given.
 func (e *Entry) Head(payload []byte) Head {
 	return Head{Epoch: e.Epoch, Seq: e.Seq, Hash: DigestOf(payload)}
+}
+
+// The bounds and the default of stale_after, in an entry and on a Site.
+const (
+	MinStaleAfter     = time.Hour
+	MaxStaleAfter     = 10 * 365 * 24 * time.Hour
+	DefaultStaleAfter = 168 * time.Hour
+)
+
+// ParseStaleAfter reads a Go duration within the bounds; "" is the default.
+func ParseStaleAfter(s string) (time.Duration, bool) {
+	if s == "" {
+		return DefaultStaleAfter, true
+	}
+	d, err := time.ParseDuration(s)
+	return d, err == nil && d >= MinStaleAfter && d <= MaxStaleAfter
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 )
 
 // SiteSpec is a place with its agents and hardware.
@@ -15,7 +14,7 @@ type SiteSpec struct {
 	Region      string `json:"region"`
 	Zone        string `json:"zone"`
 	Description string `json:"description,omitempty"`
-	StaleAfter  string `json:"staleAfter,omitempty"` // Go duration, default 168h: how long without a beacon before erase and firmware need an operator's signature
+	StaleAfter  string `json:"staleAfter,omitempty"` // Go duration, default 168h: how long without a coordinator's beacon before writing a disk needs an operator
 	BootSlots   int    `json:"bootSlots,omitempty"`  // machines that may load an installer at once, default 16
 	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
 	Installer *InstallerSpec `json:"installer,omitempty"`
@@ -32,7 +31,7 @@ func (s *SiteSpec) validate(c *checker) {
 	c.label("zone", s.Zone)
 	c.text("description", s.Description, 256)
 	if s.StaleAfter != "" {
-		c.duration("staleAfter", s.StaleAfter, time.Hour, 10*365*24*time.Hour)
+		c.duration("staleAfter", s.StaleAfter, MinStaleAfter, MaxStaleAfter)
 	}
 	c.count("bootSlots", s.BootSlots, 0, 4096)
 	if s.Installer != nil {

@@ -36,11 +36,13 @@ type installers struct {
 	// forward asks the agent that owns the machine for the permission.
 	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	owner   func(id string) string
+	fresh   func(ctx context.Context, b reconcile.Binding) (string, error)
 	log     *slog.Logger
 
 	mu     sync.Mutex           // guards what follows
 	noted  map[string]time.Time // machine -> last progress record
 	phases map[string]string
+	waits  map[string]string // machine -> what the last event about its waiting was for
 }
 
 const (

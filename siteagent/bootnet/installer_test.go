@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
@@ -34,6 +36,7 @@ type bench struct {
 	inst    *installers
 	answers *answers
 	unfit   error // of the agent's store
+	stale   error // why nobody who may say no was heard
 	keys    []seal.Secret
 }
 
@@ -98,6 +101,12 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 		Site: b.site, Self: id, Domain: "edge.example", Sign: author.Writer, Control: control, Log: log,
 		BootKeys: func() ([]seal.Secret, error) { return b.keys, nil },
 		Owner:    func(string) string { return id },
+		Fresh: func(context.Context, reconcile.Binding) (string, error) {
+			if b.stale != nil {
+				return "", b.stale
+			}
+			return freshness.ByBeacon, nil
+		},
 	})
 	b.inst, b.answers = s.inst, s.answers
 	return b
@@ -245,7 +254,47 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// TestChangedHardwareIsRefused: a disk or serial that is not the accepted one gets no permission, and the machine is
+// TestStaleIsNotPermitted is experiment F13, stale head and age: a machine whose act is not fresh waits without a permission, one event
+// says why and what to do, and the permission that comes when it is fresh says by what.
+func TestStaleIsNotPermitted(t *testing.T) {
+	b := newBench(t)
+	id := b.writing()
+	waits := func() (n int) {
+		t.Helper()
+		if err := b.journal.Events(nil, func(e intent.Event) error {
+			if e.Type == "permit.waits" && e.Machine == "m1" && strings.Contains(e.Message, "approve") {
+				n++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for i, why := range []freshness.Stale{{Kind: "head", Text: "behind; approve"}, {Kind: "age", Text: "9d old; approve"}, {Kind: "age", Text: "10d old; approve"}} {
+		b.stale = &why
+		if env, err := b.inst.Permit(t.Context(), id, hardware("DISK-1")); !errors.Is(err, install.ErrBusy) || len(env.Envelope.Payload) > 0 {
+			t.Fatalf("%s: %v; want %v", why.Text, err, install.ErrBusy)
+		}
+		if got := waits(); got != min(i+1, 2) {
+			t.Errorf("%s: %d events", why.Text, got)
+		}
+	}
+	if _, ok := b.journal.Latest(reconcile.KindPermission, "m1"); ok {
+		t.Error("a permission was made")
+	}
+	b.stale = nil
+	env, err := b.inst.Permit(t.Context(), id, hardware("DISK-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p intent.Permission
+	if err := json.Unmarshal(env.Envelope.Payload, &p); err != nil || p.Fresh != freshness.ByBeacon {
+		t.Errorf("fresh by %q, %v", p.Fresh, err)
+	}
+}
+
+// TestChangedHardwareIsRefused is experiment F13, wrong serial and disk, at the agent: a disk or serial that is not the accepted one gets no permission, and the machine is
 // quarantined.
 func TestChangedHardwareIsRefused(t *testing.T) {
 	for what, change := range map[string]func(*install.PermissionRequest){

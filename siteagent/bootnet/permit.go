@@ -14,6 +14,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
@@ -48,12 +49,16 @@ func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.
 		}
 		return none, i.refuse(ctx, s.Machine, r, why)
 	}
+	fresh, err := i.fresh(ctx, *v.Binding)
+	if err != nil {
+		return none, i.wait(ctx, s.Machine, r, err)
+	}
 	cl, err := i.control.Permitted(ctx, v)
 	if err != nil {
 		i.log.Warn("permission waits for the claim", "machine", s.Machine, "err", err)
 		return none, install.ErrBusy
 	}
-	return i.grant(ctx, v, s, r, cl)
+	return i.grant(ctx, v, s, r, terms{cl, fresh})
 }
 
 // differs compares the hardware as found with the accepted inventory; the permission is made of the latter alone.
@@ -75,9 +80,35 @@ func (i *installers) refuse(ctx context.Context, machine string, r install.Permi
 	return errors.Join(fmt.Errorf("%w: %s", install.ErrStale, why), err)
 }
 
+// wait tells once for each reason that a machine waits to be written, and the way out.
+func (i *installers) wait(ctx context.Context, machine string, r install.PermissionRequest, why error) error {
+	kind := r.Task + " " + why.Error()
+	if s, ok := errors.AsType[*freshness.Stale](why); ok {
+		kind = r.Task + " " + s.Kind // the text has an age in it
+	}
+	i.mu.Lock()
+	told := i.waits[machine] == kind
+	i.waits[machine] = kind
+	i.mu.Unlock()
+	if !told {
+		i.log.Warn("permission waits", "machine", machine, "why", why)
+		if err := i.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, r.Task, r.Epoch, "permit.waits", why.Error(), nil)); err != nil {
+			i.log.Warn("event not journaled", "err", err)
+		}
+	}
+	return fmt.Errorf("%w: %w", install.ErrBusy, why)
+}
+
+// terms are what a permission is given under: the claim, and by what the act is fresh.
+type terms struct {
+	claim intent.Claim
+	fresh string
+}
+
 // grant signs one permission per task, session and claim epoch: a repeated request gets the same one; an installer that goes
 // on under a new owner's claim gets a new one.
-func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, cl intent.Claim) (install.PermissionEnvelope, error) {
+func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s reconcile.Session, r install.PermissionRequest, by terms) (install.PermissionEnvelope, error) {
+	cl := by.claim
 	attempt := r.Task + "@" + intent.DigestOf([]byte(s.ID)).Short()
 	id := attempt + "@" + cl.Epoch.String()
 	old, had := claim.Load[intent.Envelope](i.w.Journal, reconcile.KindPermission, v.Name)
@@ -92,7 +123,7 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 	}
 	p := intent.Permission{
 		Site: i.w.ID(), Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
-		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: "quota",
+		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: by.fresh,
 	}
 	if had {
 		p.Prev = old.Digest().String()
@@ -115,7 +146,7 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 		claim.Draft{Kind: reconcile.KindTask, Key: r.Task, Epoch: cl.Epoch, Body: rec},
 		claim.Draft{Kind: reconcile.KindPermission, Key: v.Name, Epoch: cl.Epoch, Body: env},
 		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial), map[string]string{
-			"permission": id, "serial": p.Serial, "generation": fmt.Sprint(p.Generation), "cause": p.Cause, "digest": env.Digest().Short(),
+			"permission": id, "serial": p.Serial, "generation": fmt.Sprint(p.Generation), "cause": p.Cause, "fresh": p.Fresh, "digest": env.Digest().Short(),
 		}))
 	if err != nil {
 		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err) // nothing may be written that no live peer knows of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -14,7 +15,8 @@ import (
 // next is a state that is being worked out: the active one and a run of entries over it.
 type next struct {
 	head    intent.Head
-	size    int // octets of the run's payloads
+	stale   time.Duration // of the entry at the head
+	size    int           // octets of the run's payloads
 	objects map[string]*intent.Object
 	puts    map[string]*intent.Object
 	tombs   []intent.TombstoneObject
@@ -114,7 +116,7 @@ func (s *Replica) take(n *next) {
 	for _, r := range n.records {
 		s.sealed[r.Name] = r
 	}
-	s.objects, s.active, s.rejected = n.objects, n.head, ""
+	s.objects, s.active, s.stale, s.rejected = n.objects, n.head, n.stale, ""
 	if s.view.View() != nil {
 		s.view.Set(s.view.View().WithUsers(s.userKeys()))
 	}
@@ -133,6 +135,7 @@ func (s *Replica) apply(n *next, payload []byte) error {
 		return err
 	}
 	n.head = e.Head(payload)
+	n.stale, _ = intent.ParseStaleAfter(e.StaleAfter) // it was checked
 	switch b := body.(type) {
 	case *intent.PutBody:
 		for _, p := range b.Objects {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -48,6 +49,7 @@ type Replica struct {
 	decisions  Decisions
 	chain      document.IntentChain // stands at the staged head
 	active     intent.Head
+	stale      time.Duration             // stale_after of the entry at the active head
 	objects    map[string]*intent.Object // by uid
 	tombs      map[string]intent.TombstoneObject
 	acks       map[string]intent.AckBody
@@ -96,6 +98,7 @@ func Open(cfg Config) (*Replica, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot read intent of %s: %w", s.id, err)
 	}
+	s.stale = s.staleAt(s.active.Seq)
 	if !s.level() {
 		// The store is older than what this agent once had on disk: a restored copy. Boot goes on; nothing is claimed.
 		if err := s.db.SetRecovering(fmt.Sprintf("trust is at %d, intent at %d.%d, revocations at %d, marks are at %v", s.trust.Head.Seq, s.chain.Head.Epoch, s.chain.Head.Seq, s.revocation.Head.Seq, s.mark.Heads)); err != nil {
@@ -109,6 +112,33 @@ func Open(cfg Config) (*Replica, error) {
 		s.log.Error("staged intent is rejected; the last good state stays", "err", err)
 	}
 	return s, nil
+}
+
+// staleAt returns the stale_after of an entry that is in the store; the default when it cannot be read.
+func (s *Replica) staleAt(seq uint64) time.Duration {
+	e := &intent.Entry{}
+	if env, err := s.read(seq); err == nil {
+		e, err = intent.DecodeEntry(env.Payload)
+		if err != nil {
+			e = &intent.Entry{}
+		}
+	}
+	d, _ := intent.ParseStaleAfter(e.StaleAfter)
+	return d
+}
+
+// StaleAfter is how long a beacon of a coordinator counts here.
+func (s *Replica) StaleAfter() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stale
+}
+
+// Writers lists the writers of the trust document; do not modify.
+func (s *Replica) Writers() []intent.Writer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.chain.Writers
 }
 
 // empty forgets what was derived from the chain.

@@ -39,6 +39,7 @@ type Desk struct {
 	Uplink  func() uplink.Status
 	Members func() []gossip.Member
 	Floor   *trust.Floor
+	Beacon  func() string
 }
 
 // Bounds of one signed batch of events.

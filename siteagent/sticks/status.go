@@ -14,7 +14,7 @@ func (d *Desk) IntentStatus(_ context.Context, site string) (*api.IntentStatus, 
 		return nil, api.ErrNotFound
 	}
 	now, _ := d.Floor.Now()
-	s := api.SiteDocument{Site: d.Site, Heads: d.Above(), Agents: []api.AgentDocument{}}
+	s := api.SiteDocument{Site: d.Site, Heads: d.Above(), Beacon: d.Beacon(), Agents: []api.AgentDocument{}}
 	up := d.Uplink()
 	if !up.Heard.IsZero() {
 		at := up.Heard.UTC()

@@ -114,6 +114,10 @@ func TestSiteBySticks(t *testing.T) {
 	kit := g.kit()
 	g.wait("lon1 is level again", func() bool { return g.level("lon1") })
 	g.site = g.clientOf(g.sites["lon1/a1"])
+	g.wait("a beacon counts", func() bool {
+		s, err := g.site.IntentStatus(t.Context(), "lon1")
+		return err == nil && strings.Contains(s.Sites[0].Beacon, "beacon of c1") && strings.Contains(s.Sites[0].Beacon, "counts for 16")
+	})
 	g.end("coordinator")
 	g.addr = freeAddr(t) // the line is cut: nobody at the site knows this address
 	g.api = g.clientOf(g.addr)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -216,30 +218,37 @@ func (a *app) machineCmd() *cobra.Command {
 			return err
 		},
 	}
+	clearCmd := a.reasonedCmd("clear", "Take a broken or quarantined machine back into service",
+		"Take a broken or quarantined machine back into service, after the cause was settled: it is inspected again,\nand installed again, under a new permission, if it belongs to an instance.",
+		"is cleared", (*client.Client).Clear)
+	approve := a.reasonedCmd("approve", "Let a machine be written though no coordinator was heard lately",
+		"Let a machine be written, for its present allocation, though no coordinator was heard within the site's staleAfter. Ask an agent of\nthe site, with a context that has --key: a token is not enough. `machine explain` says whether a machine waits for this.",
+		"is approved", (*client.Client).Approve)
+	c.AddCommand(power, explain, release, clearCmd, approve)
+	return c
+}
+
+// reasonedCmd is a verb that an operator gives a reason for.
+func (a *app) reasonedCmd(verb, short, long, done string, do func(cl *client.Client, ctx context.Context, site, machine, reason string) error) *cobra.Command {
 	var reason string
-	clearCmd := &cobra.Command{
-		Use: "clear NAME --reason TEXT", Short: "Take a broken or quarantined machine back into service", Args: args("NAME"),
-		Long: "Take a broken or quarantined machine back into service, after the cause was settled: it is inspected again,\nand installed again, under a new permission, if it belongs to an instance.",
+	c := &cobra.Command{
+		Use: verb + " NAME --reason TEXT", Short: short, Args: args("NAME"), Long: long,
 		RunE: func(c *cobra.Command, given []string) error {
 			if reason == "" {
-				return &usageError{errors.New("cannot clear without a reason: give --reason TEXT; it is kept in the event log")}
+				return &usageError{fmt.Errorf("cannot %s without a reason: give --reason TEXT; it is kept in the event log", verb)}
 			}
-			cl, err := a.client()
+			cl, site, err := a.siteClient()
 			if err != nil {
 				return err
 			}
-			if err := needSite(); err != nil {
-				return err
-			}
-			if err := cl.Clear(c.Context(), a.site, given[0], reason); err != nil {
+			if err := do(cl, c.Context(), site, given[0], reason); err != nil {
 				return explainClient(err)
 			}
-			_, err = fmt.Fprintf(a.Out, "%s is cleared; `skerry machine explain %s` follows it\n", given[0], given[0])
+			_, err = fmt.Fprintf(a.Out, "%s %s; `skerry machine explain %s` follows it\n", given[0], done, given[0])
 			return err
 		},
 	}
-	clearCmd.Flags().StringVar(&reason, "reason", "", "why the evidence is settled; kept in the event log")
-	c.AddCommand(power, explain, release, clearCmd)
+	c.Flags().StringVar(&reason, "reason", "", "why; kept in the event log")
 	return c
 }
 

@@ -448,6 +448,9 @@ func (w *walk) explain(context.Context, *errgroup.Group) error {
 			return "", err
 		}
 		fmt.Fprintf(w.cfg.Out, "\n%s\n", out)
+		if !strings.Contains(out, "fresh by quota") { // nobody above was there: the offline quota has to vouch
+			return "", errors.New("the permission of m2 does not say that it was given by the offline quota")
+		}
 		return fmt.Sprintf("%d lines", strings.Count(out, "\n")), nil
 	})
 }

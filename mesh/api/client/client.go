@@ -295,6 +295,11 @@ func (c *Client) Clear(ctx context.Context, site, machine, reason string) error 
 	return c.call(ctx, http.MethodPost, machinePath(site, machine, "clear"), nil, map[string]string{"reason": reason}, nil)
 }
 
+// Approve lets a machine be written though no coordinator was heard; the server wants a registered key.
+func (c *Client) Approve(ctx context.Context, site, machine, reason string) error {
+	return c.call(ctx, http.MethodPost, machinePath(site, machine, "approve"), nil, map[string]string{"reason": reason}, nil)
+}
+
 // Release takes a machine back from its instance.
 func (c *Client) Release(ctx context.Context, site, machine string) error {
 	return c.call(ctx, http.MethodPost, machinePath(site, machine, "release"), nil, nil, nil)

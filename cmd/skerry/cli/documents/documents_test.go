@@ -52,7 +52,8 @@ func TestTables(t *testing.T) {
 		{ID: "a1", Contact: &now, Heads: api.StreamHeads{Trust: intent.Head{Seq: 2}, Intent: h(9), Active: h(9)}},
 		{ID: "a2", Contact: &ago, Heads: api.StreamHeads{Trust: intent.Head{Seq: 1}, Intent: h(7), Active: h(6)}, Rejected: "entry 7: no"},
 		{ID: "a3", Contact: &ago, Heads: api.StreamHeads{Trust: intent.Head{Seq: 2}, Intent: h(7), Active: h(7)}},
-		{ID: "a4", Forks: 1}, {ID: "a5"},
+		{ID: "a4", Forks: 1},
+		{ID: "a5"},
 	}}}}
 	for i := range s.Sites[0].Agents {
 		s.Sites[0].Agents[i].Advise("lon1", s.Sites[0].Heads)

@@ -43,12 +43,15 @@ func (v *verbs) statusCmd() *cobra.Command {
 func statusTable(t account.Table, s *api.IntentStatus) {
 	t.Header("SITE/AGENT", "TRUST", "REVOCATION", "INTENT", "ACTIVE", "HEARD", "STATE")
 	for _, site := range s.Sites {
-		heard, state := "here", strings.TrimSpace(site.Out)
+		heard, state := "here", ""
 		if strings.HasPrefix(s.By, site.Site+"/") {
 			heard = "never"
 			if site.Heard != nil {
 				heard = age(*site.Heard, s.At)
 			}
+		}
+		if state = site.Beacon; site.Out != "" {
+			state = strings.TrimPrefix(state+"; "+site.Out, "; ")
 		}
 		t.Row(site.Site, place(site.Heads.Trust), place(site.Heads.Revocation), place(site.Heads.Intent), "", heard, state)
 		for _, a := range site.Agents {
