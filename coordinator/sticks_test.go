@@ -62,7 +62,7 @@ func TestStickRefusals(t *testing.T) {
 	par1 := s.join("par1", "a1")
 	now := time.Now().UTC()
 	report := func(by *seal.Keys, site, agent string, at time.Time) *stick.Line {
-		return &stick.Line{Report: sealed(t, by, stick.PayloadReport, intent.Report{Site: site, Agent: agent, Boot: "b", Rev: 1, Time: at, Head: intent.Head{Epoch: 1, Seq: 1}})}
+		return &stick.Line{Report: sealed(t, by, stick.PayloadReport, intent.Report{Site: site, Agent: agent, Boot: "b", Rev: 1, Time: at, Head: intent.Head{Epoch: 1, Seq: 1}, Keys: &intent.KeyReport{IntentForks: 1}})}
 	}
 	event := func(by *seal.Keys, site string, seqs ...uint64) *stick.Line {
 		b := stick.Events{Site: site, Agent: "a1"}
@@ -91,6 +91,9 @@ func TestStickRefusals(t *testing.T) {
 	}
 	if st, _ := s.objects.status("lon1"); st.ObservedAt.After(time.Now()) {
 		t.Errorf("observed at %v: the agent's clock is ahead, and is believed", st.ObservedAt)
+	}
+	if st, err := s.backend.IntentStatus(t.Context(), "lon1"); err != nil || !st.Wrong() || st.Sites[0].Agents[0].Forks != 1 || st.Sites[0].Agents[0].Heads.Active.Seq != 1 {
+		t.Errorf("the fork that the stick told of is not shown: %+v, %v", st, err)
 	}
 	if res := s.bring(s.up(nil, report(a1, "lon1", "a1", now.Add(-time.Hour)), event(a1, "lon1", 2)), false); len(res.Taken) > 0 || len(res.Known) != 2 {
 		t.Errorf("an older report: %+v", res)

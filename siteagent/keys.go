@@ -13,5 +13,8 @@ func (b *backend) keys() *intent.KeyReport {
 	if envs, err := b.w.TrustForks(); err == nil { // else the bucket is on hold, which is told elsewhere
 		k.Forks = len(envs)
 	}
+	if envs, err := b.w.IntentForks(); err == nil {
+		k.IntentForks = len(envs)
+	}
 	return k
 }

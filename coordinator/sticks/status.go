@@ -3,6 +3,7 @@ package sticks
 import (
 	"context"
 
+	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
@@ -37,7 +38,7 @@ func (d *Desk) IntentStatus(ctx context.Context, site string) (*api.IntentStatus
 		heard := d.Reports(sk.Site)
 		for _, a := range sk.Agents {
 			if a.State == intent.StateAgent {
-				s.Agents = append(s.Agents, d.agent(s, a, heard.Contacts[a.ID].Head, heard.Contacts[a.ID].Rejected, up))
+				s.Agents = append(s.Agents, d.agent(s, a, heard.Contacts[a.ID], up))
 			}
 		}
 		out.Sites = append(out.Sites, s)
@@ -49,11 +50,15 @@ func (d *Desk) IntentStatus(ctx context.Context, site string) (*api.IntentStatus
 }
 
 // agent is one row: the newer of what the agent reported and what its session says.
-func (d *Desk) agent(s api.SiteDocument, a api.AgentKeys, head intent.Head, rejected string, up map[string]uplink.SessionInfo) api.AgentDocument {
+func (d *Desk) agent(s api.SiteDocument, a api.AgentKeys, said rotation.Contact, up map[string]uplink.SessionInfo) api.AgentDocument {
+	head, forks := said.Head, a.Forks
+	if said.Keys != nil {
+		forks += said.Keys.IntentForks
+	}
 	if x, live := up[s.Site+"/"+a.ID]; live && x.Applied.Intent.Compare(head) > 0 {
 		head = x.Applied.Intent
 	}
-	row := api.AgentDocument{ID: a.ID, Contact: a.Contact, Rejected: rejected, Forks: a.Forks, Heads: api.StreamHeads{
+	row := api.AgentDocument{ID: a.ID, Contact: a.Contact, Rejected: said.Rejected, Forks: forks, Heads: api.StreamHeads{
 		Trust: intent.Head{Seq: a.Trust}, Revocation: intent.Head{Epoch: s.Heads.Revocation.Epoch, Seq: a.Revocation}, Intent: head, Active: head,
 	}}
 	row.Advise(s.Site, s.Heads)

@@ -28,6 +28,8 @@ type KeyReport struct {
 	Generation uint64 `json:"generation"` // of the roster as signed
 	Clock      string `json:"clock"`      // ClockTrusted or ClockFloor
 	Forks      int    `json:"forks"`      // forked trust documents that it holds as evidence, at most 16
+	// IntentForks counts those of its site's chain.
+	IntentForks int `json:"intentForks,omitempty"`
 }
 
 // How an agent takes its wall clock.

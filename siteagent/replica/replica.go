@@ -273,6 +273,9 @@ func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, erro
 		if errors.Is(err, document.ErrKnown) || errors.Is(err, document.ErrReplay) {
 			continue
 		}
+		if errors.Is(err, document.ErrFork) {
+			err = errors.Join(err, s.keepFork(intentForks, env))
+		}
 		if err != nil {
 			refused = err
 			break

@@ -3,16 +3,18 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// forkPrefix keeps forked trust documents beside the stream: it sorts after every sequence number that there will be.
+// Forked documents are kept beside the trust stream: their keys sort after every sequence number that there will be.
 const (
-	forkPrefix = "fork/"
-	maxForks   = 16 // one proves it, more come from whoever holds the roots anyway
+	forkPrefix  = "fork/"
+	intentForks = forkPrefix + "intent/"
+	maxForks    = 16 // of each stream: one proves it, more come from whoever holds the keys anyway
 )
 
 // AddTrust takes trust documents in order; known ones are skipped. What it returned nil for is on disk and in the marks. A fork is
@@ -46,7 +48,7 @@ func (s *Replica) addTrust(env *intent.Envelope) error {
 	case errors.Is(err, document.ErrKnown), errors.Is(err, document.ErrReplay):
 		return nil
 	case errors.Is(err, document.ErrFork):
-		return errors.Join(err, s.keepFork(env))
+		return errors.Join(err, s.keepFork(forkPrefix, env))
 	case err != nil:
 		return err
 	}
@@ -63,15 +65,16 @@ func (s *Replica) addTrust(env *intent.Envelope) error {
 	return nil
 }
 
-func (s *Replica) keepFork(env *intent.Envelope) error {
+// keepFork keeps a document that its writers or roots signed for a place that another has.
+func (s *Replica) keepFork(prefix string, env *intent.Envelope) error {
 	wire, err := document.Encode(env)
 	if err != nil {
 		return err
 	}
-	key := forkPrefix + env.Digest().Hex()
+	key := prefix + env.Digest().Hex()
 	return s.db.UpdateSigned(func(tx *state.Tx) error {
 		n, known := 0, false
-		err := tx.Walk(bucketTrust, forkPrefix, func(k string, _ []byte) error {
+		err := walkForks(tx, prefix, func(k string, _ []byte) error {
 			n, known = n+1, known || k == key
 			return nil
 		})
@@ -82,10 +85,25 @@ func (s *Replica) keepFork(env *intent.Envelope) error {
 	})
 }
 
+// walkForks calls fn for the forks of one stream.
+func walkForks(tx *state.Tx, prefix string, fn func(key string, b []byte) error) error {
+	return tx.Walk(bucketTrust, prefix, func(key string, b []byte) error {
+		if prefix == forkPrefix && strings.HasPrefix(key, intentForks) {
+			return nil
+		}
+		return fn(key, b)
+	})
+}
+
 // TrustForks returns the trust documents that the roots signed for a place that another has.
-func (s *Replica) TrustForks() (envs []*intent.Envelope, err error) {
+func (s *Replica) TrustForks() ([]*intent.Envelope, error) { return s.forks(forkPrefix) }
+
+// IntentForks returns the entries of this site that a writer signed for a place that another has.
+func (s *Replica) IntentForks() ([]*intent.Envelope, error) { return s.forks(intentForks) }
+
+func (s *Replica) forks(prefix string) (envs []*intent.Envelope, err error) {
 	err = s.db.View(func(tx *state.Tx) error {
-		return tx.Walk(bucketTrust, forkPrefix, func(_ string, b []byte) error {
+		return walkForks(tx, prefix, func(_ string, b []byte) error {
 			env, err := document.Decode(b)
 			envs = append(envs, env)
 			return err

@@ -28,8 +28,10 @@ func (d *Desk) IntentStatus(_ context.Context, site string) (*api.IntentStatus, 
 		a := api.AgentDocument{ID: r.ID}
 		if r.ID == d.Self {
 			a.Contact, a.Rejected, a.Heads = &now, st.Rejected, d.heads()
-			if envs, err := d.In.Replica.TrustForks(); err == nil { // else the bucket is on hold, which is told elsewhere
-				a.Forks = len(envs)
+			for _, forks := range []func() ([]*intent.Envelope, error){d.In.Replica.TrustForks, d.In.Replica.IntentForks} {
+				if envs, err := forks(); err == nil { // else the bucket is on hold, which is told elsewhere
+					a.Forks += len(envs)
+				}
 			}
 		} else {
 			d.seen(&a, now)

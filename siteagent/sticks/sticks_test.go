@@ -223,6 +223,10 @@ func TestBadEntry(t *testing.T) {
 		if !strings.Contains(res.Refused[0].Why, "fork") || res.Refused[1].Kind != "override" {
 			t.Errorf("dry %v: refused %+v", dry, res.Refused)
 		}
+		forks, err := s.In.Replica.IntentForks()
+		if trust, terr := s.In.Replica.TrustForks(); err != nil || terr != nil || len(trust) > 0 || dry != (len(forks) == 0) {
+			t.Errorf("dry %v: %d forks of intent, %d of trust kept, %v", dry, len(forks), len(trust), err)
+		}
 	}
 	if d := cmp.Diff([]string{"intent.refused"}, s.refused); d != "" {
 		t.Error(d)
