@@ -51,6 +51,49 @@ func TestOverrideRefusals(t *testing.T) {
 	}
 }
 
+// Of a machine a site changes maintenance and labels by itself, and nothing else; where the machine was changed here too, a person
+// decides, and the site's older value of it never comes back.
+func TestMachineOverride(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	keys := s.join("lon1", "a1")
+	m1 := func(bmc, more string) string {
+		return `{"kind":"Machine","metadata":{"name":"m1","site":"lon1","labels":{"by":"hand"}},"spec":{"bmc":{"address":"` + bmc +
+			`","protocol":"redfish","secret":"bmc"},"nics":[{"mac":"52:54:00:88:00:01","address":"10.88.0.21"}]` + more + `}}`
+	}
+	held := func() (string, bool) {
+		t.Helper()
+		cat, _ := s.objects.Snapshot()
+		m := cat.Get(intent.Key{Kind: intent.KindMachine, Scope: "lon1", Name: "m1"}).Spec.(*intent.MachineSpec)
+		return m.BMC.Address, m.Maintenance
+	}
+	take := func(want, id, doc string, base uint64) {
+		t.Helper()
+		if got, err := s.propose("lon1", keys, id, doc, base, nil); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", id, got, err, want)
+		}
+	}
+	take("adopt", "lon1-1", m1("10.88.1.1", `,"maintenance":true`), 1)
+	if addr, m := held(); addr != "10.88.1.1" || !m {
+		t.Errorf("after the change of a site: %s, maintenance %v", addr, m)
+	}
+	take("conflict", "lon1-2", m1("10.88.1.99", ""), 2) // a site that oversteps
+	s.apply(m1("10.88.1.2", `,"maintenance":true`))
+	take("conflict", "lon1-3", m1("10.88.1.1", ""), 2) // the controller moved meanwhile
+	for _, id := range []string{"lon1-2", "lon1-3"} {
+		err := s.backend.Settle(t.Context(), s.admin, "lon1", id, api.DecisionRequest{Decision: "adopt", Reason: "try"})
+		if e, ok := errors.AsType[*api.Error](err); !ok || !strings.Contains(e.Error(), "maintenance and labels") {
+			t.Errorf("adopted %s: %v", id, err)
+		}
+		if err := s.backend.Settle(t.Context(), s.admin, "lon1", id, api.DecisionRequest{Decision: "discard", Reason: "set here"}); err != nil {
+			t.Errorf("discard %s: %v", id, err)
+		}
+	}
+	if addr, m := held(); addr != "10.88.1.2" || !m {
+		t.Errorf("at the end: %s, maintenance %v", addr, m)
+	}
+}
+
 // waiting lists what waits for a person, with the reasons cut to their first words.
 func (s *scene) waiting() (out []string) {
 	s.Helper()

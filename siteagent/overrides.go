@@ -83,13 +83,14 @@ type proposed struct {
 	obj *intent.Object
 }
 
-func (p *proposal) allowed(k intent.Key, site string) error {
-	info, ok := k.Kind.Info()
-	if !ok || !info.User {
-		return api.Refuse(fmt.Sprintf("%s: a site that is cut off changes users' kinds only; the rest waits for the coordinator", k))
+// allowed tells whether this site may turn old into is; one of them may be nil.
+func (p *proposal) allowed(old, is *intent.Object) error {
+	if err := api.SiteMayChange(old, is); err != nil {
+		return err
 	}
-	if info.NeedSite && site != p.site {
-		return api.Refuse(fmt.Sprintf("%s is of site %s, this is %s", k, site, p.site))
+	o := cmp.Or(is, old)
+	if info, _ := o.Kind.Info(); info.NeedSite && o.Metadata.Site != p.site {
+		return api.Refuse(fmt.Sprintf("%s is of site %s, this is %s", o.Key(), o.Metadata.Site, p.site))
 	}
 	return nil
 }
@@ -99,7 +100,7 @@ func (p *proposal) remove(k intent.Key, b api.Batch) error {
 	if old == nil {
 		return api.ErrNotFound
 	}
-	if err := p.allowed(k, old.Metadata.Site); err != nil {
+	if err := p.allowed(old, nil); err != nil {
 		return err
 	}
 	if m, ok := b.IfMatch[k]; ok && m != "*" && m != api.ETag(old) {
@@ -137,7 +138,7 @@ func (p *proposal) put(in *intent.Object, b api.Batch) error {
 		now := time.Now().UTC().Truncate(time.Second)
 		obj.Metadata.UID, obj.Metadata.Rev, obj.Metadata.Created = randomID(12), 1, &now
 	}
-	if err := p.allowed(k, obj.Metadata.Site); err != nil {
+	if err := p.allowed(old, obj); err != nil {
 		return err
 	}
 	p.after.Put(obj)

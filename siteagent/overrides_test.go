@@ -92,6 +92,13 @@ func TestOverrides(t *testing.T) {
 	refused("another site", apply(put(strings.ReplaceAll(sitetest.ArrayDoc("far", 1, 1), `"site":"lon1"`, `"site":"par1"`))), http.StatusConflict)
 	refused("beyond the offline quota", apply(put(sitetest.ArrayDoc("web", 1, 5))), http.StatusConflict)
 	refused("one part of a batch beyond it", apply(put(sitetest.ArrayDoc("web", 1, 3), sitetest.ArrayDoc("db", 1, 2))), http.StatusConflict)
+	machine := func(serial, more string) string {
+		return `{"apiVersion":"skerry/v1","kind":"Machine","metadata":{"name":"m1","site":"lon1"},"spec":{"serial":"` + serial + `","nics":[{"mac":"52:54:00:88:00:01"}]` + more + `}}`
+	}
+	refused("a new machine", apply(put(machine("SN1", ""))), http.StatusConflict)
+	receive(t, o, a.Put(strings.Replace(machine("SN1", ""), `"site":"lon1"`, `"site":"lon1","uid":"mm1","generation":1`, 1)))
+	refused("a machine's serial number", apply(put(machine("SN2", ""))), http.StatusConflict)
+	refused("a machine deleted", apply(api.Batch{Delete: []intent.Key{sitetest.Object(t, machine("SN1", "")).Key()}}), http.StatusConflict)
 	if got := count(); got != 1 || len(o.pending()) != 0 {
 		t.Fatalf("refused, and yet count %d, pending %d", got, len(o.pending()))
 	}
@@ -107,9 +114,16 @@ func TestOverrides(t *testing.T) {
 	if err := apply(put(sitetest.ArrayDoc("db", 1, 1))); err != nil {
 		t.Fatalf("the rest of the quota: %v", err)
 	}
+	if err := apply(put(machine("SN1", `,"maintenance":true`))); err != nil {
+		t.Fatalf("maintenance: %v", err)
+	}
+	if m, _, _ := intent.Lookup[*intent.MachineSpec](o.w.Now().Overlay.Catalog, intent.KindMachine, "lon1", "m1"); m == nil || !m.Maintenance {
+		t.Errorf("machine %+v, want maintenance", m)
+	}
+	receive(t, o, a.Entry(intent.EntryAck, intent.AckBody{Override: o.pending()[2].Doc.ID, Decision: "discard"}))
 	made := map[string]int{}
-	if err := o.w.Journal.Events(nil, func(e intent.Event) error { made[e.Type]++; return nil }); err != nil || made["override.made"] != 2 {
-		t.Errorf("events %v, %v; want two override.made", made, err)
+	if err := o.w.Journal.Events(nil, func(e intent.Event) error { made[e.Type]++; return nil }); err != nil || made["override.made"] != 3 {
+		t.Errorf("events %v, %v; want three override.made", made, err)
 	}
 	pending := o.pending()
 	if len(pending) != 2 || pending[0].Doc.Author.User != "ana" || pending[0].Doc.Base.Rev != 1 || pending[1].Doc.Prev != pending[0].Envelope.Digest().String() {
@@ -118,6 +132,9 @@ func TestOverrides(t *testing.T) {
 	states := func() map[string]string {
 		out := map[string]string{}
 		for _, r := range o.reports() {
+			if r.Object.Kind == intent.KindMachine {
+				continue
+			}
 			out[r.Object.Name] = r.State
 		}
 		return out

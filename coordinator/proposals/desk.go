@@ -136,21 +136,32 @@ func (d *Desk) fits(ctx context.Context, site string, o *intent.Override) (bool,
 	return err == nil && string(e.Value) == strconv.FormatUint(rev, 10), rev, err
 }
 
-// mayChange holds a site to its own projects and to users' kinds.
+// mayChange holds a site to what is its own, and to what a site may change by itself.
 func (d *Desk) mayChange(site string, o *intent.Override) error {
 	obj, err := intent.DecodeObject(o.Object)
 	if err != nil {
 		return err
 	}
 	info, _ := obj.Kind.Info()
-	if !info.User || obj.Key() != o.Key || obj.Metadata.Site != site && obj.Kind != intent.KindSSHKey {
+	if !info.User && obj.Kind != intent.KindMachine || obj.Key() != o.Key || obj.Metadata.Site != site && obj.Kind != intent.KindSSHKey {
 		return fmt.Errorf("cannot adopt override %s: %s is not the site's to change", o.ID, o.Key)
+	}
+	if obj.Kind == intent.KindMachine {
+		return nil // adopt compares it with what stands here
 	}
 	if p, _, ok := intent.Lookup[*intent.ProjectSpec](d.Catalog(), intent.KindProject, "", o.Key.Scope); !ok || !slices.Contains(p.Sites, site) {
 		// SSH keys name no site: without this an agent could put a key on another site's machines.
 		return fmt.Errorf("cannot adopt override %s: project %s is not at site %s", o.ID, o.Key.Scope, site)
 	}
 	return nil
+}
+
+// siteMayChange refuses what a site may not have made of have: the machine was changed here too, or the site overstepped.
+func siteMayChange(o *intent.Override, have, obj *intent.Object) error {
+	if o.Op == intent.OverrideTombstone {
+		return api.SiteMayChange(obj, nil)
+	}
+	return api.SiteMayChange(have, obj)
 }
 
 // adopt makes the site's value the catalog's. The decision is one commit with it.
@@ -160,6 +171,9 @@ func (d *Desk) adopt(ctx context.Context, site string, o *intent.Override, by ap
 		return err
 	}
 	have := d.Catalog().Get(o.Key)
+	if err := siteMayChange(o, have, obj); err != nil {
+		return err
+	}
 	b, rev := api.Batch{Reason: reason}, uint64(1)
 	switch {
 	case o.Op == intent.OverrideTombstone && have != nil:

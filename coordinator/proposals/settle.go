@@ -90,6 +90,9 @@ func (d *Desk) Settle(ctx context.Context, by api.Caller, site, id string, r api
 			if err != nil {
 				return err
 			}
+			if err := siteMayChange(o, d.Catalog().Get(o.Key), obj); err != nil {
+				return err
+			}
 			b := api.Batch{DryRun: true, Reason: reason, Put: []*intent.Object{obj}}
 			if o.Op == intent.OverrideTombstone {
 				b.Put, b.Delete = nil, []intent.Key{o.Key}
