@@ -16,6 +16,11 @@ type Keys interface {
 	AddTrust(ctx context.Context, by Caller, env *intent.Envelope) (*TrustResult, error)
 	// KeyStatus says how old keys are and who was heard when.
 	KeyStatus(ctx context.Context) (*KeyStatus, error)
+	// Rotate begins a rotation or goes on with the one under way; it does not wait for agents. Errors: 409 when another one is in
+	// the way.
+	Rotate(ctx context.Context, by Caller, r RotateRequest) (*RotationStatus, error)
+	// Rotations lists those under way.
+	Rotations(ctx context.Context) (*RotationList, error)
 }
 
 // NoKeys is the Keys of a site agent.
@@ -28,6 +33,14 @@ func (NoKeys) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResult,
 
 // KeyStatus implements Keys.
 func (NoKeys) KeyStatus(context.Context) (*KeyStatus, error) { return nil, ErrElsewhere }
+
+// Rotate implements Keys.
+func (NoKeys) Rotate(context.Context, Caller, RotateRequest) (*RotationStatus, error) {
+	return nil, ErrElsewhere
+}
+
+// Rotations implements Keys.
+func (NoKeys) Rotations(context.Context) (*RotationList, error) { return nil, ErrElsewhere }
 
 // KeyStatus is how old the domain's keys are, and when each agent was heard.
 type KeyStatus struct {
@@ -83,6 +96,7 @@ type TrustResult struct {
 
 // keyActions registers what is about the domain's keys.
 func (a *API) keyActions() {
+	a.rotationActions()
 	status := a.op(http.MethodGet, "/v1/keys", "key-status", "How old keys are, and when each agent was heard", "Security")
 	huma.Register(a.huma, status, func(ctx context.Context, _ *struct{}) (*struct{ Body *KeyStatus }, error) {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {

@@ -212,6 +212,12 @@ func (m *memory) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResu
 
 func (m *memory) KeyStatus(context.Context) (*KeyStatus, error) { return &KeyStatus{}, nil }
 
+func (m *memory) Rotate(_ context.Context, by Caller, r RotateRequest) (*RotationStatus, error) {
+	return &RotationStatus{What: r.What, Phase: PhaseDone}, m.call("rotate %s of %s/%s by %s", r.What, r.Site, r.Agent, by.User)
+}
+
+func (m *memory) Rotations(context.Context) (*RotationList, error) { return &RotationList{}, nil }
+
 func (m *memory) Revocations(context.Context) (*RevocationList, error) {
 	return &RevocationList{Entries: m.revoked, Agents: []RevocationSeen{}}, m.call("revocations")
 }

@@ -45,6 +45,8 @@ func routeTable() map[string]route {
 		"admit-spare":      {roles: all, open: true, body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
 		"key-status":       {roles: "operator security auditor"},
 		"add-trust":        {roles: "security", body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
+		"rotate":           {roles: "security", body: `{"what":"agent","site":"lon1","agent":"a9"}`},
+		"rotations":        {roles: "operator security auditor"},
 		"watch":            {roles: all, list: true},
 		"audit":            {roles: "security auditor"},
 		"events":           {roles: "operator security auditor"},

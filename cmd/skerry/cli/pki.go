@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	dsse "github.com/skerry-metal/skerry/pki/document"
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ func (a *app) pkiCmd() *cobra.Command {
 		Use: "pki", Short: "Roots, certificates and keys of the domain", Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.pkiStatusCmd(), a.pkiTrustCmd())
+	c.AddCommand(a.pkiStatusCmd(), a.pkiTrustCmd(), pki.RotateCmd(shell{a}))
 	return c
 }
 

@@ -17,6 +17,9 @@ var (
 	_ documents.Shell = shell{}
 )
 
+// Partial ends the command with the exit code of what is not finished.
+func (s shell) Partial() error { return exitCode(exitPartial) }
+
 // Client implements account.Shell, like the rest.
 func (s shell) Client() (*client.Client, error) { return s.a.client() }
 

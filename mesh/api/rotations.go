@@ -1,0 +1,110 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// What a rotation changes.
+const (
+	RotateAgent  = "agent"  // the keys of agents
+	RotateCA     = "ca"     // the CA of this coordinator, and all certificates under it
+	RotateWriter = "writer" // the key that signs intent
+	RotateRoot   = "root"   // the keys that sign trust documents
+)
+
+// The phases of a rotation, in the order that it walks them.
+const (
+	PhaseAccept = "accept" // the new key is made, and everybody is to learn that it counts
+	PhaseUse    = "use"    // it is used; the old one counts still
+	PhaseRetire = "retire" // the old one is to count no more, once those who must know do
+	PhaseDone   = "done"
+)
+
+// RotateRequest begins a rotation, or goes on with the one that is under way.
+type RotateRequest struct {
+	What  string `json:"what" enum:"agent,ca,writer,root"`
+	Site  string `json:"site,omitempty" maxLength:"63" doc:"site of the agents; of what agent only"`
+	Agent string `json:"agent,omitempty" maxLength:"63" doc:"one agent of the site"`
+	All   bool   `json:"all,omitempty" doc:"every agent of the site, one after the other"`
+	// Again begins a new rotation where the last one is done.
+	Again             bool  `json:"again,omitempty"`
+	DryRun            bool  `json:"dryRun,omitempty"`
+	ForceAfterSeconds int64 `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
+}
+
+// RotationStatus is how far a rotation is.
+type RotationStatus struct {
+	What    string         `json:"what" enum:"agent,ca,writer,root"`
+	Target  string         `json:"target,omitempty"` // SITE/AGENT, SITE for all of its agents, empty for what belongs to the domain
+	Phase   string         `json:"phase" enum:"accept,use,retire,done"`
+	Started time.Time      `json:"started"`
+	Trust   intent.Head    `json:"trust"`
+	Steps   []RotationStep `json:"steps"`  // the phases that were begun, in order
+	Ledger  []RotationRow  `json:"ledger"` // every agent that has a part in it
+	Next    string         `json:"next,omitempty"`
+}
+
+// Waits tells whether everybody who can be reached has done his part, and somebody else is waited for.
+func (s *RotationStatus) Waits() bool {
+	if s.Phase == PhaseDone {
+		return false
+	}
+	for _, r := range s.Ledger {
+		if r.Phase != PhaseDone && r.Held == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// RotationStep is one phase and how many are through it.
+type RotationStep struct {
+	Phase string `json:"phase" enum:"accept,use,retire"`
+	Text  string `json:"text,omitempty"` // the document or key, like "roster 13"
+	Have  int    `json:"have"`
+	Of    int    `json:"of"`
+}
+
+// RotationRow is one agent in the ledger of a rotation.
+type RotationRow struct {
+	Agent string    `json:"agent"` // SITE/AGENT
+	Phase string    `json:"phase" enum:"accept,use,retire,done"`
+	Since time.Time `json:"since"`          // in this phase
+	Held  string    `json:"held,omitempty"` // why it does not move: who or what is waited for
+}
+
+// RotationList is what is under way.
+type RotationList struct {
+	Items []RotationStatus `json:"items"`
+}
+
+// rotationActions registers the rotation of keys.
+func (a *API) rotationActions() {
+	rotate := a.op(http.MethodPost, "/v1/pki/rotations", "rotate", "Begin the rotation of a key, or go on with it", "Security")
+	huma.Register(a.huma, rotate, func(ctx context.Context, in *struct{ Body RotateRequest }) (*struct{ Body *RotationStatus }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}); err != nil {
+			return nil, problem(err)
+		}
+		s, err := a.b.Rotate(ctx, callerFrom(ctx), in.Body)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *RotationStatus }{s}, nil
+	})
+	list := a.op(http.MethodGet, "/v1/pki/rotations", "rotations", "The rotations that are under way", "Security")
+	huma.Register(a.huma, list, func(ctx context.Context, _ *struct{}) (*struct{ Body *RotationList }, error) {
+		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
+			return nil, problem(err)
+		}
+		l, err := a.b.Rotations(ctx)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &struct{ Body *RotationList }{l}, nil
+	})
+}
