@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -23,6 +24,8 @@ type Conn struct {
 	dialled bool
 	born    time.Time
 	link    *link
+
+	requests atomic.Int64 // HTTP and gossip streams of both directions that are not closed
 
 	q *quic.Conn // QUIC lane
 
@@ -90,7 +93,9 @@ func (c *Conn) OpenStream(ctx context.Context, kind byte) (*Stream, error) {
 			return nil, fmt.Errorf("cannot open stream to %s: %w", c.id, err)
 		}
 	}
-	return &Stream{Conn: nc, kind: kind, peer: c.id, sess: c}, nil
+	s := &Stream{Conn: nc, kind: kind, peer: c.id, sess: c}
+	s.count()
+	return s, nil
 }
 
 func (c *Conn) open(ctx context.Context) (net.Conn, error) {
@@ -271,17 +276,7 @@ func (e *Endpoint) adopt(c *Conn) *Conn {
 	if keep == c {
 		e.watch(c)
 	}
-	if !e.spawn(func() {
-		t := time.NewTimer(drainDuplicate)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-drop.Context().Done():
-		}
-		drop.Close(CodeDuplicate, "another session stands")
-	}) {
-		drop.Close(CodeAway, "going away")
-	}
+	drop.drain(drainDuplicate)
 	return keep
 }
 

@@ -329,6 +329,7 @@ func (e *Endpoint) serve(ctx context.Context, alpn string, kind byte, s *Stream)
 		return
 	}
 	s.kind = kind
+	s.count()
 	defer func() {
 		if p := recover(); p != nil {
 			e.cfg.Log.ErrorContext(ctx, "stream handler panicked", "peer", s.peer.String(), "kind", kind, "panic", fmt.Sprint(p))

@@ -23,9 +23,12 @@ const (
 	maxGrants        = 128 << 20       // octets of QUIC connection windows, all peers together
 	simultaneous     = 10 * time.Second
 	drainDuplicate   = 10 * time.Second // streams under way on the losing one of two sessions may end
-	quicFailures     = 3                // failed QUIC dials before TCP is tried
-	quicRest         = time.Hour        // and how long TCP is kept before QUIC is tried again
-	parkedConns      = 2                // idle TLS connections that the dialler leaves for the other side's streams
+	drainLeast       = time.Second      // the peer has heard of the new session by then and opens nothing on the old one
+	drainMost        = 2 * time.Minute  // a request that takes longer is cut
+	drainPoll        = 50 * time.Millisecond
+	quicFailures     = 3         // failed QUIC dials before TCP is tried
+	quicRest         = time.Hour // and how long TCP is kept before QUIC is tried again
+	parkedConns      = 2         // idle TLS connections that the dialler leaves for the other side's streams
 	parkWait         = 10 * time.Second
 	maxPacket        = 64 << 10 // octets of one packet on a stream; a datagram holds about 1,200
 	packetQueue      = 64       // packets waiting per peer; the oldest goes

@@ -21,6 +21,26 @@ type Stream struct {
 	kind byte
 	peer trust.Identity
 	sess *Conn // nil for a stream on a TLS/TCP connection whose session is not known
+
+	counted  bool // among the requests of its session; set before the stream is used
+	uncounts sync.Once
+}
+
+// count makes a stream that carries a request, or a state exchange of gossip, hold up the drain of its session until it is closed.
+func (s *Stream) count() {
+	if (s.kind == KindHTTP || s.kind == KindGossip) && s.sess != nil && !s.counted {
+		s.counted = true
+		s.sess.requests.Add(1)
+	}
+}
+
+// Close ends the stream; see Stream.
+func (s *Stream) Close() error {
+	err := s.Conn.Close()
+	if s.counted {
+		s.uncounts.Do(func() { s.sess.requests.Add(-1) })
+	}
+	return err
 }
 
 // Peer returns who is at the other end.

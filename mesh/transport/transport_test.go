@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -503,4 +504,93 @@ func BenchmarkBody(b *testing.B) {
 			}
 		})
 	}
+}
+
+// While agents ask each other without a pause, one changes its key: the roster lists both, it renews its sessions, the roster lists
+// the new one alone, and sessions of the old are cut. No request fails, a slow one that began before neither.
+func TestRenew(t *testing.T) {
+	lanes(t, func(t *testing.T, lane Lane) {
+		d, b := pkitest.New(t), newBook()
+		slow, began := make(chan struct{}), make(chan struct{})
+		rpc := func(e *Endpoint) {
+			e.HandleHTTP(trust.ALPNMesh, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/slow" {
+					close(began)
+					<-slow
+				}
+				hello(w, r)
+			}))
+		}
+		n := d.Agent("lon1", "a1", "")
+		var leaf atomic.Pointer[tls.Certificate]
+		leaf.Store(n.Leaf)
+		n.TLS.Leaf = leaf.Load
+		a1, a2 := launch(t, n, b, lane, rpc), launch(t, d.Agent("lon1", "a2", ""), b, lane, rpc)
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		ask := func(from *node, to, path string) error {
+			got, err := get(t, from.RoundTripper(Peer{"lon1", to}), "http://"+to+path, nil)
+			if err == nil && got != "lon1/"+from.n.ID.ID+" "+path+" 0" {
+				err = errors.New(got)
+			}
+			return err
+		}
+		if err := ask(a1, "a2", "/x"); err != nil {
+			t.Fatal(err)
+		}
+		var asked atomic.Int64 // by a2
+		for from, to := range map[*node]string{a1: "a2", a2: "a1"} {
+			wg.Go(func() {
+				tick := time.NewTicker(20 * time.Millisecond) // a peer may ask 100 times a second
+				defer tick.Stop()
+				for ; ctx.Err() == nil; <-tick.C {
+					if err := ask(from, to, "/y"); err != nil {
+						t.Errorf("%s to %s: %v", from.n.ID, to, err)
+						return
+					}
+					if from == a2 {
+						asked.Add(1)
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			if err := ask(a2, "a1", "/slow"); err != nil {
+				t.Errorf("slow: %v", err)
+			}
+		})
+		<-began
+		fresh := d.Unlisted("lon1", "a1")
+		both := *d.Rosters["lon1"]
+		both.Agents = slices.Clone(both.Agents)
+		alone := both
+		alone.Agents = slices.Clone(both.Agents)
+		both.Agents[0].TLS = [][]byte{fresh.Leaf.Leaf.RawSubjectPublicKeyInfo, both.Agents[0].TLS[0]}
+		alone.Agents[0].TLS = [][]byte{fresh.Leaf.Leaf.RawSubjectPublicKeyInfo}
+		d.Holder.Set(d.Holder.View().WithRoster("lon1", &both))
+		old := a1.Sessions()[0]
+		leaf.Store(fresh.Leaf)
+		renewed := make(chan error, 1)
+		go func() { renewed <- a1.Renew(ctx) }()
+		eventually(t, "a2 sees the new key", func() bool {
+			return slices.ContainsFunc(a2.Sessions(), func(c *Conn) bool { return c.Peer().SPKI == trust.SPKIOf(fresh.Leaf.Leaf) })
+		})
+		if old.Context().Err() != nil {
+			t.Error("the old session ended before the slow request did")
+		}
+		close(slow)
+		if err := <-renewed; err != nil || old.Context().Err() == nil {
+			t.Errorf("renewed: %v; old session %v", err, old.Context().Err())
+		}
+		d.Holder.Set(d.Holder.View().WithRoster("lon1", &alone))
+		gone := func(id trust.Identity) bool { return !d.Holder.View().Admits(id) }
+		a1.CloseIf(gone)
+		a2.CloseIf(gone)
+		eventually(t, "they go on", func() bool { return ask(a2, "a1", "/z") == nil && ask(a1, "a2", "/z") == nil })
+		cancel()
+		wg.Wait()
+		if asked.Load() == 0 {
+			t.Error("nobody asked")
+		}
+	})
 }

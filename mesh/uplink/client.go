@@ -55,7 +55,8 @@ const (
 // Client is the agent's side.
 type Client struct {
 	cfg     ClientConfig
-	applied chan Heads // capacity 1: newest wins
+	applied chan Heads    // capacity 1: newest wins
+	renew   chan struct{} // capacity 1
 
 	mu       sync.Mutex // guards what follows
 	sess     *transport.Conn
@@ -74,7 +75,7 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = maxBackoff
 	}
-	c := &Client{cfg: cfg, applied: make(chan Heads, 1)}
+	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1)}
 	if cfg.Reverse != nil {
 		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, bounded(cfg.Reverse))
 	}

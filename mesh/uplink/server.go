@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/pki/trust"
 )
@@ -81,6 +82,7 @@ type SessionInfo struct {
 	Addr                       string
 	Since, Heard               time.Time
 	Applied                    Heads
+	Key, CA                    intent.Digest // of the agent's leaf, and of the CA that vouched for it: SHA-256 of their public keys
 }
 
 // Sessions returns all sessions, by site and agent.
@@ -93,6 +95,7 @@ func (s *Server) Sessions() []SessionInfo {
 			out = append(out, SessionInfo{
 				Site: site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
 				Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads,
+				Key: x.conn.Peer().SPKI, CA: x.conn.Peer().CA(),
 			})
 		}
 	}

@@ -24,28 +24,24 @@ type held struct {
 	prio int // of its target
 }
 
-// hold runs one session to its end. spread is how widely the return should be spread, negative when no welcome came.
+// opened is a session that was welcomed.
+type opened struct {
+	held
+	welcome *Welcome
+}
+
+// hold runs one session, and those that Renew puts in its place, to the end. spread is how widely the return should be spread,
+// negative when no welcome came.
 func (c *Client) hold(ctx context.Context, s *transport.Conn, prio int) (spread time.Duration, err error) {
-	defer s.Close(transport.CodeDone, "done")
-	hctx, cancel := context.WithTimeout(ctx, helloTimeout)
-	defer cancel()
-	st, err := s.OpenStream(hctx, transport.KindUplink)
+	o, err := c.open(ctx, s, prio)
 	if err != nil {
 		return -1, err
 	}
-	defer st.Close()
-	w, r, err := c.greet(st)
-	if err != nil {
-		return -1, err
+	w := o.welcome
+	for o != nil {
+		w = o.welcome
+		o, err = c.keep(ctx, o)
 	}
-	c.mu.Lock()
-	c.sess, c.welcome, c.since, c.heard = s, *w, time.Now(), time.Now()
-	c.mu.Unlock()
-	c.cfg.Log.InfoContext(ctx, "uplink stands", "coordinator", w.Coordinator, "lane", string(s.Lane()))
-	if c.cfg.OnUp != nil {
-		c.cfg.OnUp(ctx, *w)
-	}
-	err = c.follow(ctx, held{s, st, r, prio}, w.Heads)
 	c.mu.Lock()
 	c.sess = nil
 	c.mu.Unlock()
@@ -58,6 +54,83 @@ func (c *Client) hold(ctx context.Context, s *transport.Conn, prio int) (spread 
 	}
 	return spread, err
 }
+
+// open says hello on a session. It closes the session when that fails.
+func (c *Client) open(ctx context.Context, s *transport.Conn, prio int) (o *opened, err error) {
+	defer func() {
+		if err != nil {
+			s.Close(transport.CodeDone, "done")
+		}
+	}()
+	hctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	st, err := s.OpenStream(hctx, transport.KindUplink)
+	if err != nil {
+		return nil, err
+	}
+	w, r, err := c.greet(st)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return &opened{held{s, st, r, prio}, w}, nil
+}
+
+// keep makes o the session until it ends, or another one was opened in its place, which it returns: requests that are under way end
+// on o then.
+func (c *Client) keep(ctx context.Context, o *opened) (next *opened, err error) {
+	c.mu.Lock()
+	c.sess, c.welcome, c.since, c.heard = o.conn, *o.welcome, time.Now(), time.Now()
+	c.mu.Unlock()
+	c.cfg.Log.InfoContext(ctx, "uplink stands", "coordinator", o.welcome.Coordinator, "lane", string(o.conn.Lane()))
+	if c.cfg.OnUp != nil {
+		c.cfg.OnUp(ctx, *o.welcome)
+	}
+	next, err = c.follow(ctx, o.held, o.welcome.Heads)
+	_ = o.st.Close() // what ended the session counts
+	if next == nil {
+		o.conn.Close(transport.CodeDone, "done")
+	} else {
+		o.conn.Drain()
+	}
+	return next, err
+}
+
+// Renew opens another session in the place of the one that stands, if one does, so that the coordinator sees the certificate that
+// the endpoint has now. It does not block; no request fails by it.
+func (c *Client) Renew() {
+	select {
+	case c.renew <- struct{}{}:
+	default: // asked already
+	}
+}
+
+// handOver waits for Renew and returns the session that was opened then.
+func (c *Client) handOver(ctx context.Context) (*opened, error) {
+	for fails := 0; ; {
+		if fails == 0 {
+			select {
+			case <-c.renew:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		} else if !sleep(ctx, backoff(fails, c.cfg.MaxBackoff)) {
+			return nil, ctx.Err()
+		}
+		var o *opened
+		s, prio, err := c.connect(ctx)
+		if err == nil {
+			o, err = c.open(ctx, s, prio)
+		}
+		if err == nil {
+			return o, nil
+		}
+		fails++
+		c.cfg.Log.WarnContext(ctx, "session not renewed; the old one stays", "tries", fails, "err", err)
+	}
+}
+
+// errRenewed ends what belongs to a session in whose place another one stands.
+var errRenewed = errors.New("another session stands")
 
 // greet exchanges hello and welcome.
 func (c *Client) greet(st *transport.Stream) (*Welcome, *lineReader, error) {
@@ -88,10 +161,10 @@ func (c *Client) greet(st *transport.Stream) (*Welcome, *lineReader, error) {
 	return l.Welcome, r, st.SetDeadline(time.Time{})
 }
 
-// follow reads heads and writes what was applied, until the session or ctx ends.
-func (c *Client) follow(ctx context.Context, h held, first Heads) error {
+// follow reads heads and writes what was applied, until the session or ctx ends, or next was opened in its place.
+func (c *Client) follow(ctx context.Context, h held, first Heads) (next *opened, err error) {
 	g, gctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(gctx, func() { h.conn.Close(transport.CodeDone, "done"); _ = h.st.Close() })
+	stop := context.AfterFunc(gctx, func() { _ = h.st.Close() }) // lets the reader go
 	defer stop()
 	heads := make(chan Heads, 1)
 	heads <- first
@@ -121,7 +194,14 @@ func (c *Client) follow(ctx context.Context, h held, first Heads) error {
 	g.Go(func() error { return c.tell(gctx, heads) })
 	g.Go(func() error { return c.write(gctx, h.conn, h.st) })
 	g.Go(func() error { return c.reconsider(gctx, h.prio) })
-	return g.Wait()
+	g.Go(func() (err error) {
+		if next, err = c.handOver(gctx); err == nil {
+			err = errRenewed
+		}
+		return err
+	})
+	err = g.Wait() // before next is read
+	return next, err
 }
 
 // tell hands each of heads to OnHeads, and the last one again while that fails.

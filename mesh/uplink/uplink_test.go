@@ -3,6 +3,7 @@ package uplink
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -322,4 +323,92 @@ func FuzzLine(f *testing.F) {
 		}
 		t.Fatal("more lines than newlines")
 	})
+}
+
+// Renew puts another session in the place of the one that stands: requests go on in both directions without one that fails, one that
+// began before ends on the old session, and the coordinator sees the agent once, with its new key.
+func TestRenew(t *testing.T) {
+	for _, lane := range []transport.Lane{transport.LaneQUIC, transport.LaneTCP} {
+		t.Run(string(lane), func(t *testing.T) {
+			d := pkitest.New(t)
+			began, slow := make(chan struct{}), make(chan struct{})
+			c := startCoordinator(t, d.Coordinator("c1"), "127.0.0.1:0", func(cfg *ServerConfig) {
+				quick := cfg.Handler
+				cfg.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/slow" {
+						close(began)
+						<-slow
+					}
+					quick.ServeHTTP(w, r)
+				})
+			})
+			n := d.Agent("lon1", "a1", "")
+			var leaf atomic.Pointer[tls.Certificate]
+			leaf.Store(n.Leaf)
+			n.TLS.Leaf = leaf.Load
+			a := startAgent(t, n, nil, Target{Addr: []string{c.addr}})
+			if lane == transport.LaneTCP {
+				a.mu.Lock()
+				a.failures = quicTries // as after three dials that UDP did not carry
+				a.mu.Unlock()
+			}
+			receive(t, "session", a.ups)
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			var asked atomic.Int64
+			for _, rt := range []http.RoundTripper{a.RoundTripper(), c.RoundTripper("lon1", "a1")} {
+				wg.Go(func() {
+					tick := time.NewTicker(20 * time.Millisecond) // a peer may ask 100 times a second
+					defer tick.Stop()
+					for ; ctx.Err() == nil; <-tick.C {
+						if _, err := get(t, rt, "http://x/y"); err != nil {
+							t.Error(err)
+							return
+						}
+						asked.Add(1)
+					}
+				})
+			}
+			wg.Go(func() {
+				if _, err := get(t, a.RoundTripper(), "http://coordinator/slow"); err != nil {
+					t.Errorf("slow: %v", err)
+				}
+			})
+			<-began
+			a.mu.Lock()
+			old := a.sess
+			a.mu.Unlock()
+			fresh := d.Unlisted("lon1", "a1")
+			r := *d.Rosters["lon1"]
+			r.Agents = []intent.RosterAgent{r.Agents[0]}
+			r.Agents[0].TLS = [][]byte{fresh.Leaf.Leaf.RawSubjectPublicKeyInfo, r.Agents[0].TLS[0]}
+			d.Holder.Set(d.Holder.View().WithRoster("lon1", &r))
+			leaf.Store(fresh.Leaf)
+			a.Renew()
+			receive(t, "another session", a.ups)
+			if old.Context().Err() != nil {
+				t.Error("the old session ended before the slow request did")
+			}
+			close(slow)
+			select {
+			case <-old.Context().Done():
+			case <-time.After(limit):
+				t.Error("the old session stays")
+			}
+			if ss := c.Sessions(); len(ss) != 1 || ss[0].Key != trust.SPKIOf(fresh.Leaf.Leaf) || ss[0].CA != trust.SPKIOf(d.CA.Cert) || ss[0].Lane != lane {
+				t.Errorf("sessions %+v", ss)
+			}
+			before := asked.Load()
+			for asked.Load() < before+4 && !t.Failed() {
+				if _, err := get(t, c.RoundTripper("lon1", "a1"), "http://x/z"); err != nil {
+					t.Error(err)
+				}
+			}
+			cancel()
+			wg.Wait()
+			if len(a.downs) != 0 {
+				t.Errorf("the uplink was down: %v", <-a.downs)
+			}
+		})
+	}
 }

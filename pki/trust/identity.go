@@ -65,6 +65,14 @@ func (i Identity) URI(domain string) (*url.URL, error) {
 	return u, nil
 }
 
+// CA returns the SHA-256 of the public key of the CA that vouched for an agent or a coordinator; zero for others.
+func (i Identity) CA() intent.Digest {
+	if i.Kind == User || len(i.Chain) == 0 {
+		return intent.Digest{}
+	}
+	return i.Chain[len(i.Chain)-1]
+}
+
 // ParseIdentity reads what URI wrote for the given domain; keys are not set. Errors: ErrIdentity.
 func ParseIdentity(u *url.URL, domain string) (Identity, error) {
 	bad := func(why string) (Identity, error) {
