@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -130,6 +131,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return backup.Serve(ctx, cfg.Data, c.store, cfg.Logger) })
 	g.Go(func() error { return c.audit.Run(ctx) })
+	g.Go(func() error { return c.rotation.Run(ctx) })
 	g.Go(func() error { return c.serveMetrics(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -290,7 +292,7 @@ func (c *Coordinator) signKeys(ctx context.Context, site string) (map[string][][
 	out := map[string][][]byte{}
 	for _, a := range r.Agents {
 		if !c.revoker.stream.Has(intent.RevokeAgent, site+"/"+a.ID) {
-			out[a.ID] = a.Sign
+			out[a.ID] = a.SignKeys()
 		}
 	}
 	return out, nil
@@ -378,12 +380,14 @@ func (c *Coordinator) wire() (err error) {
 		}
 	})
 	c.recovery = c.newRecovery()
-	c.rotation = &rotation.Rotation{
+	c.rotation = rotation.New(rotation.Config{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
 		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.agents.pub.Signer.Public(), Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
-		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
-	}
+		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, Revoked: c.revoker.stream.Has, CA: func() *x509.Certificate { return c.agents.ca.Cert },
+		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
+		Dirty: func(site string) { c.markDirty([]string{site}) },
+	})
 	c.sticks = &sticks.Desk{
 		ID: c.id, Domain: c.domain, Store: c.store, Trust: c.trust, Revocations: c.revoker.stream, Pub: c.agents.pub, Audit: c.audit, Proposals: c.desk,
 		Roster: c.agents.Roster, Report: c.objects.setReportAt, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.recovery.Text, Now: time.Now,
@@ -471,6 +475,21 @@ func (c *Coordinator) takeDirty() []string {
 	}
 	clear(c.dirty)
 	return out
+}
+
+// published brings one chain up to what is wanted now, and tells the site's sessions.
+func (c *Coordinator) published(ctx context.Context, site string) (intent.Head, *intent.RosterBody, error) {
+	err := c.agents.Sync(ctx, site)
+	if err != nil {
+		return intent.Head{}, nil, err
+	}
+	c.uplink.Notify(site)
+	roster, err := c.agents.Roster(ctx, site)
+	if err != nil {
+		return intent.Head{}, nil, err
+	}
+	head, _, err := c.agents.pub.Head(ctx, site)
+	return head, roster, err
 }
 
 // publish brings chains up to the catalog whenever it moved.

@@ -46,6 +46,7 @@ func (c *Coordinator) heard(ctx context.Context, site, agent string, heads uplin
 		c.rotation.Hear(ctx, site, agent, heads.Trust) // before what the writers signed
 		c.revoker.hear(ctx, site, agent, heads.Revocation)
 		c.recovery.Hear(ctx, site, agent, heads.Intent)
+		c.rotation.Moved()
 	})
 }
 

@@ -84,11 +84,11 @@ func (o *objects) setReportAt(ctx context.Context, site string, r intent.Report,
 func (o *objects) heard(site string) rotation.Heard {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	h := rotation.Heard{Seen: map[string]string{}}
+	h := rotation.Heard{Seen: map[string]string{}, Heads: map[string]uint64{}}
 	if r := o.reports[site]; r != nil {
 		h.Contacts = r.Heard // replaced, never changed
 		for _, a := range r.Agents {
-			h.Seen[a.ID] = a.Alive
+			h.Seen[a.ID], h.Heads[a.ID] = a.Alive, a.Head.Seq
 		}
 	}
 	return h

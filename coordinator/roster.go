@@ -178,6 +178,17 @@ func (a *agents) certify(c *intent.Catalog, g join.Grant, spec *intent.AgentSpec
 	}, l.Raw, w.Raw, nil
 }
 
+// recertify makes the entry of an agent that is there and has other keys, or another CA above it.
+func (a *agents) recertify(g join.Grant) (*intent.RosterAgent, error) {
+	c, _ := a.objects.Snapshot()
+	spec, _, ok := intent.Lookup[*intent.AgentSpec](c, intent.KindAgent, g.Site, g.Agent)
+	if !ok {
+		return nil, fmt.Errorf("cannot certify %s/%s: there is no such agent", g.Site, g.Agent)
+	}
+	entry, _, _, err := a.certify(c, g, spec)
+	return entry, err
+}
+
 func addressesOf(s *intent.AgentSpec) (ips []netip.Addr) {
 	if ap, err := netip.ParseAddrPort(s.Management); err == nil {
 		ips = append(ips, ap.Addr())

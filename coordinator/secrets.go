@@ -232,16 +232,33 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 
 // forget drops what an agent that left was told, so that a new one of the same id gets new keys.
 func (s *secrets) forget(ctx context.Context, site, agent string) error {
-	c := store.Commit{Delete: []string{dekKey(site, agent)}}
-	err := s.store.Range(ctx, toldKey(site, agent, ""), "", func(e store.Entry) error {
-		c.Delete = append(c.Delete, e.Key)
-		return nil
-	})
+	c, err := s.reseal(ctx, site, agent)
 	if err != nil {
 		return err
 	}
 	_, err = s.store.Commit(ctx, c)
 	return err
+}
+
+// reseal is the commit after which an agent is told everything anew, under the data key of the next number.
+func (s *secrets) reseal(ctx context.Context, site, agent string) (store.Commit, error) {
+	c := store.Commit{}
+	e, err := s.store.Get(ctx, dekKey(site, agent))
+	if err == nil {
+		var rec intent.SealedRecord
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return c, fmt.Errorf("cannot read data key of %s/%s: %w", site, agent, err)
+		}
+		c.Put = map[string][]byte{store.DEKNumberKey(site, agent): strconv.AppendUint(nil, rec.Ver, 10)}
+		c.Delete = []string{dekKey(site, agent)}
+	} else if !errors.Is(err, store.ErrAbsent) {
+		return c, err
+	}
+	err = s.store.Range(ctx, toldKey(site, agent, ""), "", func(e store.Entry) error {
+		c.Delete = append(c.Delete, e.Key)
+		return nil
+	})
+	return c, err
 }
 
 func isFull(err error) bool { return errors.Is(err, state.ErrFull) }

@@ -2,14 +2,11 @@ package coordinator
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"time"
 
-	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/beacon"
-	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
@@ -35,11 +32,13 @@ func (c *Coordinator) sessionHandler() http.Handler {
 	mux.HandleFunc("GET /u/1/trust", c.rotation.ServeTrust)
 	mux.HandleFunc("GET /u/1/revocations", c.revoker.serve)
 	mux.Handle("POST /u/1/beacon", &beacon.Giver{ID: c.id, Pub: c.agents.pub, Trust: c.trust.Head, Revocation: c.revoker.stream.Head, Held: c.recovery.Text, Now: time.Now})
+	mux.HandleFunc("GET /u/1/keys", c.rotation.ServeOrder)
+	mux.HandleFunc("POST /u/1/keys", c.rotation.ServeOffer)
 	mux.HandleFunc("POST /u/1/report", c.takeReport)
 	mux.HandleFunc("POST /u/1/overrides", c.takeOverride)
 	mux.HandleFunc("POST /u/1/admissions", c.takeAdmission)
-	mux.HandleFunc("GET /u/1/audit", c.giveAuditPlaces)
-	mux.HandleFunc("POST /u/1/audit", c.takeAudit)
+	mux.HandleFunc("GET /u/1/audit", c.audit.ServePlaces)
+	mux.HandleFunc("POST /u/1/audit", c.audit.ServeJoin)
 	mux.Handle("/m/1/assets/", swarm.NewHandler(c.blobs, c.cfg.Logger))
 	return mux
 }
@@ -70,6 +69,7 @@ func (c *Coordinator) takeReport(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
+	c.rotation.Moved()
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -89,38 +89,4 @@ func (c *Coordinator) takeOverride(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]string{"decision": decision})
-}
-
-// giveAuditPlaces tells an agent how far its site's chains are here.
-func (c *Coordinator) giveAuditPlaces(w http.ResponseWriter, r *http.Request) {
-	places, err := c.audit.Places(r.Context(), transport.PeerFrom(r.Context()).Site)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(places) // a broken session is noticed by its owner
-}
-
-// takeAudit joins what an agent brings of its site's chains.
-func (c *Coordinator) takeAudit(w http.ResponseWriter, r *http.Request) {
-	peer := transport.PeerFrom(r.Context())
-	var b intent.AuditBundle
-	if !readUp(w, r, &b) {
-		return
-	}
-	err := c.audit.Join(r.Context(), peer.Site, peer.ID, b)
-	switch {
-	case err == nil:
-		w.WriteHeader(http.StatusNoContent)
-	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrUnknown): // another coordinator was faster, or the store went away
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-	case errors.Is(err, auditlog.ErrBroken):
-		c.cfg.Logger.Error("audit chain is broken", "site", peer.Site, "from", peer.ID, "err", err)
-		http.Error(w, err.Error(), http.StatusConflict)
-	default:
-		c.cfg.Logger.Warn("audit refused", "site", peer.Site, "from", peer.ID, "err", err)
-		c.refused(r.Context(), peer.String(), "audit.join", err)
-		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-	}
 }

@@ -2,7 +2,6 @@ package siteagent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +25,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/intake"
+	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -70,10 +70,12 @@ func buildTime() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 // Agent is one running agent: the parts, wired.
 type Agent struct {
 	cfg   Config
-	id    *identity
-	keys  *seal.Keys
+	id    *keys.Identity // as it was at the start
+	keys  *keys.Own
 	life  string // random id of this process life
 	floor *trust.Floor
+	ring  *seal.Ring
+	reset []byte // of the endpoint; it outlives changes of keys
 
 	db      *state.DB
 	blobs   *blob.Store
@@ -88,6 +90,7 @@ type Agent struct {
 	assets  *assets
 	bootnet *bootnet.Server
 	members *members.Keeper
+	rekey   *keys.Worker
 	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
 	over    *overrides
@@ -106,11 +109,11 @@ type Agent struct {
 // Run joins if it must, then serves its site until ctx ends. Nothing on this path waits for a coordinator once the agent has
 // joined. Stop order: what answers first, then what writes, then the store.
 func Run(ctx context.Context, cfg Config) error {
-	id, keys, err := loadIdentity(ctx, cfg)
+	id, own, err := loadIdentity(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	a := &Agent{cfg: cfg, id: id, keys: keys, life: randomID(8), answered: map[string]string{}}
+	a := &Agent{cfg: cfg, id: id, keys: own, life: randomID(8), answered: map[string]string{}}
 	if err := a.open(); err != nil {
 		return errors.Join(err, a.close())
 	}
@@ -143,10 +146,11 @@ func (a *Agent) close() error {
 
 // open reads marks, state, journal and assets.
 func (a *Agent) open() error {
-	key, err := stateKey(a.cfg.Data)
+	key, err := upkeep.StateKey(a.cfg.Data)
 	if err != nil {
 		return err
 	}
+	a.reset = seal.ResetKey(key)
 	if a.db, err = state.Open(state.Config{Dir: filepath.Join(a.cfg.Data, "state"), Key: key, Logger: a.cfg.Logger}); err != nil {
 		return err
 	}
@@ -169,9 +173,9 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.floor = trust.NewFloor(buildTime(), mark.Floor)
-	ring := seal.NewRing(seal.Binding{Domain: a.id.Domain, Site: a.id.Site, Agent: a.id.Agent}, a.keys)
+	a.ring = seal.NewRing(seal.Binding{Domain: a.id.Domain, Site: a.id.Site, Agent: a.id.Agent}, a.keys.All()...)
 	a.replica, err = replica.Open(replica.Config{
-		DB: a.db, Marks: marks, Mark: mark, Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Ring: ring, Floor: a.floor, Log: a.cfg.Logger,
+		DB: a.db, Marks: marks, Mark: mark, Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Ring: a.ring, Floor: a.floor, Log: a.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -194,12 +198,11 @@ func (a *Agent) open() error {
 // wire is the one list of who knows whom.
 func (a *Agent) wire() (err error) {
 	log, self := a.cfg.Logger, a.id.Agent
-	leaf, web := a.id.certificates(a.keys)
 	a.end, err = transport.New(transport.Config{
-		Listen: a.cfg.Management, Log: log, ResetKey: a.keys.ResetKey(),
+		Listen: a.cfg.Management, Log: log, ResetKey: a.reset,
 		TLS: &trust.TLS{
 			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.replica.View,
-			Leaf: func() *tls.Certificate { return leaf }, Web: func() *tls.Certificate { return web },
+			Leaf: a.keys.Leaf, Web: a.keys.Web,
 		},
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNH2, trust.ALPNHTTP},
@@ -222,7 +225,7 @@ func (a *Agent) wire() (err error) {
 	a.journal.SetPeers(a.mesh)
 	a.audit = auditlog.New(auditlog.Config{Journal: a.journal, Site: a.id.Site, Self: self, Sign: a.keys.Sign, Live: a.mesh.Live, Log: log})
 	a.members = members.New(members.Config{
-		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys,
+		Domain: a.id.Domain, Site: a.id.Site, Self: self, Replica: a.replica, Journal: a.journal, Keys: a.keys.All,
 		Alive: func() []claim.Member { _, m := a.mesh.Members(); return m }, Recovering: a.db.Recovering, Close: a.closeGone, Audit: a.audit, Log: log, Addr: []string{a.cfg.Management}, Boot: a.cfg.Boot,
 	})
 	a.mesh.Doubled = a.members.Double
@@ -267,9 +270,8 @@ func (a *Agent) wireSite() {
 			return v.Binding, ok
 		},
 	})
-	_, web := a.id.certificates(a.keys)
 	a.bootnet = bootnet.New(bootnet.Config{
-		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: web, Sign: a.keys.Sign,
+		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: a.keys.Web, Sign: a.keys.Sign,
 		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.Owner, Fresh: a.fresh.Fresh,
 		Forward: a.mesh.Forward, Blobs: a.blobs, Log: log,
 	})
@@ -286,6 +288,7 @@ func (a *Agent) wireAPI() {
 	}
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
+	a.rekey = a.newWorker()
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: a.end, Log: a.cfg.Logger, StartSpread: a.cfg.Spread, MaxBackoff: a.cfg.MaxBackoff,
 		Hello: func() uplink.Hello {
@@ -328,6 +331,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)
+	run("keys", a.rekey.Run)
 	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.session) })
 	run("beacon", a.fresh.Run)
 	run("reports", a.reports)

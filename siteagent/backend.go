@@ -386,7 +386,7 @@ func (b *backend) Audit(ctx context.Context, site string, fn func(api.AuditLine)
 	}
 	keys := map[string][][]byte{}
 	for _, a := range b.w.State().Signed.Agents {
-		keys[a.ID] = a.Sign
+		keys[a.ID] = a.SignKeys()
 	}
 	return b.audit.Audit(ctx, keys, fn)
 }

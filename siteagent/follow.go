@@ -92,6 +92,7 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 		failed("intent", err)
 	}
 	a.uplink.Applied(a.heads())
+	a.rekey.Kick() // heads are also told when the coordinator wants keys
 	a.propose(ctx)
 	return again
 }

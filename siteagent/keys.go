@@ -1,6 +1,59 @@
 package siteagent
 
-import "github.com/skerry-metal/skerry/mesh/intent"
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/keys"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// newWorker wires what changes the agent's own keys.
+func (a *Agent) newWorker() *keys.Worker {
+	return keys.New(keys.Config{
+		Own: a.keys, Site: a.id.Site, Self: a.id.Agent, Replica: a.replica, Ring: a.ring, Behind: a.behind, Busy: a.installing,
+		Renew: a.end.Renew, RenewUplink: func() { a.uplink.Renew() }, Opens: a.members.OpensWith, Event: a.journalEvent, Log: a.cfg.Logger,
+		Above: func() (http.RoundTripper, bool) { return a.uplink.RoundTripper(), a.uplink.Status().Up },
+	})
+}
+
+// behind lists the peers that are alive and have not heard of the chain up to seq, and those of which gossip has not heard yet.
+func (a *Agent) behind(seq uint64) (late, unknown []string) {
+	seen := map[string]bool{a.id.Agent: true}
+	for _, m := range a.gossip.Members() {
+		if seen[m.ID] {
+			continue
+		}
+		seen[m.ID] = true
+		if m.Alive && m.Tags.Intent.Seq < seq {
+			late = append(late, m.ID)
+		}
+	}
+	for _, p := range a.replica.State().Roster.Agents {
+		if !seen[p.ID] {
+			unknown = append(unknown, p.ID)
+		}
+	}
+	return late, unknown
+}
+
+// installing tells whether a machine is in its ramdisk, or may boot into it: it knows the agents by their keys.
+func (a *Agent) installing() bool {
+	for _, v := range a.site.Views() {
+		if v.Status.State == intent.StateInstalling {
+			return true
+		}
+	}
+	for _, r := range a.journal.View(reconcile.KindWindow) {
+		var win reconcile.Window
+		if json.Unmarshal(r.Body, &win) == nil && time.Now().Before(win.Until) {
+			return true
+		}
+	}
+	return false
+}
 
 // keys is what goes up about who may speak.
 func (b *backend) keys() *intent.KeyReport {

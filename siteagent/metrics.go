@@ -49,7 +49,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
-	upkeep.KeyGauges(set, a.backend.keys, a.id.Leaf, func() time.Time { now, _ := a.floor.Now(); return now },
+	upkeep.KeyGauges(set, a.backend.keys, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
 		func() time.Time { return a.uplink.Status().Heard })
 	for _, st := range []intent.MachineState{
 		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,

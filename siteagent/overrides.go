@@ -29,7 +29,7 @@ import (
 type overrides struct {
 	w      *effective.Site
 	self   string
-	sign   ed25519.PrivateKey
+	sign   func() ed25519.PrivateKey // the key that signs now
 	claims *claim.Claims
 	log    *slog.Logger
 	audit  *auditlog.Log
@@ -221,7 +221,7 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 			d.Base.Rev = base.Metadata.Rev
 		}
 		d.Base.After = override.Standing(p.active, e.State.Acks, e.Overrides, d.Key)
-		rec, err := override.Sign(d, o.sign)
+		rec, err := override.Sign(d, o.sign())
 		if err != nil {
 			return nil, err
 		}

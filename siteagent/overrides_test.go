@@ -1,6 +1,7 @@
 package siteagent
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,8 +42,8 @@ func cutOffStore(t *testing.T) (*sitetest.Author, *overrides, *state.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &overrides{w: effective.New(r, j), self: "a1", sign: a.Writer, claims: claim.NewClaims(db, "a1", "boot", alone{}, nil, log), log: log}
-	o.audit = auditlog.New(auditlog.Config{Journal: j, Site: a.Site, Self: "a1", Sign: a.Writer, Live: func() []string { return nil }, Log: log})
+	o := &overrides{w: effective.New(r, j), self: "a1", sign: func() ed25519.PrivateKey { return a.Writer }, claims: claim.NewClaims(db, "a1", "boot", alone{}, nil, log), log: log}
+	o.audit = auditlog.New(auditlog.Config{Journal: j, Site: a.Site, Self: "a1", Sign: func() ed25519.PrivateKey { return a.Writer }, Live: func() []string { return nil }, Log: log})
 	doc := func(kind, meta, spec string) string {
 		return fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":%q,"metadata":{%s,"generation":1},"spec":%s}`, kind, meta, spec)
 	}

@@ -48,7 +48,7 @@ func MakeKit(ctx context.Context, cfg KitConfig) (*Kit, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(ctx, kitLimit)
 	defer cancel()
-	id, _, err := joinSite(ctx, Config{Join: cfg.Join, Logger: cfg.Logger}, dir)
+	id, err := joinSite(ctx, Config{Join: cfg.Join, Logger: cfg.Logger}, dir)
 	if err != nil {
 		return nil, err
 	}

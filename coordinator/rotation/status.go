@@ -31,6 +31,7 @@ type Contact struct {
 type Heard struct {
 	Contacts map[string]Contact
 	Seen     map[string]string // yes, no, unknown
+	Heads    map[string]uint64 // place of each agent in the chain, as its site sees it
 }
 
 // KeyStatus implements api.Keys.

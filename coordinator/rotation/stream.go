@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
@@ -20,10 +22,11 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/join"
 )
 
-// Rotation works on the store of one coordinator. All fields are set before use.
-type Rotation struct {
+// Config is what a Rotation works with.
+type Config struct {
 	Store store.Store
 	Trust *publish.Trust
 	Obey  func() // makes everybody follow a new trust document
@@ -37,13 +40,35 @@ type Rotation struct {
 	Leaf       []byte           // its certificate, DER
 	Writer     crypto.PublicKey // of the key that it signs intent with
 	Revocation func() intent.Head
+	Revoked    func(kind intent.RevocationKind, id string) bool
 	Sessions   func() []uplink.SessionInfo
 	Reports    func(site string) Heard
 	Now        func() time.Time
 
+	CA func() *x509.Certificate // of this coordinator: what Certify issues under
+	// Certify makes the entry that an agent's new keys get: its certificates, and the keys.
+	Certify func(g join.Grant) (*intent.RosterAgent, error)
+	// Reseal is the commit after which every secret is told to an agent anew, under a new data key.
+	Reseal func(ctx context.Context, site, agent string) (store.Commit, error)
+	// Publish brings a site's chain up to its entries, tells its sessions, and returns the head and the roster then.
+	Publish func(ctx context.Context, site string) (intent.Head, *intent.RosterBody, error)
+	Dirty   func(site string)                 // asks for that, some time soon
+	Lock    func(site string) (unlock func()) // makes the caller the only writer of a site's chain in this process
+	Notify  func(site string)                 // tells the site's sessions the heads, also where they did not move
+}
+
+// Rotation works on the store of one coordinator.
+type Rotation struct {
+	Config
+	kick chan struct{}
+	busy atomic.Bool // a rotation of agents' keys is under way
+
 	mu     sync.Mutex // guards what follows
 	status *api.KeyStatus
 }
+
+// New returns a Rotation; Run moves it.
+func New(cfg Config) *Rotation { return &Rotation{Config: cfg, kick: make(chan struct{}, 1)} }
 
 // ServeTrust gives agents the trust stream from ?from= on, one envelope per line.
 func (r *Rotation) ServeTrust(w http.ResponseWriter, q *http.Request) {

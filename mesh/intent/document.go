@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -230,7 +231,13 @@ type RosterAgent struct {
 	Sign  [][]byte `json:"sign"`
 	Seal  [][]byte `json:"seal"`
 	Certs [][]byte `json:"certs"` // DER of the agent's leaf and web leaf
+	// Of TLS, Sign and Seal the first is the newest; there are two while a rotation is under way. Past are signing keys of before,
+	// newest first: what they signed stays verifiable, for audit and orders that stand, and nobody may speak by them.
+	Past [][]byte `json:"past,omitempty"`
 }
+
+// SignKeys returns all keys that may have signed what this agent left, the newest first.
+func (a RosterAgent) SignKeys() [][]byte { return slices.Concat(a.Sign, a.Past) }
 
 // SecretBody carries sealed data keys and records; see pki/seal for the construction.
 type SecretBody struct {

@@ -16,7 +16,7 @@ func SignedByAgent(env *intent.Envelope, payloadType string, roster *intent.Rost
 	var keys []ed25519.PublicKey
 	signer := map[string]string{}
 	for _, a := range roster.Agents {
-		for _, der := range a.Sign {
+		for _, der := range a.SignKeys() {
 			k, err := ParseKey(der)
 			if err != nil {
 				continue // a key that cannot be parsed signs nothing

@@ -61,10 +61,13 @@ func (k *Keys) SignPublic() ([]byte, error) { return pkixPublic(k.Sign.Public())
 // TLSPublic returns the PKIX DER of the TLS key, as RosterAgent.TLS carries it.
 func (k *Keys) TLSPublic() ([]byte, error) { return pkixPublic(k.TLS.Public()) }
 
-// ResetKey returns 32 octets derived from the signing key, the same in each run of this agent: with it a QUIC endpoint tells
-// peers at once that it restarted.
-func (k *Keys) ResetKey() []byte {
-	b, err := hkdf.Key(sha256.New, k.Sign.Seed(), nil, "skerry/quic-reset/v1", sha256.Size)
+// ResetKey returns 32 octets derived from the signing key, the same in each run as long as that is: with it a QUIC endpoint tells peers
+// at once that it restarted.
+func (k *Keys) ResetKey() []byte { return ResetKey(k.Sign.Seed()) }
+
+// ResetKey derives what Keys.ResetKey returns from another secret, for who changes his keys.
+func ResetKey(secret []byte) []byte {
+	b, err := hkdf.Key(sha256.New, secret, nil, "skerry/quic-reset/v1", sha256.Size)
 	if err != nil {
 		panic("seal: cannot derive 32 octets: " + err.Error()) // only lengths can be wrong
 	}
@@ -178,6 +181,22 @@ func LoadOrGenerate(dir string) (*Keys, error) {
 		return nil, err
 	}
 	return k, k.Save(dir)
+}
+
+// Remove deletes the key files of dir and tells whether there were any. The TLS key goes last: what a crash leaves is no set of keys,
+// and is removed by the next call.
+func Remove(dir string) (had bool, err error) {
+	for _, name := range []string{fileSeal, fileSign, fileTLS} {
+		for _, n := range []string{name, name + ".new"} {
+			switch err := os.Remove(filepath.Join(dir, n)); {
+			case err == nil:
+				had = true
+			case !errors.Is(err, fs.ErrNotExist):
+				return had, fmt.Errorf("cannot remove key: %w", err)
+			}
+		}
+	}
+	return had, nil
 }
 
 func readPKCS8(path string) (any, error) {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -140,14 +141,27 @@ func (d *DEK) Open(b Binding, r intent.SealedRecord) (Secret, error) {
 // Ring holds the data keys of one agent. Safe for concurrent use.
 type Ring struct {
 	binding Binding
-	keys    *Keys
 	mu      sync.RWMutex // guards what follows
+	keys    []*Keys
 	deks    map[uint64]*DEK
 }
 
-// NewRing returns an empty ring for the agent that holds keys.
-func NewRing(b Binding, keys *Keys) *Ring {
+// NewRing returns an empty ring for the agent that holds keys: one set, or in a rotation several.
+func NewRing(b Binding, keys ...*Keys) *Ring {
 	return &Ring{binding: b, keys: keys, deks: map[uint64]*DEK{}}
+}
+
+// OpensWith tells whether a data key opens with keys alone.
+func (r *Ring) OpensWith(s intent.SealedDEK, keys *Keys) bool {
+	_, err := Unwrap(s, r.binding, keys)
+	return err == nil
+}
+
+// Hold adds a set of keys that data keys may be sealed to from now on.
+func (r *Ring) Hold(keys *Keys) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keys = append(slices.Clone(r.keys), keys)
 }
 
 // Add unwraps a data key. One that is sealed to another agent is ignored. Errors: ErrSealed.
@@ -155,7 +169,10 @@ func (r *Ring) Add(s intent.SealedDEK) error {
 	if s.To != r.binding.Agent {
 		return nil
 	}
-	k, err := Unwrap(s, r.binding, r.keys)
+	r.mu.RLock()
+	keys := r.keys
+	r.mu.RUnlock()
+	k, err := Unwrap(s, r.binding, keys...)
 	if err != nil {
 		return err
 	}
@@ -169,11 +186,22 @@ func (r *Ring) Add(s intent.SealedDEK) error {
 	return nil
 }
 
-// Unwrap opens what Wrap sealed to the agent of b, who holds keys. Errors: ErrSealed.
-func Unwrap(s intent.SealedDEK, b Binding, keys *Keys) (Secret, error) {
+// Unwrap opens what Wrap sealed to one of the key sets of the agent of b. Errors: ErrSealed.
+func Unwrap(s intent.SealedDEK, b Binding, keys ...*Keys) (Secret, error) {
 	if s.Alg != AlgDEK {
 		return Secret{}, fmt.Errorf("cannot unwrap data key %d: algorithm %q: %w", s.DEK, clip(s.Alg), ErrSealed)
 	}
+	err := fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)
+	for _, k := range keys {
+		var out Secret
+		if out, err = unwrap(s, b, k); err == nil {
+			return out, nil
+		}
+	}
+	return Secret{}, err
+}
+
+func unwrap(s intent.SealedDEK, b Binding, keys *Keys) (Secret, error) {
 	rec, err := hpke.NewRecipient(s.Enc, keys.seal, hpke.HKDFSHA256(), hpke.AES256GCM(), b.info(s.DEK))
 	if err != nil {
 		return Secret{}, fmt.Errorf("cannot unwrap data key %d: %w", s.DEK, ErrSealed)

@@ -145,7 +145,7 @@ func (c *carrier) finish(ctx context.Context) error {
 		}
 		return nil
 	}
-	env, err := c.ends[n-1].Seal(c.l.Sign, time.Now())
+	env, err := c.ends[n-1].Seal(c.l.Sign(), time.Now())
 	if err != nil {
 		return err
 	}

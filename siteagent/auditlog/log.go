@@ -44,8 +44,8 @@ var ErrForked = errors.New("the coordinator has another record in that place")
 type Config struct {
 	Journal    *claim.Journal
 	Site, Self string
-	Sign       ed25519.PrivateKey
-	Live       func() []string // the other agents that answer: they bring their own chains up
+	Sign       func() ed25519.PrivateKey // the key that signs now
+	Live       func() []string           // the other agents that answer: they bring their own chains up
 	Log        *slog.Logger
 }
 
@@ -147,7 +147,7 @@ func (l *Log) Seal(ctx context.Context) error {
 	if err != nil || chain == l.sealed {
 		return err
 	}
-	env, err := chain.Seal(l.Sign, time.Now())
+	env, err := chain.Seal(l.Sign(), time.Now())
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (b *box) open() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Log = New(Config{Journal: j, Site: "lon1", Self: b.name, Sign: b.key, Live: func() []string { return b.live }, Log: log})
+	b.Log = New(Config{Journal: j, Site: "lon1", Self: b.name, Sign: func() ed25519.PrivateKey { return b.key }, Live: func() []string { return b.live }, Log: log})
 }
 
 func (b *box) keys() map[string][][]byte {

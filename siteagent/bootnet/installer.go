@@ -30,7 +30,7 @@ type installers struct {
 	w        *effective.Site
 	self     string
 	domain   string
-	sign     ed25519.PrivateKey
+	sign     func() ed25519.PrivateKey
 	bootKeys func() ([]seal.Secret, error)
 	control  *reconcile.Controller
 	// forward asks the agent that owns the machine for the permission.
@@ -70,11 +70,10 @@ func (i *installers) agentsFor(machine string) []install.Agent {
 	var out []install.Agent
 	for _, id := range claim.Rendezvous(machine, slices.Collect(maps.Keys(byID))) {
 		a := byID[id]
-		if len(a.TLS) == 0 {
-			continue
-		}
-		for _, ip := range a.Boot {
-			out = append(out, install.Agent{Addr: fmt.Sprintf("%s:%d", ip, tlsPort), Pin: intent.DigestOf(a.TLS[0]).Hex()})
+		for _, key := range a.TLS { // two while it changes its keys: the machine tries both
+			for _, ip := range a.Boot {
+				out = append(out, install.Agent{Addr: fmt.Sprintf("%s:%d", ip, tlsPort), Pin: intent.DigestOf(key).Hex()})
+			}
 		}
 	}
 	return out

@@ -2,6 +2,7 @@ package bootnet
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -98,7 +99,7 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 		Recovering: func() bool { return false }, Log: log, Fit: func() error { return b.unfit },
 	})
 	s := New(Config{
-		Site: b.site, Self: id, Domain: "edge.example", Sign: author.Writer, Control: control, Log: log,
+		Site: b.site, Self: id, Domain: "edge.example", Sign: func() ed25519.PrivateKey { return author.Writer }, Control: control, Log: log,
 		BootKeys: func() ([]seal.Secret, error) { return b.keys, nil },
 		Owner:    func(string) string { return id },
 		Fresh: func(context.Context, reconcile.Binding) (string, error) {

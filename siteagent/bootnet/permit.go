@@ -137,7 +137,7 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 	if err != nil {
 		return install.PermissionEnvelope{}, fmt.Errorf("cannot encode permission: %w", err)
 	}
-	env, err := document.Sign(intent.PayloadPermission, payload, i.sign)
+	env, err := document.Sign(intent.PayloadPermission, payload, i.sign())
 	if err != nil {
 		return install.PermissionEnvelope{}, err
 	}

@@ -31,10 +31,10 @@ type Config struct {
 	Site    *effective.Site
 	Self    string // this agent
 	Domain  string
-	Boot    []string // addresses of this host on boot networks; nothing listens elsewhere
-	IPXEDir string   // loaders, as Debian's package ipxe has them
-	Web     *tls.Certificate
-	Sign    ed25519.PrivateKey // signs permissions
+	Boot    []string                  // addresses of this host on boot networks; nothing listens elsewhere
+	IPXEDir string                    // loaders, as Debian's package ipxe has them
+	Web     func() *tls.Certificate   // the certificate that is shown now
+	Sign    func() ed25519.PrivateKey // the key that signs permissions now
 	// BootKeys returns the site's boot keys: the one that makes tokens, then those that verify still.
 	BootKeys func() ([]seal.Secret, error)
 	Control  *reconcile.Controller
@@ -131,12 +131,13 @@ func (s *Server) Listen(run func(name string, fn func(context.Context) error)) e
 }
 
 // serveInstall serves /install/v1 on 7444 of a boot address: of all that listens there, nothing else is offered to machines.
-func serveInstall(run func(string, func(context.Context) error), ip netip.Addr, web *tls.Certificate, h http.Handler, log *slog.Logger) error {
+func serveInstall(run func(string, func(context.Context) error), ip netip.Addr, web func() *tls.Certificate, h http.Handler, log *slog.Logger) error {
 	ln, err := net.Listen("tcp", netip.AddrPortFrom(ip, tlsPort).String())
 	if err != nil {
 		return fmt.Errorf("cannot serve the install protocol: %w", err)
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*web}, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"}}
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"}}
+	conf.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return web(), nil }
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	run("install protocol", func(ctx context.Context) error {
 		stop := context.AfterFunc(ctx, func() { _ = srv.Close() })

@@ -36,7 +36,7 @@ func (k *Keeper) NewAdmission(replaces string) (*intent.Envelope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode admission: %w", err)
 	}
-	return document.Sign(intent.PayloadAdmission, payload, k.Keys.Sign)
+	return document.Sign(intent.PayloadAdmission, payload, k.Keys()[0].Sign)
 }
 
 // Enter journals this agent's own admission. The caller has made sure that whom it replaces does not answer.

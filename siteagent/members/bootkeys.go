@@ -90,10 +90,22 @@ func (k *Keeper) open(own *siteBootKey) (seal.Secret, error) {
 	}
 	for _, s := range own.Keys {
 		if s.To == k.Self {
-			return seal.Unwrap(s, k.binding(k.Self), k.Keys)
+			return seal.Unwrap(s, k.binding(k.Self), k.Keys()...)
 		}
 	}
 	return seal.Secret{}, fmt.Errorf("cannot open boot key %d of the site: it is not sealed to this agent", own.Decisions)
+}
+
+// OpensWith tells whether the boot key that the site made itself, if one counts, opens with keys alone.
+func (k *Keeper) OpensWith(keys *seal.Keys) bool {
+	own := k.own(k.Replica.SecretVersion(bootnet.BootKeyName))
+	if own == nil {
+		return true
+	}
+	return slices.ContainsFunc(own.Keys, func(s intent.SealedDEK) bool {
+		_, err := seal.Unwrap(s, k.binding(k.Self), keys)
+		return err == nil
+	})
 }
 
 func (k *Keeper) binding(agent string) seal.Binding {

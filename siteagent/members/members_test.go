@@ -2,6 +2,7 @@ package members
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"log/slog"
 	"slices"
@@ -92,8 +93,8 @@ func (s *site) open(name string) {
 	}
 	j.SetPeers(peers{s, name})
 	a.Keeper = New(Config{
-		Domain: pkitest.Name, Site: s.author.Site, Self: name, Replica: r, Journal: j, Keys: s.keys[name], Log: log,
-		Audit:      auditlog.New(auditlog.Config{Journal: j, Site: s.author.Site, Self: name, Sign: s.keys[name].Sign, Log: log}),
+		Domain: pkitest.Name, Site: s.author.Site, Self: name, Replica: r, Journal: j, Keys: func() []*seal.Keys { return []*seal.Keys{s.keys[name]} }, Log: log,
+		Audit:      auditlog.New(auditlog.Config{Journal: j, Site: s.author.Site, Self: name, Sign: func() ed25519.PrivateKey { return s.keys[name].Sign }, Log: log}),
 		Recovering: a.db.Recovering, Close: func() int { a.closed++; return 1 },
 		Alive: func() (out []claim.Member) {
 			for _, m := range r.State().Roster.Agents {

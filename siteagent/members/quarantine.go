@@ -25,7 +25,7 @@ type Config struct {
 	Domain, Site, Self string
 	Replica            *replica.Replica
 	Journal            *claim.Journal
-	Keys               *seal.Keys
+	Keys               func() []*seal.Keys // that this agent holds, those in use first
 	// Alive lists the agents that this one sees, itself among them.
 	Alive      func() []claim.Member
 	Recovering func() bool
@@ -79,7 +79,7 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode quarantine: %w", err)
 	}
-	env, err := document.Sign(intent.PayloadQuarantine, payload, k.Keys.Sign)
+	env, err := document.Sign(intent.PayloadQuarantine, payload, k.Keys()[0].Sign)
 	if err != nil {
 		return nil, err
 	}

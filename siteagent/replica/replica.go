@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -197,8 +199,8 @@ func (s *Replica) loadSealed(key string, b []byte) error {
 		return err
 	}
 	s.deks[d.DEK] = d
-	if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before
-		s.log.Error("data key does not open", "dek", d.DEK, "err", err)
+	if err := s.ring.Add(d); err != nil { // sealed to keys that an agent of this name had before: what it sealed was sealed again
+		s.log.Debug("data key does not open", "dek", d.DEK, "err", err)
 	}
 	return nil
 }
@@ -441,6 +443,20 @@ func (s *Replica) Secret(name string) (seal.Secret, error) {
 		return seal.Secret{}, fmt.Errorf("cannot open secret %s: %w", name, state.ErrAbsent)
 	}
 	return s.ring.Open(rec)
+}
+
+// OpensWith tells whether all that the active intent tells this agent opens with keys alone. The newest data key decides: with each
+// new set of keys every secret is told again under a new one, and what was not told again was deleted.
+func (s *Replica) OpensWith(keys *seal.Keys) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active != s.chain.Head {
+		return false // something may have been told that is not active
+	}
+	if len(s.deks) == 0 {
+		return true
+	}
+	return s.ring.OpensWith(s.deks[slices.Max(slices.Collect(maps.Keys(s.deks)))], keys)
 }
 
 // SecretVersion returns the version of a secret that is sealed to this agent, 0 when there is none.

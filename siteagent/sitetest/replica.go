@@ -28,6 +28,12 @@ func OpenReplica(t testing.TB, dir string, a *Author, agent string) (*replica.Re
 // OpenReplicaOf is OpenReplica for an agent that holds keys.
 func OpenReplicaOf(t testing.TB, dir string, a *Author, agent string, keys *seal.Keys) (*replica.Replica, *state.DB) {
 	t.Helper()
+	return OpenReplicaWith(t, dir, a, agent, seal.NewRing(seal.Binding{Domain: pkitest.Name, Site: a.Site, Agent: agent}, keys))
+}
+
+// OpenReplicaWith is OpenReplica for an agent whose data keys go to ring.
+func OpenReplicaWith(t testing.TB, dir string, a *Author, agent string, ring *seal.Ring) (*replica.Replica, *state.DB) {
+	t.Helper()
 	key := make([]byte, 32)
 	log := slog.New(slog.DiscardHandler)
 	db, err := state.Open(state.Config{Dir: filepath.Join(dir, "state"), Key: key, Logger: log, UserFree: 1, VitalFree: 1, StopFree: 1, UserFraction: -1})
@@ -40,7 +46,7 @@ func OpenReplicaOf(t testing.TB, dir string, a *Author, agent string, keys *seal
 	}
 	s, err := replica.Open(replica.Config{
 		DB: db, Marks: marks, Mark: mark, Site: a.Site, Self: agent, Pin: a.Env.Digest(), Log: log,
-		Ring:  seal.NewRing(seal.Binding{Domain: pkitest.Name, Site: a.Site, Agent: agent}, keys),
+		Ring:  ring,
 		Floor: trust.NewFloor(pkitest.Now(), time.Time{}),
 	})
 	if err != nil {

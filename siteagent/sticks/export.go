@@ -25,7 +25,7 @@ type Desk struct {
 	Site, Self, Domain string
 	In                 *intake.Desk
 	Journal            *claim.Journal
-	Sign               ed25519.PrivateKey
+	Sign               func() ed25519.PrivateKey
 	// What goes up: how the site is, its changes that nobody settled, spares that came in, quarantine orders, audit chains.
 	Report     func() intent.Report
 	Overrides  func() []*intent.Envelope
@@ -98,7 +98,7 @@ func (d *Desk) sign(payloadType string, v any) (*intent.Envelope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode %s: %w", payloadType, err)
 	}
-	return document.Sign(payloadType, payload, d.Sign)
+	return document.Sign(payloadType, payload, d.Sign())
 }
 
 // events writes what the journals say that happened, agent by agent, in batches.

@@ -2,6 +2,7 @@ package sticks
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"io"
@@ -60,7 +61,7 @@ func newScene(t *testing.T) *scene {
 		}
 	})
 	log := slog.New(slog.DiscardHandler)
-	s.Desk = &Desk{Site: "lon1", Self: "a1", Domain: pkitest.Name, Sign: s.keys.Sign, In: &intake.Desk{
+	s.Desk = &Desk{Site: "lon1", Self: "a1", Domain: pkitest.Name, Sign: func() ed25519.PrivateKey { return s.keys.Sign }, In: &intake.Desk{
 		Replica: r, Moved: func(string, intent.Head) {}, Close: func() int { return 0 }, Event: func(string, string) error { return nil }, Log: log,
 		Refused: func(kind string, err error) {
 			if err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/skerry-metal/skerry/pki/rotate"
 )
 
-// KeyGauges show what deploy/prometheus alerts on: leaf is the agent's certificate, now its effective time, heard when it last heard
+// KeyGauges show what deploy/prometheus alerts on: leaf gives the agent's certificate, now its effective time, heard when it last heard
 // a coordinator, zero for never.
-func KeyGauges(set *metrics.Set, report func() *intent.KeyReport, leaf []byte, now, heard func() time.Time) {
+func KeyGauges(set *metrics.Set, report func() *intent.KeyReport, leaf func() []byte, now, heard func() time.Time) {
 	set.NewGauge("skerry_trust_seq", func() float64 { return float64(report().Trust) })
 	set.NewGauge(`skerry_forks_seen{stream="trust"}`, func() float64 { return float64(report().Forks) })
 	set.NewGauge("skerry_clock_trusted", func() float64 {
@@ -21,8 +21,8 @@ func KeyGauges(set *metrics.Set, report func() *intent.KeyReport, leaf []byte, n
 		}
 		return 0
 	})
-	made, err := rotate.Made(leaf)
 	set.NewGauge(fmt.Sprintf("skerry_key_age_seconds{kind=%q}", rotate.Agent), func() float64 {
+		made, err := rotate.Made(leaf())
 		if err != nil {
 			return math.NaN()
 		}

@@ -33,7 +33,7 @@ var (
 // times returns how often an experiment runs: the share of the tier's number, at least once.
 func times(n int) int { return max(1, int(*share*float64(n))) }
 
-// childEnv makes the test binary the process that is hurt: "write DIR" or "check DIR".
+// childEnv makes the test binary the process that is hurt: "write DIR", "check DIR", "run FILE" (rotation_test.go).
 const childEnv = "SKERRY_FAULT_CHILD"
 
 func TestMain(m *testing.M) {
@@ -43,9 +43,12 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	var err error
-	if what == "write" {
+	switch what {
+	case "write":
 		err = write(dir)
-	} else {
+	case "run":
+		err = runChild(dir)
+	default:
 		err = check(dir)
 	}
 	fmt.Fprintln(os.Stderr, err)

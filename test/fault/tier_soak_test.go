@@ -10,4 +10,5 @@ const (
 	tierFulls   = 20     // F5
 	tierCopies  = 20     // F6
 	tierHostile = 50_000 // F14
+	tierTurns   = 60     // F18
 )

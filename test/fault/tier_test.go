@@ -10,4 +10,5 @@ const (
 	tierFulls   = 1   // F5
 	tierCopies  = 3   // F6
 	tierHostile = 500 // F14
+	tierTurns   = 1   // F18: rounds of two rotations, three kills each
 )
