@@ -40,19 +40,13 @@ type revoker struct {
 
 // hear is called when an agent says how far it has the stream. What it has beyond ours is taken: this store is an older copy.
 func (r *revoker) hear(ctx context.Context, site, agent string, has intent.Head) {
-	head := r.stream.Head()
-	if has.Seq <= head.Seq {
+	if has.Seq <= r.stream.Head().Seq {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, hearLimit)
 	defer cancel()
-	n := 0
-	err := r.fetch(ctx, site, agent, fmt.Sprintf("revocations?from=%d", head.Seq+1), func(env *intent.Envelope) error {
-		added, err := r.stream.Take(ctx, env, r.writers())
-		if added {
-			n++
-		}
-		return err
+	n, err := r.stream.TakeAll(ctx, r.writers(), func(stream string, take func(*intent.Envelope) error) error {
+		return r.fetch(ctx, site, agent, stream, take)
 	})
 	if n > 0 {
 		r.log.Warn("revocations taken back from an agent", "site", site, "agent", agent, "documents", n, "closed", r.act())

@@ -135,6 +135,19 @@ func (r *Revocations) Take(ctx context.Context, env *intent.Envelope, writers []
 	return true, r.keep(ctx, env, body, store.Commit{})
 }
 
+// TakeAll takes what fetch gives of the stream beyond the head, and returns how many documents were new. Errors: of the first that
+// was refused, those before it count.
+func (r *Revocations) TakeAll(ctx context.Context, writers []intent.Writer, fetch func(stream string, take func(*intent.Envelope) error) error) (n int, err error) {
+	err = fetch(fmt.Sprintf("revocations?from=%d", r.Head().Seq+1), func(env *intent.Envelope) error {
+		added, err := r.Take(ctx, env, writers)
+		if added {
+			n++
+		}
+		return err
+	})
+	return n, err
+}
+
 // keep commits a document that follows the head, together with more. The caller holds the lock.
 func (r *Revocations) keep(ctx context.Context, env *intent.Envelope, body *intent.RevocationBody, more store.Commit) error {
 	wire, err := document.Encode(env)

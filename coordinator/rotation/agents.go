@@ -27,7 +27,8 @@ const (
 	atOnce = 4
 	// maxPast bounds the signing keys of before in a roster entry; a year each.
 	maxPast = 32
-	// inWay is how long an agent that began and went away keeps the others of its site from beginning.
+	// inWay is how long an agent that began and went away keeps the others of its site from beginning; who was not heard for longer is
+	// absent.
 	inWay = time.Hour
 )
 
@@ -108,7 +109,7 @@ func (r *Rotation) Step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer func() { r.busy.Store(busy) }()
+	defer func() { r.busy.Store(busy); r.count(s.records) }()
 	errs := []error{r.takeUp(ctx, s), r.due(ctx, s), r.dropRetired(ctx, s)}
 	for _, rec := range s.records {
 		if !rec.open() {
@@ -122,6 +123,22 @@ func (r *Rotation) Step(ctx context.Context) (busy bool, err error) {
 		}
 	}
 	return busy, errors.Join(errs...)
+}
+
+// count keeps for the gauges what is under way.
+func (r *Rotation) count(records []*record) {
+	open, oldest := map[string]int{}, time.Time{}
+	for _, rec := range records {
+		if rec.open() {
+			open[rec.Phase]++
+			if oldest.IsZero() || rec.Begun.Before(oldest) {
+				oldest = rec.Begun
+			}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open, r.oldest = open, oldest
 }
 
 // advance moves one rotation as far as it goes.
@@ -253,6 +270,16 @@ func (s *scene) inWayOf(rec *record, now time.Time) *record {
 	return nil
 }
 
+// whole tells whether every agent of the site was heard lately.
+func (s *scene) whole(site string, now time.Time) bool {
+	for _, a := range s.rosters[site].Agents {
+		if at, ever := s.contact(site, a.ID); a.State == intent.StateAgent && (!ever || now.Sub(at) > inWay) {
+			return false
+		}
+	}
+	return true
+}
+
 // contact is when an agent was last heard.
 func (s *scene) contact(site, agent string) (at time.Time, ever bool) {
 	c := s.heard[site].Contacts[agent]
@@ -321,8 +348,9 @@ func (r *Rotation) takeUp(ctx context.Context, s *scene) error {
 	return nil
 }
 
-// due begins the rotations of keys that are a year old, the oldest first: a few at a time, of agents that have a session, never of two
-// agents of one site at once.
+// due begins the rotations of keys that are a year old, the oldest first: a few at a time, never of two agents of one site at once, and
+// only at sites where every agent was heard lately. Who is away while its peers change their keys learns of the new ones from the
+// coordinator alone: as long as it cannot learn of them from a peer that it does not know any more, this is an operator's decision.
 func (r *Rotation) due(ctx context.Context, s *scene) error {
 	busy, mine, under := map[string]bool{}, map[string]bool{}, 0
 	for _, rec := range s.records {
@@ -338,6 +366,9 @@ func (r *Rotation) due(ctx context.Context, s *scene) error {
 	}
 	var list []due
 	for site, roster := range s.rosters {
+		if !s.whole(site, r.Now()) {
+			continue
+		}
 		for _, a := range roster.Agents {
 			k, ok, err := rotate.OfAgent(site, a)
 			if err != nil {

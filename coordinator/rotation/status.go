@@ -139,6 +139,21 @@ func (r *Rotation) Gauges(ctx context.Context, set *metrics.Set) {
 			return rotate.Key{Made: s.Oldest[i].Made}.Age(s.At).Seconds()
 		})
 	}
+	for _, phase := range []string{api.PhaseAccept, api.PhaseUse, api.PhaseRetire} {
+		set.NewGauge(fmt.Sprintf("skerry_rotations{phase=%q}", phase), func() float64 {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return float64(r.open[phase])
+		})
+	}
+	set.NewGauge("skerry_rotation_age_seconds", func() float64 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.oldest.IsZero() {
+			return 0
+		}
+		return max(r.Now().Sub(r.oldest), 0).Seconds()
+	})
 	set.NewGauge("skerry_contact_age_seconds", func() float64 {
 		s, oldest := status(), time.Duration(0)
 		for _, a := range s.Agents() {

@@ -65,6 +65,8 @@ type Rotation struct {
 
 	mu     sync.Mutex // guards what follows
 	status *api.KeyStatus
+	open   map[string]int // rotations of agents' keys under way, by phase
+	oldest time.Time      // when the first of them began; zero: there is none
 }
 
 // New returns a Rotation; Run moves it.

@@ -152,12 +152,15 @@ func (f *fleet) crash(name string) {
 	f.kill(name)
 	if name == "coordinator" {
 		f.coordinatorUp()
+		f.wait("the site is reached again", func() bool {
+			s, err := f.api.SiteStatus(f.Context(), "lon1")
+			return err == nil && s.Reachable == "yes"
+		})
 	} else {
 		site, id, _ := strings.Cut(name, "/")
 		f.agentUp(site, id)
-		f.wait(name+" answers", func() bool { return f.ask(f.client(false), name) == nil })
+		f.wait(name+" answers, with a session", func() bool { return f.ask(f.client(false), name) == nil && f.keys(id).Up })
 	}
-	f.wait("sessions stand after the crash of "+name, f.sessions)
 	f.Logf("%s was back after %v", name, time.Since(begun).Round(time.Millisecond))
 	f.setHurt(name, false)
 }

@@ -194,7 +194,7 @@ func printStatus(t account.Table, s *api.RotationStatus, now time.Time) {
 		}
 	}
 	if s.Next != "" {
-		t.Row("next", s.Next)
+		t.Row("next", s.Phase, "", s.Next)
 	}
 }
 

@@ -30,9 +30,9 @@ func TestPrintStatus(t *testing.T) {
 			t.Errorf("waits %v:\n%s\nwant %v:\n%s", s.Waits(), text, waits, want)
 		}
 	}
-	f("agent lon1/a1 | accept | roster 13 | 3/3\nagent lon1/a1 | use |  | 1/1\nlon1/a1 | retire | since 412d | lon1/a2 was not heard for 412d\nnext | wait for lon1/a2", true)
+	f("agent lon1/a1 | accept | roster 13 | 3/3\nagent lon1/a1 | use |  | 1/1\nlon1/a1 | retire | since 412d | lon1/a2 was not heard for 412d\nnext | retire |  | wait for lon1/a2", true)
 	s.Ledger[0].Held = ""
-	f("agent lon1/a1 | accept | roster 13 | 3/3\nagent lon1/a1 | use |  | 1/1\nlon1/a1 | retire | since 412d\nnext | wait for lon1/a2", false)
+	f("agent lon1/a1 | accept | roster 13 | 3/3\nagent lon1/a1 | use |  | 1/1\nlon1/a1 | retire | since 412d\nnext | retire |  | wait for lon1/a2", false)
 	s.Phase, s.Next, s.Ledger[0].Phase = api.PhaseDone, "", api.PhaseDone
 	f("agent lon1/a1 | accept | roster 13 | 3/3\nagent lon1/a1 | use |  | 1/1\nagent lon1/a1 | done", false)
 }
