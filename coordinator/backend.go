@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
@@ -274,22 +272,6 @@ func batchOf(o *intent.Object, reason string) api.Batch {
 
 // apiCaller is who acts without a request: via names the credential, or the part of the program.
 func apiCaller(via, user string) api.Caller { return api.Caller{User: user, Via: via} }
-
-// hostsOf splits host:port addresses into names and IPs.
-func hostsOf(addr []string) (names []string, ips []netip.Addr) {
-	for _, a := range addr {
-		host, _, err := net.SplitHostPort(a)
-		if err != nil {
-			host = a
-		}
-		if ip, err := netip.ParseAddr(host); err == nil {
-			ips = append(ips, ip)
-		} else {
-			names = append(names, host)
-		}
-	}
-	return names, ips
-}
 
 var _ api.Backend = (*backend)(nil)
 

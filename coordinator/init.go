@@ -1,8 +1,8 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -14,14 +14,13 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
-	"github.com/skerry-metal/skerry/pki/ca"
 	"github.com/skerry-metal/skerry/pki/document"
-	"github.com/skerry-metal/skerry/pki/seal"
-	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/pki/holder"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -32,6 +31,8 @@ type InitConfig struct {
 	ID     string            // of this coordinator, a DNS label
 	Addr   []string          // host:port at which agents and users reach it
 	Admin  string            // name of the first administrator
+	Roots  string            // file of the roots that holders made; empty: the roots are made here, and this host is the one holder
+	Signed string            // the offer that holders signed; empty: the one below Data
 	Etcd   *store.EtcdConfig // as Config.Etcd
 	Logger *slog.Logger
 }
@@ -41,39 +42,47 @@ type InitResult struct {
 	Pin   intent.Digest // of trust document 1
 	Token string        // bearer token of the administrator
 	CA    string        // file with R, for clients
+
+	// Offer, when set, is the file that holders are to sign before the domain is founded; Have of Of signatures are there.
+	Offer    string
+	Have, Of int
 }
 
 // The files below DATA/keys.
 const (
-	fileRootSign = "root-sign.key"   // Ed25519, PKCS #8: signs trust documents
-	fileNextSign = "next-sign.key"   // the announced next root
-	fileWriter   = "writer.key"      // Ed25519: signs intent
+	fileRootSign = founding.FileRootSign
+	fileWriter   = founding.FileWriter
 	fileMaster   = backup.MasterFile // 32 octets: secrets at rest
-	nameRoot     = "root"
-	nameCA       = "ca"
+	nameCA       = founding.NameCA
 )
 
-// Init founds a domain: root, next root, coordinator CA, writer, trust document 1, and the first administrator. Everything
-// is on disk when it returns; a second Init in the same directory is refused.
+// fileOffer is trust document 1 on its way round the holders, below DATA; it is there until the domain is founded.
+const fileOffer = "trust1.json"
+
+// Init founds a domain: roots, coordinator CA, writer, trust document 1, and the first administrator. With cfg.Roots holders elsewhere
+// sign: the first call makes the keys and writes the offer, and one with enough signatures founds the domain. Everything is on disk
+// when it returns; after a crash the same call goes on; where a domain was founded it is refused.
 func Init(ctx context.Context, cfg InitConfig) (res *InitResult, err error) {
 	if err := checkInit(cfg); err != nil {
 		return nil, err
 	}
-	keys := filepath.Join(cfg.Data, "keys")
-	if _, err := os.Stat(filepath.Join(keys, fileMaster)); !errors.Is(err, fs.ErrNotExist) {
+	keys := founding.Keys{Dir: filepath.Join(cfg.Data, "keys"), Domain: cfg.Domain, ID: cfg.ID, Addr: cfg.Addr}
+	offer := filepath.Join(cfg.Data, fileOffer)
+	_, merr := os.Stat(filepath.Join(keys.Dir, fileMaster))
+	_, oerr := os.Stat(offer)
+	if !errors.Is(merr, fs.ErrNotExist) && errors.Is(oerr, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot init: %s holds a coordinator already", cfg.Data)
 	}
-	if err := os.MkdirAll(keys, 0o700); err != nil {
+	if err := os.MkdirAll(keys.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot init: %w", err)
 	}
 	now := time.Now()
-	env, err := makeTrust(cfg, keys, now)
-	if err != nil {
-		return nil, err
+	env, res, err := signFirst(cfg, keys, offer, now)
+	if err != nil || env == nil {
+		return res, err
 	}
-	master := make([]byte, 32)
-	rand.Read(master) // never fails: crypto/rand, Go 1.24
-	if err := state.WriteFile(filepath.Join(keys, fileMaster), master); err != nil {
+	master, err := makeMaster(filepath.Join(keys.Dir, fileMaster))
+	if err != nil {
 		return nil, err
 	}
 	st, db, err := openStore(ctx, cfg.Data, cfg.Etcd, master, cfg.Logger)
@@ -81,10 +90,76 @@ func Init(ctx context.Context, cfg InitConfig) (res *InitResult, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, closeStore(st, db)) }()
-	res = &InitResult{Pin: env.Digest(), CA: filepath.Join(keys, nameRoot+".crt")}
+	res = &InitResult{Pin: env.Digest(), CA: filepath.Join(keys.Dir, founding.NameRoot+".crt")}
 	token, half := api.NewUserToken(0, now)
 	res.Token = token
-	return res, found(ctx, st, cfg, env, half, now)
+	if err := found(ctx, st, cfg, env, half, now); err != nil {
+		return nil, err
+	}
+	return res, os.Remove(offer)
+}
+
+// signFirst makes keys and offer, goes on with those that are there, and returns trust document 1 once enough holders have signed it;
+// before that, who is to sign what.
+func signFirst(cfg InitConfig, keys founding.Keys, path string, now time.Time) (*intent.Envelope, *InitResult, error) {
+	own, err := holder.LoadOffer(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		var b *holder.Bundle
+		if cfg.Roots != "" {
+			b, err = holder.LoadBundle(cfg.Roots)
+		} else {
+			b, err = keys.MakeHolder(now)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if own, err = keys.Offer(b, now); err != nil {
+			return nil, nil, err
+		}
+		err = holder.SaveOffer(path, own)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	signed := own
+	if cfg.Signed != "" {
+		if signed, err = holder.LoadOffer(cfg.Signed); err != nil {
+			return nil, nil, err
+		}
+	} else if cfg.Roots == "" {
+		h, err := keys.Holder()
+		if err != nil {
+			return nil, nil, err
+		}
+		if h == nil {
+			return nil, nil, fmt.Errorf("cannot init: %s was begun with --roots; give it again", cfg.Data)
+		}
+		if _, _, err := h.Sign(own, holder.Mark{}, now); err != nil {
+			return nil, nil, err
+		}
+		if err := holder.SaveOffer(path, own); err != nil { // a certificate is made once, also when a crash comes now
+			return nil, nil, err
+		}
+	}
+	have, of, err := signed.Count()
+	if err != nil {
+		return nil, nil, err
+	}
+	if have < of {
+		return nil, &InitResult{Offer: path, Have: have, Of: of}, nil
+	}
+	env, err := keys.Finish(own, signed, now)
+	return env, nil, err
+}
+
+func makeMaster(path string) ([]byte, error) {
+	master, err := os.ReadFile(path)
+	if err == nil && len(master) == 32 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return master, err
+	}
+	master = make([]byte, 32)
+	rand.Read(master) // never fails: crypto/rand, Go 1.24
+	return master, state.WriteFile(path, master)
 }
 
 func checkInit(cfg InitConfig) error {
@@ -97,73 +172,6 @@ func checkInit(cfg InitConfig) error {
 		return errors.New("cannot init: give --addr HOST:PORT at which agents reach the coordinator")
 	}
 	return nil
-}
-
-// makeTrust makes every key of the domain and the signed trust document 1.
-func makeTrust(cfg InitConfig, keys string, now time.Time) (*intent.Envelope, error) {
-	root, err := ca.NewRoot(cfg.Domain, now)
-	if err != nil {
-		return nil, err
-	}
-	sub, err := root.Sub("C1", now)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(root.Save(keys, nameRoot), sub.Save(keys, nameCA)); err != nil {
-		return nil, err
-	}
-	var signers [3]ed25519.PrivateKey
-	for i, name := range []string{fileRootSign, fileNextSign, fileWriter} {
-		if signers[i], err = publish.MakeSigner(filepath.Join(keys, name)); err != nil {
-			return nil, err
-		}
-	}
-	public := func(i int) []byte { return document.MarshalKey(signers[i].Public().(ed25519.PublicKey)) }
-	next := intent.RootSet{Threshold: 1, Keys: [][]byte{public(1)}}
-	body := intent.TrustBody{
-		Header:       document.Follow(intent.Head{}, intent.StreamTrust, 0, now),
-		Domain:       cfg.Domain,
-		Roots:        intent.RootSet{Threshold: 1, Keys: [][]byte{public(0)}},
-		Next:         next.Digest(),
-		CAs:          []intent.CACert{{Cert: sub.Cert.Raw, Root: root.Cert.Raw, State: intent.KeyUse}},
-		Coordinators: []intent.Coordinator{{ID: cfg.ID, Addr: cfg.Addr}},
-		Writers:      []intent.Writer{{Key: public(2), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}},
-	}
-	payload, err := json.Marshal(body)
-	if err != nil {
-		return nil, fmt.Errorf("cannot encode trust document: %w", err)
-	}
-	env, err := document.Sign(intent.PayloadTrust, payload, signers[0])
-	if err != nil {
-		return nil, err
-	}
-	check := document.TrustChain{Pin: env.Digest()}
-	if _, err := check.Accept(env); err != nil {
-		return nil, fmt.Errorf("cannot init: own trust document is refused: %w", err)
-	}
-	own, err := seal.LoadOrGenerate(keys)
-	if err != nil {
-		return nil, err
-	}
-	return env, certifyCoordinator(sub, own, cfg, keys, now)
-}
-
-// certifyCoordinator writes leaf.der and web.der beside the keys.
-func certifyCoordinator(c *ca.CA, own *seal.Keys, cfg InitConfig, keys string, now time.Time) error {
-	csr, err := ca.NewRequest(own.TLS)
-	if err != nil {
-		return err
-	}
-	leaf, err := c.Issue(csr, trust.Identity{Kind: trust.Coordinator, ID: cfg.ID}, now)
-	if err != nil {
-		return err
-	}
-	names, ips := hostsOf(cfg.Addr)
-	web, err := c.IssueWeb(csr, append(names, cfg.ID+"."+cfg.Domain), ips, now)
-	if err != nil {
-		return err
-	}
-	return errors.Join(state.WriteFile(filepath.Join(keys, "leaf.der"), leaf.Raw), state.WriteFile(filepath.Join(keys, "web.der"), web.Raw))
 }
 
 // found writes the first objects and the trust chain in one commit.
@@ -193,6 +201,10 @@ func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Enve
 		Put: map[string][]byte{"self": self, publish.TrustKey(1): wire, objectKey(admin.Key()): user},
 	})
 	if errors.Is(err, store.ErrConflict) {
+		if e, gerr := st.Get(ctx, publish.TrustKey(1)); gerr == nil && bytes.Equal(e.Value, wire) { // a crash came before the token was shown
+			_, err = st.Commit(ctx, store.Commit{Put: map[string][]byte{objectKey(admin.Key()): user}})
+			return err
+		}
 		return errors.New("cannot init: this prefix of etcd holds a domain already; a second coordinator of it gets a copy of DATA/keys and no init")
 	}
 	return err

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -61,7 +62,7 @@ func selfSigned(t *testing.T) (tls.Certificate, string) {
 
 func (s *scene) dial(token string, certs ...tls.Certificate) (*client.Client, *http.Transport) {
 	s.Helper()
-	pem, err := os.ReadFile(filepath.Join(s.data, "keys", nameRoot+".crt"))
+	pem, err := os.ReadFile(filepath.Join(s.data, "keys", founding.NameRoot+".crt"))
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -468,7 +469,7 @@ func TestCertificatesUnderAnotherCA(t *testing.T) {
 	s.apply(firstSite)
 	x := newTurners(t, s, "lon1/a1", "lon1/a2")
 	x.agents[1].up = false
-	root, err := ca.Load(s.data+"/keys", nameRoot, s.domain)
+	root, err := ca.Load(s.data+"/keys", founding.NameRoot, s.domain)
 	if err != nil {
 		t.Fatal(err)
 	}

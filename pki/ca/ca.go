@@ -59,6 +59,15 @@ func NewRoot(domain string, now time.Time) (*CA, error) {
 	return newCA(nil, key, product{profile: profileRoot, cn: "Skerry root " + domain, now: now}, domain)
 }
 
+// Certify makes the certificate of a coordinator CA below root r for csr's key (P-256), as Sub does for a key of its own. csr is PKCS#10
+// DER; nothing but its key is used. Errors: ErrRequest, ErrProduct.
+func (r *CA) Certify(csr []byte, name string, now time.Time) (*x509.Certificate, error) {
+	if err := checkRequest(csr); err != nil {
+		return nil, err
+	}
+	return product{profile: profileCoordinator, cn: NamePrefix + name, now: now}.make(r, nil, csr)
+}
+
 // Sub makes the coordinator CA C below root r: P-256, path length 0. name tells the CAs of a rotation apart.
 func (r *CA) Sub(name string, now time.Time) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

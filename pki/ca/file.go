@@ -2,9 +2,14 @@ package ca
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -25,6 +30,31 @@ func (c *CA) Save(dir, name string) error {
 	return nil
 }
 
+// LoadOrMakeKey returns the key of NAME.key in dir, and makes it (P-256) when there is none: its certificate comes from elsewhere.
+func LoadOrMakeKey(dir, name string) (crypto.Signer, error) {
+	key, err := loadKey(dir, name)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	fresh, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make key of CA %s: %w", name, err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(fresh)
+	if err != nil {
+		return nil, fmt.Errorf("cannot save CA %s: %w", name, err)
+	}
+	return fresh, writeFile(filepath.Join(dir, name+".key"), 0o600, "PRIVATE KEY", der)
+}
+
+// SaveCert writes NAME.crt alone into dir.
+func SaveCert(dir, name string, der []byte) error {
+	if err := writeFile(filepath.Join(dir, name+".crt"), 0o644, "CERTIFICATE", der); err != nil {
+		return fmt.Errorf("cannot save CA %s: %w", name, err)
+	}
+	return nil
+}
+
 // Load reads what Save wrote.
 func Load(dir, name, domain string) (*CA, error) {
 	certDER, err := readFile(filepath.Join(dir, name+".crt"), "CERTIFICATE")
@@ -35,6 +65,14 @@ func Load(dir, name, domain string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot load CA %s: %w", name, err)
 	}
+	key, err := loadKey(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return New(cert, key, domain)
+}
+
+func loadKey(dir, name string) (crypto.Signer, error) {
 	keyDER, err := readFile(filepath.Join(dir, name+".key"), "PRIVATE KEY")
 	if err != nil {
 		return nil, fmt.Errorf("cannot load CA %s: %w", name, err)
@@ -47,7 +85,7 @@ func Load(dir, name, domain string) (*CA, error) {
 	if !ok {
 		return nil, fmt.Errorf("cannot load key of CA %s: type %T cannot sign", name, key)
 	}
-	return New(cert, s, domain)
+	return s, nil
 }
 
 func writeFile(path string, mode os.FileMode, kind string, der []byte) error {

@@ -65,7 +65,11 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 	var where storeFlags
 	c := &cobra.Command{
 		Use: "init --domain DOMAIN --addr HOST:PORT", Short: "Make root, CA, writer and the first administrator", Args: args(),
-		Example: "  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --save-context edge",
+		Long: "Found a domain. With --roots FILE (from `skerry pki init`) this makes the coordinator's keys and a file that holders sign with\n" +
+			"`skerry pki sign`; the same command then goes on. Without --roots the keys of the roots are made here too: whoever gets this host\n" +
+			"then has the whole domain, and nothing gets it back. That is for trying things out.",
+		Example: "  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --save-context edge\n" +
+			"  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --roots roots.json --signed trust1.json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			run, level := coordinator.Config{Data: cfg.Data}, "warn"
 			if err := a.coordinatorSettings(c, &where, &run, &level); err != nil {
@@ -80,6 +84,9 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 			res, err := coordinator.Init(c.Context(), cfg)
 			if err != nil {
 				return err
+			}
+			if res.Offer != "" {
+				return a.offerFirst(res)
 			}
 			if save != "" {
 				ca, err := filepath.Abs(res.CA) // the context is used from other directories too
@@ -103,10 +110,25 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 	f.StringVar(&cfg.Domain, "domain", "", "DNS name below which every site lies")
 	f.StringVar(&cfg.ID, "id", cfg.ID, "id of this coordinator")
 	f.StringVar(&cfg.Admin, "admin", cfg.Admin, "name of the first administrator")
+	f.StringVar(&cfg.Roots, "roots", "", "roots.json that \"skerry pki init\" made: holders elsewhere sign")
+	f.StringVar(&cfg.Signed, "signed", "", "the file that they signed; default: the one in --data")
 	f.StringSliceVar(&cfg.Addr, "addr", nil, "HOST:PORT at which agents and users reach it; repeat for more")
 	f.StringVar(&save, "save-context", "", "save the administrator's token as a context of this name")
 	where.add(c)
 	return c
+}
+
+// offerFirst says who is to sign what before the domain is founded.
+func (a *app) offerFirst(res *coordinator.InitResult) error {
+	err := a.print(map[string]any{"offer": res.Offer, "have": res.Have, "of": res.Of}, func(t *table) {
+		t.row("offer", res.Offer)
+		t.row("signatures", fmt.Sprintf("%d of %d", res.Have, res.Of))
+		t.row("next", "holders run skerry pki sign "+filepath.Base(res.Offer)+"; then run this command again, with --signed FILE if it lies elsewhere")
+	})
+	if err != nil {
+		return err
+	}
+	return exitCode(exitPartial)
 }
 
 func (a *app) saveContext(spec serverSpec) error {

@@ -269,9 +269,32 @@ func askPassphrase(path string, getenv func(string) string) ([]byte, error) {
 		}
 		return bytes.TrimSpace(b), nil
 	}
+	b, err := AskSecret("passphrase of " + filepath.Base(path) + ": ")
+	if errors.Is(err, ErrNoTerminal) {
+		return nil, hint(fmt.Errorf("cannot unlock key %s: %w", path, err), "name a file that holds the passphrase: SKERRY_PASSPHRASE_FILE=FILE")
+	}
+	return b, err
+}
+
+// ErrNoTerminal says that there is nobody to ask.
+var ErrNoTerminal = errors.New("there is no terminal to ask on")
+
+// Ask shows prompt on the terminal and returns the line that is typed. Errors: ErrNoTerminal.
+func Ask(prompt string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return nil, hint(fmt.Errorf("cannot unlock key %s: there is no terminal to ask on", path), "name a file that holds the passphrase: SKERRY_PASSPHRASE_FILE=FILE")
+		return "", ErrNoTerminal
+	}
+	defer tty.Close()
+	b, err := readLine(tty, prompt)
+	return string(b), err
+}
+
+// AskSecret is Ask for what nobody may see. Errors: ErrNoTerminal.
+func AskSecret(prompt string) ([]byte, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, ErrNoTerminal
 	}
 	defer tty.Close()
 	fd := int(tty.Fd())
@@ -285,12 +308,16 @@ func askPassphrase(path string, getenv func(string) string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot ask for the passphrase: %w", err)
 	}
 	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, was) }() // it was possible a moment ago
-	fmt.Fprintf(tty, "passphrase of %s: ", filepath.Base(path))
+	defer fmt.Fprintln(tty)
+	return readLine(tty, prompt)
+}
+
+func readLine(tty *os.File, prompt string) ([]byte, error) {
+	fmt.Fprint(tty, prompt)
 	line := make([]byte, 1024) // a terminal hands over one line
 	n, err := tty.Read(line)
-	fmt.Fprintln(tty)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read passphrase: %w", err)
+		return nil, fmt.Errorf("cannot read from the terminal: %w", err)
 	}
 	return bytes.TrimSpace(line[:n]), nil
 }

@@ -1,6 +1,7 @@
-// Package pki is the verbs that rotate keys.
+// Package pki is the verbs that make roots, sign with them, and rotate keys.
 //
-// Holds: RotateCmd, which begins rotations at a coordinator, follows them and shows their ledger.
+// Holds: InitCmd and SignCmd, which holders of the roots run offline; RotateCmd, which begins rotations at a coordinator, follows them
+// and shows their ledger.
 //
 // Imported by: cmd/skerry/cli, which gives it a Shell.
 //

@@ -1,0 +1,13 @@
+// Package founding makes the keys of a new domain and its first trust document, and knows which keys of the roots lie on this host.
+//
+// Holds: Keys, the key directory of a coordinator that is being founded: Offer (every key of its own, and the document for the holders),
+// Finish (what they signed, made into certificates); MakeHolder and Holder, for a domain whose one holder is the coordinator's host.
+//
+// Imported by: coordinator, coordinator/rotation.
+//
+// Promises: a crash leaves keys and the offer, or nothing; both calls go on with what is there and make no key twice.
+//
+// Concurrency: none; one command runs.
+//
+// Tests: founding_test.go, with the directory as a crash leaves it after each file; test/script/testdata/ceremony.txtar.
+package founding
