@@ -287,7 +287,7 @@ var errAny = errors.New("any")
 func TestTwoWritersOneChain(t *testing.T) {
 	s := found1(t)
 	s.apply(firstSite)
-	rival := auditlog.New(auditlog.Config{Store: s.store, ID: "c1", Signer: s.audit.Signer, Now: time.Now, Keys: s.signKeys, Log: s.cfg.Logger})
+	rival := auditlog.New(auditlog.Config{Store: s.store, ID: "c1", Signer: s.audit.Signer, Writers: s.audit.Writers, Now: time.Now, Keys: s.signKeys, Log: s.cfg.Logger})
 	before, races := len(s.auditChains("")["c1"]), 0
 	err := s.audit.Write(t.Context(), intent.AuditRecord{Verb: "mine"}, func(line store.Commit) error {
 		if races++; races <= 3 {

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -17,12 +18,14 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/coordinator/sticks"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/coordinator/succession"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
@@ -69,6 +72,7 @@ type Coordinator struct {
 	domain string
 	trust  *publish.Trust
 	keys   *seal.Keys
+	writer *publish.Writer
 	leaf   tls.Certificate
 	web    tls.Certificate
 
@@ -210,7 +214,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if err != nil {
 		return err
 	}
-	writer, err := publish.LoadSigner(filepath.Join(keys, fileWriter))
+	c.writer, err = publish.OpenWriter(filepath.Join(keys, fileWriter))
 	if err != nil {
 		return err
 	}
@@ -226,12 +230,15 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	sec := &secrets{store: c.store, master: dek, binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
-	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: writer, Log: c.cfg.Logger, Now: time.Now, Keys: c.signKeys})
+	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: c.writer.Signer, Writers: c.trust.Writers, Log: c.cfg.Logger, Now: time.Now, Keys: c.signKeys})
 	if c.objects, err = openObjects(ctx, c.store, sec, c.audit, time.Now); err != nil {
 		return err
 	}
 	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
-	pub := &publish.Publisher{Store: c.store, Signer: writer, Now: time.Now, Epoch: func() (uint64, error) { return publish.EpochOf(c.trust.Body(), writer.Public()) }, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }}
+	pub := &publish.Publisher{
+		Store: c.store, Signer: c.writer.Signer, Now: time.Now, Epoch: func(k crypto.PublicKey) (uint64, error) { return publish.EpochOf(c.trust.Body(), k) },
+		Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat },
+	}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {
@@ -383,7 +390,7 @@ func (c *Coordinator) wire() (err error) {
 	c.rotation = rotation.New(rotation.Config{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
-		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.agents.pub.Signer.Public(), Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
+		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.writer.Public, Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, Revoked: c.revoker.stream.Has, CA: func() *x509.Certificate { return c.agents.ca.Cert },
 		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
 		Dirty: func(site string) { c.markDirty([]string{site}) },
@@ -395,6 +402,14 @@ func (c *Coordinator) wire() (err error) {
 			return c.backend.Admit(ctx, site, env)
 		},
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
+	}
+	c.rotation.Domain = &succession.Succession{
+		Keys: founding.Keys{Dir: filepath.Join(c.cfg.Data, "keys"), Domain: c.domain, ID: c.id}, Store: c.store, Trust: c.trust, Writer: c.writer, Audit: c.audit,
+		Add: c.rotation.AddTrust, Status: c.rotation.KeyStatus, Heads: c.appliedHeads, Sites: c.objects.sitesNow, Now: time.Now,
+		Publish: func(ctx context.Context, site string) (intent.Head, error) {
+			head, _, err := c.published(ctx, site)
+			return head, err
+		},
 	}
 	c.backend = &backend{
 		Documents: c.sticks, carried: c.sticks.Events,
@@ -443,7 +458,7 @@ func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
 	if err != nil {
 		return uplink.Welcome{}, err
 	}
-	epoch, err := c.agents.pub.Epoch()
+	epoch, err := c.agents.pub.Epoch(c.writer.Public())
 	if err != nil {
 		c.cfg.Logger.Warn("agents are heard, and nothing is published", "err", err)
 	}
@@ -490,6 +505,22 @@ func (c *Coordinator) published(ctx context.Context, site string) (intent.Head, 
 	}
 	head, _, err := c.agents.pub.Head(ctx, site)
 	return head, roster, err
+}
+
+// appliedHeads says how far each agent of a site has its intent: by its session, else by what the site reported last.
+func (c *Coordinator) appliedHeads(site string) map[string]intent.Head {
+	out := map[string]intent.Head{}
+	if st, ok := c.objects.status(site); ok {
+		for _, a := range st.Agents {
+			out[a.ID] = a.Head
+		}
+	}
+	for _, x := range c.uplink.Sessions() {
+		if x.Site == site && x.Applied.Intent.Compare(out[x.Agent]) > 0 {
+			out[x.Agent] = x.Applied.Intent
+		}
+	}
+	return out
 }
 
 // publish brings chains up to the catalog whenever it moved.

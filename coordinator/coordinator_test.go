@@ -46,7 +46,7 @@ func TestInit(t *testing.T) {
 	if _, err := Init(t.Context(), InitConfig{Data: s.data, Domain: "x.example", ID: "c2", Addr: good.Addr, Admin: "eve", Logger: good.Logger}); err == nil || !strings.Contains(err.Error(), "holds a coordinator already") {
 		t.Errorf("a second Init in one place says %v", err)
 	}
-	epoch, err := s.agents.pub.Epoch()
+	epoch, err := s.agents.pub.Epoch(s.agents.pub.Signer().Public())
 	if s.domain != "edge.example" || s.id != "c1" || epoch != 1 || err != nil {
 		t.Errorf("founded %s %s with epoch %d, %v", s.domain, s.id, epoch, err)
 	}

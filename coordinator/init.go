@@ -17,10 +17,10 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/coordinator/succession"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
-	"github.com/skerry-metal/skerry/pki/holder"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -77,9 +77,13 @@ func Init(ctx context.Context, cfg InitConfig) (res *InitResult, err error) {
 		return nil, fmt.Errorf("cannot init: %w", err)
 	}
 	now := time.Now()
-	env, res, err := signFirst(cfg, keys, offer, now)
-	if err != nil || env == nil {
-		return res, err
+	first, err := keys.First(offer, cfg.Roots, cfg.Signed, now)
+	if err != nil {
+		return nil, err
+	}
+	env := first.Envelope
+	if env == nil {
+		return &InitResult{Offer: offer, Have: first.Have, Of: first.Of}, nil
 	}
 	master, err := makeMaster(filepath.Join(keys.Dir, fileMaster))
 	if err != nil {
@@ -93,63 +97,10 @@ func Init(ctx context.Context, cfg InitConfig) (res *InitResult, err error) {
 	res = &InitResult{Pin: env.Digest(), CA: filepath.Join(keys.Dir, founding.NameRoot+".crt")}
 	token, half := api.NewUserToken(0, now)
 	res.Token = token
-	if err := found(ctx, st, cfg, env, half, now); err != nil {
+	if err := found(ctx, st, cfg, env, first.Next, half, now); err != nil {
 		return nil, err
 	}
 	return res, os.Remove(offer)
-}
-
-// signFirst makes keys and offer, goes on with those that are there, and returns trust document 1 once enough holders have signed it;
-// before that, who is to sign what.
-func signFirst(cfg InitConfig, keys founding.Keys, path string, now time.Time) (*intent.Envelope, *InitResult, error) {
-	own, err := holder.LoadOffer(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		var b *holder.Bundle
-		if cfg.Roots != "" {
-			b, err = holder.LoadBundle(cfg.Roots)
-		} else {
-			b, err = keys.MakeHolder(now)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		if own, err = keys.Offer(b, now); err != nil {
-			return nil, nil, err
-		}
-		err = holder.SaveOffer(path, own)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	signed := own
-	if cfg.Signed != "" {
-		if signed, err = holder.LoadOffer(cfg.Signed); err != nil {
-			return nil, nil, err
-		}
-	} else if cfg.Roots == "" {
-		h, err := keys.Holder()
-		if err != nil {
-			return nil, nil, err
-		}
-		if h == nil {
-			return nil, nil, fmt.Errorf("cannot init: %s was begun with --roots; give it again", cfg.Data)
-		}
-		if _, _, err := h.Sign(own, holder.Mark{}, now); err != nil {
-			return nil, nil, err
-		}
-		if err := holder.SaveOffer(path, own); err != nil { // a certificate is made once, also when a crash comes now
-			return nil, nil, err
-		}
-	}
-	have, of, err := signed.Count()
-	if err != nil {
-		return nil, nil, err
-	}
-	if have < of {
-		return nil, &InitResult{Offer: path, Have: have, Of: of}, nil
-	}
-	env, err := keys.Finish(own, signed, now)
-	return env, nil, err
 }
 
 func makeMaster(path string) ([]byte, error) {
@@ -175,7 +126,7 @@ func checkInit(cfg InitConfig) error {
 }
 
 // found writes the first objects and the trust chain in one commit.
-func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Envelope, half intent.UserToken, now time.Time) error {
+func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Envelope, next *intent.RootSet, half intent.UserToken, now time.Time) error {
 	created := now.UTC().Truncate(time.Second)
 	admin := &intent.Object{
 		APIVersion: intent.APIVersion, Kind: intent.KindUser,
@@ -192,13 +143,17 @@ func found(ctx context.Context, st store.Store, cfg InitConfig, env *intent.Enve
 	if err != nil {
 		return fmt.Errorf("cannot encode administrator: %w", err)
 	}
+	set, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("cannot encode next roots: %w", err)
+	}
 	self, err := json.Marshal(cfg.ID)
 	if err != nil {
 		return fmt.Errorf("cannot encode id: %w", err)
 	}
 	_, err = st.Commit(ctx, store.Commit{
 		If:  []store.Guard{{Key: "self"}},
-		Put: map[string][]byte{"self": self, publish.TrustKey(1): wire, objectKey(admin.Key()): user},
+		Put: map[string][]byte{"self": self, publish.TrustKey(1): wire, succession.SetKey(next.Digest()): set, objectKey(admin.Key()): user},
 	})
 	if errors.Is(err, store.ErrConflict) {
 		if e, gerr := st.Get(ctx, publish.TrustKey(1)); gerr == nil && bytes.Equal(e.Value, wire) { // a crash came before the token was shown

@@ -268,7 +268,10 @@ func (a *agents) sync(ctx context.Context, site string) error {
 		}
 	}
 	catalog, _ := a.objects.Snapshot()
-	return ch.Sync(ctx, catalog)
+	if err := ch.Sync(ctx, catalog); err != nil {
+		return err
+	}
+	return ch.Vouch(ctx)
 }
 
 // syncRoster appends a roster entry when an agent came, changed or went. One change is one generation.

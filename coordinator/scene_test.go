@@ -177,12 +177,12 @@ func (s *scene) grant(g join.Grant, keys *seal.Keys) (*join.Answer, error) {
 func (s *scene) chain(site string) []*intent.Entry {
 	s.Helper()
 	chain := document.IntentChain{Site: site, Writers: s.trust.Body().Writers}
-	var out []*intent.Entry
-	err := s.agents.pub.Feed(s.Context(), site, 1, func(env *intent.Envelope) error {
-		e, err := chain.Accept(env)
-		out = append(out, e)
-		return err
-	})
+	var envs []*intent.Envelope
+	err := s.agents.pub.Feed(s.Context(), site, 1, func(env *intent.Envelope) error { envs = append(envs, env); return nil })
+	if err != nil {
+		s.Fatal(err)
+	}
+	out, err := chain.AcceptRun(envs)
 	if err != nil {
 		s.Fatal(err)
 	}

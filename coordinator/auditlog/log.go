@@ -3,7 +3,6 @@ package auditlog
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -27,8 +26,10 @@ import (
 type Config struct {
 	Store  store.Store
 	ID     string
-	Signer crypto.Signer // the writer
-	Now    func() time.Time
+	Signer func() crypto.Signer // the writer, as it is now
+	// Writers are the keys, PKIX DER, that may have signed our heads: those of today and of before.
+	Writers func() [][]byte
+	Now     func() time.Time
 	// Keys returns the keys that the agents of a site's roster sign with, by agent.
 	Keys func(ctx context.Context, site string) (map[string][][]byte, error)
 	Log  *slog.Logger
@@ -208,7 +209,7 @@ func (a *Log) Seal(ctx context.Context) error {
 	if err != nil || st.Seq == st.Sealed {
 		return err
 	}
-	env, err := st.Seal(a.Signer, a.Now())
+	env, err := st.Seal(a.Signer(), a.Now())
 	if err != nil {
 		return err
 	}
@@ -234,7 +235,7 @@ func (a *Log) Audit(ctx context.Context, site string, fn func(api.AuditLine) err
 	for _, s := range states {
 		info := &api.AuditChain{Site: s.st.Site, Agent: s.st.Agent, Chain: s.st.Chain, Seq: s.st.Seq, Keys: s.st.Keys, Joined: s.st.Joined, Broken: s.st.Broken}
 		if s.place == a.own() {
-			info.Keys = [][]byte{document.MarshalKey(a.Signer.Public().(ed25519.PublicKey))}
+			info.Keys = a.Writers()
 		}
 		if err := fn(api.AuditLine{Chain: info}); err != nil {
 			return err

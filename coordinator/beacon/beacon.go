@@ -55,7 +55,8 @@ func (g *Giver) Give(ctx context.Context, site, agent, nonce string) ([]byte, er
 	} else if held != "" {
 		return nil, fmt.Errorf("cannot give a beacon to %s: it is held: %s", site, held)
 	}
-	if _, err := g.Pub.Epoch(); err != nil { // the key may not sign any more
+	signer := g.Pub.Signer()
+	if _, err := g.Pub.Epoch(signer.Public()); err != nil { // the key may not sign any more
 		return nil, err
 	}
 	head, _, err := g.Pub.Head(ctx, site)
@@ -64,7 +65,7 @@ func (g *Giver) Give(ctx context.Context, site, agent, nonce string) ([]byte, er
 	}
 	env, err := document.Beacon{
 		Who: g.ID, To: site + "/" + agent, Time: g.Now().UTC(), Nonce: nonce, Trust: g.Trust(), Revocation: g.Revocation(), Intent: head,
-	}.Sign(g.Pub.Signer)
+	}.Sign(signer)
 	if err != nil {
 		return nil, err
 	}

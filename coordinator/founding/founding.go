@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,6 +26,7 @@ import (
 const (
 	FileRootSign = "root-sign.key" // Ed25519, PKCS #8: signs trust documents; only where the host is the one holder
 	FileNextSign = "next-sign.key" // the announced next root, there too
+	fileLate     = "late-sign.key" // what will be announced when that one takes over
 	FileWriter   = "writer.key"    // Ed25519: signs intent
 	NameRoot     = "root"          // R
 	NameCA       = "ca"            // C
@@ -58,7 +58,7 @@ func (k Keys) MakeHolder(now time.Time) (*holder.Bundle, error) {
 	}
 	b := &holder.Bundle{Domain: k.Domain, Root: root.Cert.Raw, Roots: &intent.RootSet{Threshold: 1}, Next: intent.RootSet{Threshold: 1}}
 	for name, set := range map[string]*intent.RootSet{FileRootSign: b.Roots, FileNextSign: &b.Next} {
-		key, err := Signer(filepath.Join(k.Dir, name))
+		key, err := publish.LoadOrMakeSigner(filepath.Join(k.Dir, name))
 		if err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func (k Keys) MakeHolder(now time.Time) (*holder.Bundle, error) {
 // Holder returns the roots that lie on this host; nil where holders have them elsewhere.
 func (k Keys) Holder() (*holder.Holder, error) {
 	h := &holder.Holder{Name: k.ID, Domain: k.Domain}
-	for _, name := range []string{FileRootSign, FileNextSign} {
+	for _, name := range []string{FileRootSign, FileNextSign, fileLate} {
 		key, err := publish.LoadSigner(filepath.Join(k.Dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -91,13 +91,41 @@ func (k Keys) Holder() (*holder.Holder, error) {
 	return h, nil
 }
 
-// Signer returns the Ed25519 key at path, and makes it when there is none.
-func Signer(path string) (ed25519.PrivateKey, error) {
-	key, err := publish.LoadSigner(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return publish.MakeSigner(path)
+// Late makes the set that is announced when the announced one takes over, for a domain whose one holder is the host.
+func (k Keys) Late() (*intent.RootSet, error) {
+	key, err := publish.LoadOrMakeSigner(filepath.Join(k.Dir, fileLate))
+	if err != nil {
+		return nil, err
 	}
-	return key, err
+	return &intent.RootSet{Threshold: 1, Keys: [][]byte{publicOf(key)}}, nil
+}
+
+// NextSet is the announced set where its one key lies here; nil elsewhere.
+func (k Keys) NextSet() *intent.RootSet {
+	key, err := publish.LoadSigner(filepath.Join(k.Dir, FileNextSign))
+	if err != nil {
+		return nil
+	}
+	return &intent.RootSet{Threshold: 1, Keys: [][]byte{publicOf(key)}}
+}
+
+// Advance moves the keys of the one holder on once roots are the announced set: a crash in between is made up for by the next call.
+func (k Keys) Advance(roots intent.RootSet) error {
+	path := func(name string) string { return filepath.Join(k.Dir, name) }
+	next, err := publish.LoadSigner(path(FileNextSign))
+	if err == nil && bytes.Equal(roots.Keys[0], publicOf(next)) {
+		err = state.Rename(path(FileNextSign), path(FileRootSign))
+		if err == nil {
+			err = fs.ErrNotExist
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := state.Rename(path(fileLate), path(FileNextSign)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func publicOf(key ed25519.PrivateKey) []byte {
@@ -112,7 +140,7 @@ func (k Keys) Offer(b *holder.Bundle, now time.Time) (*holder.Offer, error) {
 	if b.Domain != k.Domain {
 		return nil, fmt.Errorf("cannot found %s: the roots are of %s", k.Domain, b.Domain)
 	}
-	writer, err := Signer(filepath.Join(k.Dir, FileWriter))
+	writer, err := publish.LoadOrMakeSigner(filepath.Join(k.Dir, FileWriter))
 	if err != nil {
 		return nil, err
 	}
@@ -143,12 +171,7 @@ func (k Keys) Offer(b *holder.Bundle, now time.Time) (*holder.Offer, error) {
 
 // Finish takes offered, signed by enough holders, and writes the certificates. own is what this directory offered.
 func (k Keys) Finish(own, offered *holder.Offer, now time.Time) (*intent.Envelope, error) {
-	was, err1 := json.Marshal(own.Body)
-	is, err2 := json.Marshal(offered.Body)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(was, is) || !bytes.Equal(own.CSR, offered.CSR) {
+	if !own.Same(offered) {
 		return nil, errors.New("cannot found a domain: another document was signed than this directory offered")
 	}
 	env, err := offered.Envelope()

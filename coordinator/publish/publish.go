@@ -22,9 +22,9 @@ import (
 // Publisher appends to the chains of the sites.
 type Publisher struct {
 	Store  store.Store
-	Signer crypto.Signer // Ed25519
-	// Epoch is that of Signer in the newest trust document. Errors: ErrNoWriter.
-	Epoch func() (uint64, error)
+	Signer func() crypto.Signer // Ed25519, as it is now
+	// Epoch is that of a key in the newest trust document. Errors: ErrNoWriter.
+	Epoch func(crypto.PublicKey) (uint64, error)
 	Now   func() time.Time
 	// Catalog is asked for how long a site's beacons count.
 	Catalog func() *intent.Catalog
@@ -197,6 +197,16 @@ func (c *Chain) Sync(ctx context.Context, catalog *intent.Catalog) error {
 	return nil
 }
 
+// Vouch appends an entry that changes nothing when the end of the chain was signed in an earlier epoch: what a retired writer signed
+// counts only below an entry of a current one.
+func (c *Chain) Vouch(ctx context.Context) error {
+	epoch, err := c.p.Epoch(c.p.Signer().Public())
+	if err != nil || c.head.Seq == 0 || c.head.Epoch >= epoch {
+		return err
+	}
+	return c.Append(ctx, intent.EntryPut, intent.PutBody{Objects: []intent.PutObject{}}, store.Commit{})
+}
+
 // unburied leaves out what is buried at the site.
 func (c *Chain) unburied(ctx context.Context, want []*intent.Object) ([]*intent.Object, error) {
 	buried := map[string]uint64{}
@@ -219,7 +229,8 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	if err != nil {
 		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
 	}
-	epoch, err := c.p.Epoch()
+	signer := c.p.Signer()
+	epoch, err := c.p.Epoch(signer.Public())
 	if err != nil {
 		return err
 	}
@@ -234,7 +245,7 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	if _, err := intent.DecodeEntry(payload); err != nil {
 		return fmt.Errorf("cannot publish to %s: own entry is refused: %w", c.site, err)
 	}
-	env, err := document.Sign(intent.PayloadIntent, payload, c.p.Signer)
+	env, err := document.Sign(intent.PayloadIntent, payload, signer)
 	if err != nil {
 		return fmt.Errorf("cannot sign entry for %s: %w", c.site, err)
 	}

@@ -3,6 +3,7 @@ package publish
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -154,7 +155,7 @@ func publisher(t testing.TB) *Publisher {
 	}
 	t.Cleanup(func() { s.Close() })
 	return &Publisher{
-		Store: s, Signer: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)), Epoch: func() (uint64, error) { return 1, nil },
+		Store: s, Signer: func() crypto.Signer { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)) }, Epoch: func(crypto.PublicKey) (uint64, error) { return 1, nil },
 		Now:     func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
 		Catalog: func() *intent.Catalog { return intent.NewCatalog() },
 	}
@@ -186,7 +187,7 @@ func TestStaleAfter(t *testing.T) {
 // replay verifies a chain as a site does, entry by entry, and returns what it adds up to.
 func replay(t testing.TB, p *Publisher, site string) (map[string]string, intent.Head) {
 	t.Helper()
-	chain := document.IntentChain{Site: site, Writers: []intent.Writer{{Key: document.MarshalKey(p.Signer.Public().(ed25519.PublicKey)), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}}}
+	chain := document.IntentChain{Site: site, Writers: []intent.Writer{{Key: document.MarshalKey(p.Signer().Public().(ed25519.PublicKey)), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}}}
 	have := map[string]string{}
 	err := p.Feed(context.Background(), site, 1, func(env *intent.Envelope) error {
 		e, err := chain.Accept(env)

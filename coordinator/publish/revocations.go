@@ -92,7 +92,8 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	if len(entries) == 0 {
 		return 0, nil
 	}
-	epoch, err := r.pub.Epoch()
+	signer := r.pub.Signer()
+	epoch, err := r.pub.Epoch(signer.Public())
 	if err != nil {
 		return 0, err
 	}
@@ -104,7 +105,7 @@ func (r *Revocations) Add(ctx context.Context, entries []intent.Revocation, more
 	if err != nil {
 		return 0, fmt.Errorf("cannot encode revocation: %w", err)
 	}
-	env, err := document.Sign(intent.PayloadRevocation, payload, r.pub.Signer)
+	env, err := document.Sign(intent.PayloadRevocation, payload, signer)
 	if err != nil {
 		return 0, fmt.Errorf("cannot sign revocation: %w", err)
 	}

@@ -82,6 +82,15 @@ func (t *Trust) Head() intent.Head { return t.Chain().Head }
 // Body returns the newest document; do not modify.
 func (t *Trust) Body() *intent.TrustBody { return t.Chain().Body }
 
+// Writers returns the keys of all writers that the newest document names, retired ones too.
+func (t *Trust) Writers() [][]byte {
+	var out [][]byte
+	for _, w := range t.Body().Writers {
+		out = append(out, w.Key)
+	}
+	return out
+}
+
 // From returns the documents from seq on, in order; do not modify.
 func (t *Trust) From(seq uint64) []*intent.Envelope {
 	t.mu.Lock()

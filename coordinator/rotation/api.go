@@ -48,7 +48,7 @@ func (r *Rotation) usable(env *intent.Envelope) error {
 	if err != nil {
 		return nil // refused with its reason by who keeps it
 	}
-	if _, err := publish.EpochOf(body, r.Writer); err != nil {
+	if _, err := publish.EpochOf(body, r.Writer()); err != nil {
 		return fmt.Errorf("%w: nothing could be published; bring its new writer key first, or sign a document that lists the old one", err)
 	}
 	v, err := trust.NewView(body)

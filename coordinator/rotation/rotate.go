@@ -19,7 +19,7 @@ func (r *Rotation) Rotate(ctx context.Context, by api.Caller, q api.RotateReques
 	case api.RotateAgent:
 		return r.rotateAgents(ctx, by, q)
 	default: // ca, writer, root: made by trust documents
-		return nil, api.Refuse(fmt.Sprintf("cannot rotate %s yet: sign a trust document that lists the new key and bring it with `skerry pki trust FILE`", q.What))
+		return r.Domain.Rotate(ctx, by, q)
 	}
 }
 
@@ -35,6 +35,11 @@ func (r *Rotation) Rotations(ctx context.Context) (*api.RotationList, error) {
 			out.Items = append(out.Items, *r.statusOf(s, rec.who(), []*record{rec}))
 		}
 	}
+	items, err := r.Domain.Rotations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Items = append(out.Items, items...)
 	if st := r.certificates(s); st.Phase != api.PhaseDone {
 		out.Items = append(out.Items, *st)
 	}

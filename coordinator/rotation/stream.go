@@ -18,6 +18,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/coordinator/succession"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
@@ -36,9 +37,10 @@ type Config struct {
 	Refused func(ctx context.Context, who, verb string, why error)
 	Log     *slog.Logger
 
-	ID         string           // of this coordinator
-	Leaf       []byte           // its certificate, DER
-	Writer     crypto.PublicKey // of the key that it signs intent with
+	ID         string                  // of this coordinator
+	Leaf       []byte                  // its certificate, DER
+	Writer     func() crypto.PublicKey // of the key that it signs intent with
+	Domain     *succession.Succession  // what trust documents change
 	Revocation func() intent.Head
 	Revoked    func(kind intent.RevocationKind, id string) bool
 	Sessions   func() []uplink.SessionInfo

@@ -32,9 +32,11 @@ type RotateRequest struct {
 	Agent string `json:"agent,omitempty" maxLength:"63" doc:"one agent of the site"`
 	All   bool   `json:"all,omitempty" doc:"every agent of the site, one after the other"`
 	// Again begins a new rotation where the last one is done.
-	Again             bool  `json:"again,omitempty"`
-	DryRun            bool  `json:"dryRun,omitempty"`
-	ForceAfterSeconds int64 `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
+	Again  bool `json:"again,omitempty"`
+	DryRun bool `json:"dryRun,omitempty"`
+	// Next are the roots to announce, of what root only.
+	Next              *intent.RootSet `json:"next,omitempty"`
+	ForceAfterSeconds int64           `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
 }
 
 // RotationStatus is how far a rotation is.
@@ -47,12 +49,17 @@ type RotationStatus struct {
 	Steps   []RotationStep `json:"steps"`  // the phases that were begun, in order
 	Ledger  []RotationRow  `json:"ledger"` // every agent that has a part in it
 	Next    string         `json:"next,omitempty"`
+	// Offer is the file that holders of the roots sign before it goes on.
+	Offer string `json:"offer,omitempty"`
 }
 
 // Waits tells whether everybody who can be reached has done his part, and somebody else is waited for.
 func (s *RotationStatus) Waits() bool {
 	if s.Phase == PhaseDone {
 		return false
+	}
+	if s.Offer != "" {
+		return true
 	}
 	for _, r := range s.Ledger {
 		if r.Phase != PhaseDone && r.Held == "" {

@@ -66,6 +66,13 @@ func DecodeOffer(b []byte) (*Offer, error) {
 	return o, nil
 }
 
+// Same tells whether o and p offer the same document, whatever was signed of it.
+func (o *Offer) Same(p *Offer) bool {
+	a, err1 := json.Marshal(o.Body)
+	b, err2 := json.Marshal(p.Body)
+	return err1 == nil && err2 == nil && bytes.Equal(a, b) && bytes.Equal(o.CSR, p.CSR)
+}
+
 // review is an offer that was checked against itself.
 type review struct {
 	chain document.TrustChain // before the offered document

@@ -372,6 +372,18 @@ func WriteFile(path string, b []byte) error {
 	return nil
 }
 
+// Rename puts the file old in the place of path. After a crash it is there as the one or as the other.
+func Rename(old, path string) error {
+	err := os.Rename(old, path)
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

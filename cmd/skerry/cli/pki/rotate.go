@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/holder"
 	"github.com/spf13/cobra"
 )
 
@@ -27,8 +28,9 @@ type verbs struct{ Shell }
 // rotation are the flags of one command.
 type rotation struct {
 	api.RotateRequest
-	force string
-	wait  time.Duration
+	force     string
+	nextRoots string
+	wait      time.Duration
 }
 
 // RotateCmd returns `rotate` and what hangs below it.
@@ -87,6 +89,9 @@ func (v verbs) domainCmd(what, short, phases string) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error { return v.rotate(c, r) },
 	}
 	r.flags(c)
+	if what == api.RotateRoot {
+		c.Flags().StringVar(&r.nextRoots, "next", "", "roots.json of \"skerry pki init --next\": the roots to announce; needed where holders keep the roots")
+	}
 	return c
 }
 
@@ -107,12 +112,22 @@ func (v verbs) rotate(c *cobra.Command, r rotation) error {
 		return &account.UsageError{Err: err}
 	}
 	r.ForceAfterSeconds = int64(age / time.Second)
+	if r.nextRoots != "" {
+		b, err := holder.LoadBundle(r.nextRoots)
+		if err != nil {
+			return err
+		}
+		r.Next = &b.Next
+	}
 	cl, err := v.Client()
 	if err != nil {
 		return err
 	}
 	st, err := cl.Rotate(c.Context(), r.RotateRequest)
 	if err != nil {
+		return v.explain(err)
+	}
+	if st, err = carry(c.Context(), cl, r, st); err != nil {
 		return v.explain(err)
 	}
 	if !r.DryRun {

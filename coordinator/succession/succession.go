@@ -1,0 +1,305 @@
+package succession
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/founding"
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/holder"
+)
+
+// Succession works on the store and the keys of one coordinator. All fields are set before use.
+type Succession struct {
+	Keys   founding.Keys
+	Store  store.Store
+	Trust  *publish.Trust
+	Writer *publish.Writer
+	Audit  *auditlog.Log
+	// Add takes a signed document, as if by had brought it.
+	Add func(ctx context.Context, by api.Caller, env *intent.Envelope) (*api.TrustResult, error)
+	// Status says how far each agent has the streams, and when it was heard.
+	Status func(ctx context.Context) (*api.KeyStatus, error)
+	// Heads says how far the agents of a site have its intent, as they were last heard.
+	Heads func(site string) map[string]intent.Head
+	Sites func() []string
+	// Publish brings a site's chain up to what is wanted, under the writer of now, and returns its head.
+	Publish func(ctx context.Context, site string) (intent.Head, error)
+	Now     func() time.Time
+
+	mu sync.Mutex // held over a step
+}
+
+// record is what is kept of the rotation of one key, below recordKey.
+type record struct {
+	Started time.Time `json:"started"`
+	From    string    `json:"from"` // the key or set that was in use then, hex
+	Done    time.Time `json:"done,omitzero"`
+}
+
+const (
+	recordPrefix = "succession/"
+	offerKey     = "trust-offer" // the document that holders are asked to sign
+)
+
+// SetKey is the key of a set of roots that a trust document announces or will announce: the document holds its digest alone.
+func SetKey(d intent.Digest) string { return "roots/" + d.Hex() }
+
+// step is one call.
+type step struct {
+	*Succession
+	ctx  context.Context
+	by   api.Caller
+	q    api.RotateRequest
+	rec  record
+	body *intent.TrustBody
+	st   *api.RotationStatus
+}
+
+// Rotate begins the rotation of q.What, or goes on with it as far as it goes now.
+func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequest) (*api.RotationStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, shared := s.Store.(store.Shared); shared && q.What == api.RotateWriter {
+		return nil, api.Refuse("several coordinators share this store, and each of them would need the new writer key: stop all but one, give that one the embedded store, or sign a trust document by hand")
+	}
+	x := &step{Succession: s, ctx: ctx, by: by, q: q}
+	if err := x.open(); err != nil {
+		return nil, err
+	}
+	if x.st.Phase == api.PhaseDone || q.DryRun {
+		return x.st, nil
+	}
+	var err error
+	switch q.What {
+	case api.RotateWriter:
+		err = x.writer()
+	case api.RotateRoot:
+		err = x.roots()
+	default:
+		err = api.Refuse(fmt.Sprintf("cannot rotate %s yet: sign a trust document that lists the new one and bring it with `skerry pki trust FILE`", q.What))
+	}
+	return x.st, err
+}
+
+// open reads where the rotation stands, and begins it where it was not.
+func (x *step) open() error {
+	x.body = x.Trust.Body()
+	x.st = &api.RotationStatus{What: x.q.What, Phase: api.PhaseAccept, Trust: x.Trust.Head(), Steps: []api.RotationStep{}, Ledger: []api.RotationRow{}}
+	e, err := x.Store.Get(x.ctx, recordPrefix+x.q.What)
+	begun := err == nil
+	if begun {
+		err = json.Unmarshal(e.Value, &x.rec)
+	}
+	if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return fmt.Errorf("cannot read how far the rotation is: %w", err)
+	}
+	if begun && x.rec.Done.IsZero() {
+		x.st.Started = x.rec.Started
+		if x.q.DryRun {
+			x.st.Next = "a rotation is under way; without --dry-run it goes on"
+		}
+		return nil
+	}
+	if begun && !x.q.Again {
+		x.st.Started, x.st.Phase, x.st.Next = x.rec.Started, api.PhaseDone, "the last rotation is done; --again begins a new one"
+		return nil
+	}
+	x.rec = record{Started: x.Now().UTC(), From: x.current()}
+	x.st.Started = x.rec.Started
+	if x.q.DryRun {
+		x.st.Next = "nothing was changed; without --dry-run a new key is made, and the next trust document lists it"
+		return nil
+	}
+	return x.keep("rotate")
+}
+
+// current names the key, or set, that is in use.
+func (x *step) current() string {
+	if x.q.What == api.RotateRoot {
+		return x.body.Roots.Digest().Hex()
+	}
+	return intent.DigestOf(writerKey(x.Writer)).Hex()
+}
+
+// keep writes the record, with a line in the audit log.
+func (x *step) keep(verb string) error {
+	v, err := json.Marshal(x.rec)
+	if err != nil {
+		return fmt.Errorf("cannot encode rotation: %w", err)
+	}
+	return x.Audit.Write(x.ctx, x.by.Audit(verb, x.q.What, ""), func(line store.Commit) error {
+		if line.Put == nil {
+			line.Put = map[string][]byte{}
+		}
+		line.Put[recordPrefix+x.q.What] = v
+		_, err := x.Store.Commit(x.ctx, line)
+		return err
+	})
+}
+
+func (x *step) done() error {
+	x.st.Phase, x.rec.Done = api.PhaseDone, x.Now().UTC()
+	return x.keep("rotated")
+}
+
+// propose makes change part of the trust stream. Where this host is the one holder it signs; else waits is true, the status carries the
+// offer, and the holders are asked. The same change is offered in the same bytes until it is signed: holders add to them.
+func (x *step) propose(next *intent.RootSet, change func(*intent.TrustBody)) (waits bool, err error) {
+	o, err := x.offer(next, change)
+	if err != nil {
+		return false, err
+	}
+	h, err := x.Keys.Holder()
+	if err != nil {
+		return false, err
+	}
+	if h != nil {
+		if _, _, err := h.Sign(o, holder.Mark{}, x.Now()); err != nil && !errors.Is(err, holder.ErrForeign) {
+			return false, err
+		}
+	}
+	env, err := o.Envelope()
+	if err != nil {
+		return false, err
+	}
+	if env == nil {
+		raw, err := holder.EncodeOffer(o)
+		if err != nil {
+			return false, err
+		}
+		_, of, err := o.Count()
+		if err != nil {
+			return false, err
+		}
+		file := fmt.Sprintf("trust%d.json", o.Body.Seq)
+		x.st.Offer = string(raw)
+		x.st.Next = fmt.Sprintf("%s: holders run skerry pki sign %s until it has %d signatures, then run this command again", file, file, of)
+		return true, nil
+	}
+	if _, err := x.Add(x.ctx, x.by, env); err != nil {
+		return false, err
+	}
+	x.body, x.st.Trust = x.Trust.Body(), x.Trust.Head()
+	return false, nil
+}
+
+func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*holder.Offer, error) {
+	body := *x.body
+	body.Floor = nil // said once
+	body.Header = document.Follow(x.Trust.Head(), intent.StreamTrust, 0, x.Now())
+	body.Writers, body.CAs = slices.Clone(body.Writers), slices.Clone(body.CAs)
+	change(&body)
+	o := &holder.Offer{Chain: x.Trust.From(1), Body: body, Next: next}
+	e, err := x.Store.Get(x.ctx, offerKey)
+	if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return nil, err
+	}
+	if err == nil {
+		old := &intent.TrustBody{}
+		if err := json.Unmarshal(e.Value, old); err != nil {
+			return nil, fmt.Errorf("cannot read what was offered: %w", err)
+		}
+		o.Body.Issued = old.Issued
+		if same(&o.Body, old) {
+			return o, nil
+		}
+		o.Body.Issued = body.Issued
+	}
+	v, err := json.Marshal(o.Body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode trust document: %w", err)
+	}
+	put := map[string][]byte{offerKey: v}
+	if next != nil {
+		if put[SetKey(next.Digest())], err = json.Marshal(next); err != nil {
+			return nil, fmt.Errorf("cannot encode roots: %w", err)
+		}
+	}
+	_, err = x.Store.Commit(x.ctx, store.Commit{Put: put})
+	return o, err
+}
+
+func same(a, b *intent.TrustBody) bool {
+	x, err1 := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err1 == nil && err2 == nil && bytes.Equal(x, y)
+}
+
+// ledger fills in how far each agent is: through says what it has still to do, empty for nothing. It returns who is waited for:
+// the agents that were heard within --force-after, or all without it.
+func (x *step) ledger(phase string, through func(site string, a api.AgentKeys) string) (have, of int, waited []string, err error) {
+	ks, err := x.Status(x.ctx)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	force := time.Duration(x.q.ForceAfterSeconds) * time.Second
+	for _, site := range ks.Sites {
+		for _, a := range site.Agents {
+			if a.State != intent.StateAgent {
+				continue // a spare has no disk yet that could lag behind
+			}
+			of++
+			row := api.RotationRow{Agent: site.Site + "/" + a.ID, Phase: api.PhaseDone, Since: x.rec.Started}
+			if lacks := through(site.Site, a); lacks == "" {
+				have++
+			} else {
+				row.Phase = phase
+				since := x.rec.Started
+				if a.Contact != nil {
+					since = *a.Contact
+				}
+				if !a.Up {
+					row.Since, row.Held = since, "offline: "+lacks
+				}
+				if force == 0 || x.Now().Sub(since) < force {
+					waited = append(waited, row.Agent)
+				}
+			}
+			x.st.Ledger = append(x.st.Ledger, row)
+		}
+	}
+	return have, of, waited, nil
+}
+
+// waitFor ends the step: somebody is waited for.
+func (x *step) waitFor(phase string, who []string) {
+	x.st.Phase = phase
+	shown := who[:min(len(who), 5)]
+	x.st.Next = fmt.Sprintf("waits for %s; run this command again when they are back, or --force-after AGE", strings.Join(shown, ", "))
+	if n := len(who) - len(shown); n > 0 {
+		x.st.Next = fmt.Sprintf("waits for %s and %d more; run this command again when they are back, or --force-after AGE", strings.Join(shown, ", "), n)
+	}
+}
+
+// Rotations lists what is under way.
+func (s *Succession) Rotations(ctx context.Context) ([]api.RotationStatus, error) {
+	var out []api.RotationStatus
+	err := s.Store.Range(ctx, recordPrefix, "", func(e store.Entry) error {
+		var rec record
+		if err := json.Unmarshal(e.Value, &rec); err != nil {
+			return fmt.Errorf("cannot read how far a rotation is: %w", err)
+		}
+		if rec.Done.IsZero() {
+			what := e.Key[len(recordPrefix):]
+			out = append(out, api.RotationStatus{
+				What: what, Phase: api.PhaseAccept, Started: rec.Started, Trust: s.Trust.Head(), Steps: []api.RotationStep{}, Ledger: []api.RotationRow{},
+				Next: "skerry pki rotate " + what + " goes on, and says how far it is",
+			})
+		}
+		return nil
+	})
+	return out, err
+}
