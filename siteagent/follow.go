@@ -141,7 +141,7 @@ func (a *Agent) follow(ctx context.Context) error {
 	for {
 		st := a.site.State()
 		a.gossip.SetHead(intent.StreamIntent, st.Head)
-		a.closeGone()
+		a.members.CloseGone()
 		for _, m := range a.gossip.Members() {
 			hint := intent.Head{Epoch: m.Tags.Intent.Epoch, Seq: m.Tags.Intent.Seq}
 			if m.ID == a.id.Agent || !m.Alive {

@@ -33,6 +33,7 @@ type Conn struct {
 	control net.Conn
 	addr    string        // where further connections are dialled; dialling side only
 	want    trust.Want    //
+	nonce   []byte        // dialling side: names the session to the other side's parking
 	parked  chan net.Conn // accepting side: connections the dialler left for our streams
 	life    context.Context
 	end     context.CancelCauseFunc // of life, which is the session's own, as quic.Conn.Context is

@@ -98,7 +98,7 @@ type Endpoint struct {
 	wg     sync.WaitGroup
 	live   map[*link]bool
 	peers  map[Peer]*peerState
-	parks  map[string]*Conn // newest accepted TCP session by ALPN and identity
+	parks  map[string]*Conn // accepted TCP sessions by ALPN, identity and nonce; without nonce the newest
 }
 
 // link is anything that must be cut when its identity is no longer admitted.

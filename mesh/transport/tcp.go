@@ -2,7 +2,9 @@ package transport
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -105,6 +107,21 @@ func (e *Endpoint) greet(ctx context.Context, c *tls.Conn) {
 	}
 }
 
+// nonceSize is the octets by which a dialler tells its sessions apart.
+const nonceSize = 16
+
+// readNonce reads the name of a session, which follows the kind.
+func readNonce(c net.Conn, limit time.Duration) (string, error) {
+	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return "", err
+	}
+	var b [nonceSize]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(b[:]), c.SetReadDeadline(time.Time{})
+}
+
 // watchTLS lets CloseIf and Close cut c until it is closed.
 func (e *Endpoint) watchTLS(c *tls.Conn, id trust.Identity) bool {
 	t := c.NetConn().(*tracked)
@@ -122,11 +139,20 @@ func (e *Endpoint) serveTLS(ctx context.Context, c *tls.Conn, id trust.Identity,
 		return
 	}
 	key := alpn + " " + id.String()
+	own := key // of one session of id: while it renews itself two stand
+	if kind == kindSession || kind == kindPark {
+		nonce, err := readNonce(c, preambleTimeout)
+		if err != nil {
+			_ = c.Close()
+			return
+		}
+		own += " " + nonce
+	}
 	switch kind {
 	case kindSession:
 		s := e.newTCPSession(c, id, alpn)
 		e.mu.Lock()
-		e.parks[key] = s
+		e.parks[key], e.parks[own] = s, s
 		e.mu.Unlock()
 		// The echo tells the dialler that its certificate was accepted (in TLS 1.3 it cannot know before) and that streams
 		// now find their session.
@@ -136,14 +162,16 @@ func (e *Endpoint) serveTLS(ctx context.Context, c *tls.Conn, id trust.Identity,
 		e.accepted(s)
 		s.waitControl()
 		e.mu.Lock()
-		if e.parks[key] == s {
-			delete(e.parks, key)
+		for _, k := range []string{key, own} {
+			if e.parks[k] == s {
+				delete(e.parks, k)
+			}
 		}
 		e.mu.Unlock()
 		s.drainParked()
 	case kindPark:
 		e.mu.Lock()
-		s := e.parks[key]
+		s := e.parks[own]
 		e.mu.Unlock()
 		if s == nil {
 			_ = c.Close()
@@ -227,7 +255,9 @@ func (e *Endpoint) dialTCP(ctx context.Context, addr, alpn string, want trust.Wa
 	if err != nil {
 		return nil, err
 	}
-	if _, err = c.Write([]byte{kindSession}); err == nil {
+	nonce := make([]byte, nonceSize)
+	rand.Read(nonce) // never fails: crypto/rand, Go 1.24
+	if _, err = c.Write(append([]byte{kindSession}, nonce...)); err == nil {
 		_, err = readKind(c, handshakeTimeout)
 	}
 	if err != nil {
@@ -240,7 +270,7 @@ func (e *Endpoint) dialTCP(ctx context.Context, addr, alpn string, want trust.Wa
 		return nil, fmt.Errorf("cannot open session at %s: %w", addr, err)
 	}
 	s := e.newTCPSession(c, id, alpn)
-	s.dialled, s.addr, s.want = true, addr, want
+	s.dialled, s.addr, s.want, s.nonce = true, addr, want, nonce
 	ok := e.spawn(s.waitControl)
 	for range parkedConns {
 		ok = ok && e.spawn(func() { s.park() })
@@ -273,7 +303,7 @@ func (c *Conn) parkOne() error {
 		return err
 	}
 	stop := context.AfterFunc(c.life, func() { _ = nc.Close() })
-	if _, err := nc.Write([]byte{kindPark}); err != nil {
+	if _, err := nc.Write(append([]byte{kindPark}, c.nonce...)); err != nil {
 		stop()
 		_ = nc.Close()
 		return err

@@ -113,6 +113,13 @@ func (k *Keeper) Double(ctx context.Context, agent string) {
 	}
 }
 
+// CloseGone ends the sessions of who may not speak any more; what an order ends is left to who obeys it, and counts.
+func (k *Keeper) CloseGone() {
+	k.obeying.Lock()
+	defer k.obeying.Unlock()
+	k.Close()
+}
+
 // order journals one order and puts it into force, before Run does.
 func (k *Keeper) order(ctx context.Context, drafts ...claim.Draft) (closed int, err error) {
 	k.obeying.Lock()
