@@ -18,7 +18,6 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
-	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
@@ -219,7 +218,7 @@ func (a *Agent) cutOff(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askCoordinator)
 	defer cancel()
-	res, err := intake.Get(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/u/1/trust?from=%d", a.replica.TrustHead().Seq+1))
+	res, err := uplink.Get(ctx, a.uplink.RoundTripper(), fmt.Sprintf("http://coordinator/u/1/trust?from=%d", a.replica.TrustHead().Seq+1))
 	if err != nil {
 		return true
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -47,7 +48,7 @@ func (a *Agent) sources() replica.Sources {
 		})
 	}
 	fetch := func(ctx context.Context, rt http.RoundTripper, url string, fn func(*intent.Envelope) error) error {
-		return intake.Envelopes(ctx, rt, url, func(env *intent.Envelope, _ int) error { return fn(env) })
+		return uplink.Envelopes(ctx, rt, url, func(env *intent.Envelope, _ int) error { return fn(env) })
 	}
 	return a.upkeep.Sources(all, fetch, func(ctx context.Context) []*intent.Envelope {
 		more, err := intake.FetchTrust(ctx, a.uplink.RoundTripper(), "http://coordinator/u/1/trust?from=1")

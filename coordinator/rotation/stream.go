@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"bufio"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -142,28 +141,5 @@ func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head
 
 // Fetch asks an agent for documents of a stream, and calls take for each in order.
 func (r *Rotation) Fetch(ctx context.Context, site, agent, stream string, take func(*intent.Envelope) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+agent+"/m/1/"+stream, nil)
-	if err != nil {
-		return err
-	}
-	res, err := r.Ask(site, agent).RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("cannot ask %s/%s for %s: %s", site, agent, stream, res.Status)
-	}
-	sc := bufio.NewScanner(res.Body)
-	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
-	for sc.Scan() {
-		env, err := document.Decode(sc.Bytes())
-		if err != nil {
-			return err
-		}
-		if err := take(env); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
+	return uplink.Envelopes(ctx, r.Ask(site, agent), "http://"+agent+"/m/1/"+stream, func(env *intent.Envelope, _ int) error { return take(env) })
 }

@@ -1,7 +1,8 @@
 // Package uplink is the session between an agent and a coordinator: dialled by the agent, used both ways.
 //
 // Holds: Client (agent: dial one of the coordinators, say hello, follow heads, serve reverse requests, reconnect), Server
-// (coordinator: sessions by site and agent, push of heads, requests down a session), and their JSON lines.
+// (coordinator: sessions by site and agent, push of heads, requests down a session), and their JSON lines;
+// Envelopes (signed documents over any session).
 //
 // Imported by: siteagent, coordinator. No workshop: they neither know nor wait for a coordinator.
 //

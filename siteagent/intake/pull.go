@@ -1,14 +1,13 @@
 package intake
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
-	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/mesh/uplink"
 )
 
 const (
@@ -30,7 +29,7 @@ func (d *Desk) PullTrust(ctx context.Context, rt http.RoundTripper, base string,
 // FetchTrust returns the trust documents that url gives, not verified.
 func FetchTrust(ctx context.Context, rt http.RoundTripper, url string) (envs []*intent.Envelope, err error) {
 	size := 0
-	err = Envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
+	err = uplink.Envelopes(ctx, rt, url, func(env *intent.Envelope, octets int) error {
 		if size += octets; size > MaxTrust {
 			return errors.New("cannot take so many trust documents at once")
 		}
@@ -43,7 +42,7 @@ func FetchTrust(ctx context.Context, rt http.RoundTripper, url string) (envs []*
 // PullRevocations takes what base has beyond ours.
 func (d *Desk) PullRevocations(ctx context.Context, rt http.RoundTripper, base string) error {
 	var envs []*intent.Envelope
-	err := Envelopes(ctx, rt, fmt.Sprintf("%s?from=%d", base, d.Replica.RevocationHead().Seq+1), func(env *intent.Envelope, _ int) error {
+	err := uplink.Envelopes(ctx, rt, fmt.Sprintf("%s?from=%d", base, d.Replica.RevocationHead().Seq+1), func(env *intent.Envelope, _ int) error {
 		if envs = append(envs, env); len(envs) > MaxRevocations {
 			return fmt.Errorf("cannot take more than %d documents at once", MaxRevocations)
 		}
@@ -75,42 +74,5 @@ func (d *Desk) Pull(ctx context.Context, rt http.RoundTripper, base string, want
 // PullOnce takes one answer of base, from the staged head on.
 func (d *Desk) PullOnce(ctx context.Context, rt http.RoundTripper, base string) (int, error) {
 	url := fmt.Sprintf("%s?from=%d", base, d.Replica.State().Staged.Seq+1)
-	return d.Intent(ctx, func(take func(*intent.Envelope, int) error) error { return Envelopes(ctx, rt, url, take) })
-}
-
-// Envelopes calls fn for each envelope that url gives, one per line, with its octets.
-func Envelopes(ctx context.Context, rt http.RoundTripper, url string, fn func(*intent.Envelope, int) error) error {
-	res, err := Get(ctx, rt, url)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	sc := bufio.NewScanner(res.Body)
-	sc.Buffer(make([]byte, 64<<10), 2*intent.MaxEnvelope)
-	for sc.Scan() {
-		env, err := document.Decode(sc.Bytes())
-		if err != nil { // %v: a line that was cut says nothing of the document
-			return fmt.Errorf("cannot read what %s gives: %v", url, err)
-		}
-		if err := fn(env, len(sc.Bytes())); err != nil {
-			return err
-		}
-	}
-	return sc.Err()
-}
-
-// Get asks for url; an answer that is not 200 is an error. The caller closes the body.
-func Get(ctx context.Context, rt http.RoundTripper, url string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	res, err := rt.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, errors.Join(fmt.Errorf("cannot get %s: %s", req.URL.Path, res.Status), res.Body.Close())
-	}
-	return res, nil
+	return d.Intent(ctx, func(take func(*intent.Envelope, int) error) error { return uplink.Envelopes(ctx, rt, url, take) })
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	doc "github.com/skerry-metal/skerry/pki/document"
@@ -210,7 +211,7 @@ func (v *auditVerifier) head(r *chainReport, env *intent.Envelope) {
 	case v.hashes[h.Seq] != h.Hash:
 		r.Broken = fmt.Sprintf("record %d is another than the one that was signed", h.Seq)
 	default:
-		r.Heads, r.Sealed, r.SealAge = r.Heads+1, max(r.Sealed, h.Seq), age(h.Time, time.Now())
+		r.Heads, r.Sealed, r.SealAge = r.Heads+1, max(r.Sealed, h.Seq), account.Age(h.Time, time.Now())
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -148,7 +149,7 @@ func TestAge(t *testing.T) {
 	now := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
 	f := func(d time.Duration, want string) {
 		t.Helper()
-		if got := age(now.Add(-d), now); got != want {
+		if got := account.Age(now.Add(-d), now); got != want {
 			t.Errorf("age(%s) = %s, want %s", d, got, want)
 		}
 	}
@@ -157,7 +158,7 @@ func TestAge(t *testing.T) {
 	f(47*time.Hour, "47h")
 	f(49*time.Hour, "2d")
 	f(87600*time.Hour, "3650d")
-	if got := age(time.Time{}, now); got != "never" {
+	if got := account.Age(time.Time{}, now); got != "never" {
 		t.Error(got)
 	}
 }

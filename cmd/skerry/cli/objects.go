@@ -148,7 +148,7 @@ func (a *app) printObjects(items []*intent.Object) error {
 				if o.Metadata.Created != nil {
 					created = *o.Metadata.Created
 				}
-				r = append(r, o.Metadata.UID, age(created, time.Now()))
+				r = append(r, o.Metadata.UID, account.Age(created, time.Now()))
 			}
 			t.row(r...)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
@@ -316,7 +317,7 @@ func (a *app) siteCmd() *cobra.Command {
 }
 
 func statusTable(t *table, s *api.SiteStatus) {
-	t.row("site", s.Site, "reachable "+s.Reachable, "seen "+age(s.ObservedAt, time.Now())+" ago")
+	t.row("site", s.Site, "reachable "+s.Reachable, "seen "+account.Age(s.ObservedAt, time.Now())+" ago")
 	t.row("head", fmt.Sprintf("%d.%d %s", s.Head.Epoch, s.Head.Seq, s.Head.Hash.Short()), "published", fmt.Sprintf("%d.%d %s", s.Published.Epoch, s.Published.Seq, s.Published.Hash.Short()))
 	if s.Held != "" {
 		t.row("held", s.Held)
@@ -333,7 +334,7 @@ func statusTable(t *table, s *api.SiteStatus) {
 		}
 	}
 	for _, u := range s.BreakGlass {
-		t.row("break-glass", u.User, "used "+age(u.Last, time.Now())+" ago at "+u.Agent, u.What)
+		t.row("break-glass", u.User, "used "+account.Age(u.Last, time.Now())+" ago at "+u.Agent, u.What)
 	}
 	for _, o := range s.Overrides {
 		t.row("override", o.ID, o.Object.String(), o.State, o.Reason)

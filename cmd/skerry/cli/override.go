@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -30,7 +31,7 @@ func (a *app) overrideCmd() *cobra.Command {
 			return a.print(all, func(t *table) {
 				t.row("ID", "OBJECT", "CHANGE", "AUTHOR", "AGE", "WHY")
 				for _, p := range all {
-					t.row(p.ID, p.Object.String(), p.Op, p.Author, age(p.Time, time.Now()), p.Why)
+					t.row(p.ID, p.Object.String(), p.Op, p.Author, account.Age(p.Time, time.Now()), p.Why)
 				}
 			})
 		},
@@ -109,7 +110,7 @@ func (a *app) printProposal(p api.Proposal) error {
 	}
 	err := a.print(p, func(t *table) {
 		t.row("override", p.ID, p.Op+" "+p.Object.String())
-		t.row("author", p.Author, fmt.Sprintf("at %s on %s, version %d, %s ago: %s", p.Site, p.Agent, p.Base, age(p.Time, time.Now()), p.Reason))
+		t.row("author", p.Author, fmt.Sprintf("at %s on %s, version %d, %s ago: %s", p.Site, p.Agent, p.Base, account.Age(p.Time, time.Now()), p.Reason))
 		t.row("waits", p.Why)
 	})
 	for _, v := range []struct {

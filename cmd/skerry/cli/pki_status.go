@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
@@ -42,7 +43,7 @@ func (a *app) pkiStatusCmd() *cobra.Command {
 
 func keyTable(t *table, s *api.KeyStatus) {
 	if len(s.Oldest) > 0 {
-		t.row("oldest key", age(s.Oldest[0].Made, s.At), s.Oldest[0].Kind+" "+s.Oldest[0].Owner)
+		t.row("oldest key", account.Age(s.Oldest[0].Made, s.At), s.Oldest[0].Kind+" "+s.Oldest[0].Owner)
 	}
 	t.row("trust", fmt.Sprint(s.Trust.Seq), seenBy(s, func(a api.AgentKeys) bool { return a.Trust >= s.Trust.Seq }))
 	t.row("revocation", fmt.Sprint(s.Revocation.Seq), seenBy(s, func(a api.AgentKeys) bool { return a.Revocation >= s.Revocation.Seq }))
@@ -56,7 +57,7 @@ func keyTable(t *table, s *api.KeyStatus) {
 		t.row("FORKED", fmt.Sprintf("%d trust documents", s.Forks), "somebody else signs with the roots; the evidence is kept at the coordinator and the agents")
 	}
 	for _, k := range s.Oldest {
-		t.row("key", age(k.Made, s.At), k.Kind+" "+k.Owner)
+		t.row("key", account.Age(k.Made, s.At), k.Kind+" "+k.Owner)
 	}
 	for _, site := range s.Sites {
 		for _, x := range site.Agents {
@@ -82,7 +83,7 @@ func offline(a api.AgentKeys, now time.Time) string {
 	if a.Contact == nil {
 		return "never heard"
 	}
-	out := []string{age(*a.Contact, now), fmt.Sprintf("at trust %d, revocation %d", a.Trust, a.Revocation)}
+	out := []string{account.Age(*a.Contact, now), fmt.Sprintf("at trust %d, revocation %d", a.Trust, a.Revocation)}
 	if a.Seen == "yes" {
 		out = append(out, "its site sees it")
 	}

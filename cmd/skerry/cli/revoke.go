@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
@@ -145,7 +146,7 @@ func (a *app) agentListCmd() *cobra.Command {
 					if s.Seq < l.Head.Seq {
 						state = fmt.Sprintf("is at %d", s.Seq)
 					}
-					t.row("agent", s.Agent, state, "heard "+age(s.Heard, time.Now())+" ago")
+					t.row("agent", s.Agent, state, "heard "+account.Age(s.Heard, time.Now())+" ago")
 				}
 				for _, e := range l.Entries {
 					t.row("revoked", string(e.Kind), e.ID, e.Reason)

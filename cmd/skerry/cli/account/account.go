@@ -309,3 +309,19 @@ func counts(m map[string]int) string {
 	}
 	return strings.Join(out, " ")
 }
+
+// Age prints how long before now t was, in its largest unit.
+func Age(t, now time.Time) string {
+	switch d := max(now.Sub(t), 0); {
+	case t.IsZero():
+		return "never"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}

@@ -47,7 +47,7 @@ func statusTable(t account.Table, s *api.IntentStatus) {
 		if strings.HasPrefix(s.By, site.Site+"/") {
 			heard = "never"
 			if site.Heard != nil {
-				heard = age(*site.Heard, s.At)
+				heard = account.Age(*site.Heard, s.At)
 			}
 		}
 		if state = site.Beacon; site.Out != "" {
@@ -57,7 +57,7 @@ func statusTable(t account.Table, s *api.IntentStatus) {
 		for _, a := range site.Agents {
 			heard = "never"
 			if a.Contact != nil {
-				heard = age(*a.Contact, s.At)
+				heard = account.Age(*a.Contact, s.At)
 			}
 			t.Row(site.Site+"/"+a.ID, place(a.Heads.Trust), place(a.Heads.Revocation), place(a.Heads.Intent), place(a.Heads.Active), heard, words(a))
 		}

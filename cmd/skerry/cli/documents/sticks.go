@@ -195,7 +195,7 @@ func resultTable(t account.Table, r *api.StickResult) {
 	if r.DryRun {
 		state = "would be taken"
 	}
-	t.Row("stick of "+r.Site, "by "+r.By, "made "+age(r.Made, time.Now())+" ago")
+	t.Row("stick of "+r.Site, "by "+r.By, "made "+account.Age(r.Made, time.Now())+" ago")
 	for _, h := range []struct {
 		name          string
 		before, after intent.Head
@@ -248,22 +248,6 @@ func place(h intent.Head) string {
 		s += " " + h.Hash.Short()
 	}
 	return s
-}
-
-// age is how long ago t was, in its largest unit.
-func age(t, now time.Time) string {
-	switch d := now.Sub(t); {
-	case t.IsZero():
-		return "never"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(max(d, 0).Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	default:
-		return fmt.Sprintf("%dd", int(d.Hours()/24))
-	}
 }
 
 // completeLimit is how long a shell waits for names.

@@ -205,25 +205,12 @@ func printStatus(t account.Table, s *api.RotationStatus, now time.Time) {
 	}
 	for _, r := range s.Ledger {
 		if r.Phase != api.PhaseDone {
-			t.Row(r.Agent, r.Phase, "since "+days(now.Sub(r.Since)), r.Held)
+			t.Row(r.Agent, r.Phase, "since "+account.Age(r.Since, now), r.Held)
 		}
 	}
 	if s.Next != "" {
 		t.Row("next", s.Phase, "", s.Next)
 	}
-}
-
-// days shows an age as people say it.
-func days(d time.Duration) string {
-	switch d = max(d, 0); {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
 // maxAge bounds --force-after: a century of absence.
