@@ -379,21 +379,21 @@ func (c *Coordinator) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Log: c.cfg.Logger})
+	c.recovery = c.newRecovery()
+	c.rotation = rotation.New(rotation.Config{
+		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
+		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
+		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: time.Now,
+		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, CA: func() *x509.Certificate { return c.agents.ca.Cert },
+		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
+		Dirty: func(site string) { c.markDirty([]string{site}) },
+	})
+	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Returns: c.rotation, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Log: c.cfg.Logger})
 	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
 		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
 			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
 			c.refused(ctx, conn.RemoteAddr().String(), "join", err)
 		}
-	})
-	c.recovery = c.newRecovery()
-	c.rotation = rotation.New(rotation.Config{
-		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
-		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
-		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.writer.Public, Revocation: c.revoker.stream.Head, Reports: c.objects.heard, Now: time.Now,
-		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, Revoked: c.revoker.stream.Has, CA: func() *x509.Certificate { return c.agents.ca.Cert },
-		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
-		Dirty: func(site string) { c.markDirty([]string{site}) },
 	})
 	c.sticks = &sticks.Desk{
 		ID: c.id, Domain: c.domain, Store: c.store, Trust: c.trust, Revocations: c.revoker.stream, Pub: c.agents.pub, Audit: c.audit, Proposals: c.desk,

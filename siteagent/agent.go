@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
+	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
@@ -91,6 +92,7 @@ type Agent struct {
 	bootnet *bootnet.Server
 	members *members.Keeper
 	rekey   *keys.Worker
+	back    *catchup.Keeper
 	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
 	over    *overrides
@@ -205,7 +207,7 @@ func (a *Agent) wire() (err error) {
 			Leaf: a.keys.Leaf, Web: a.keys.Web,
 		},
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk},
-		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNH2, trust.ALPNHTTP},
+		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
 		Resolver: transport.ResolverFunc(a.addressesOf),
 		Refused:  func(from net.Addr, err error) { a.auditRefusal("handshake.refused", fmt.Errorf("%s: %w", from, err)) },
 	})
@@ -240,6 +242,7 @@ func (a *Agent) wire() (err error) {
 	a.wireSite()
 	a.wireUpkeep()
 	a.wireAPI()
+	a.wireCatchup()
 	a.end.HandleHTTP(trust.ALPNMesh, a.mesh.Handler())
 	return nil
 }
@@ -332,6 +335,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)
 	run("keys", a.rekey.Run)
+	run("catch-up", a.back.Run)
 	run("audit", func(ctx context.Context) error { return a.audit.Run(ctx, a.session) })
 	run("beacon", a.fresh.Run)
 	run("reports", a.reports)

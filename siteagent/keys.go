@@ -2,10 +2,14 @@ package siteagent
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
@@ -17,6 +21,20 @@ func (a *Agent) newWorker() *keys.Worker {
 		Renew: a.end.Renew, RenewUplink: func() { a.uplink.Renew() }, Opens: a.members.OpensWith, Event: a.journalEvent, Log: a.cfg.Logger,
 		Above: func() (http.RoundTripper, bool) { return a.uplink.RoundTripper(), a.uplink.Status().Up },
 	})
+}
+
+// wireCatchup makes what brings this agent, and others of the site, back after a long absence.
+func (a *Agent) wireCatchup() {
+	a.back = catchup.New(catchup.Config{
+		Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Replica: a.replica, In: a.desk, Dial: &net.Dialer{}, Hears: a.sees, Event: a.journalEvent, Log: a.cfg.Logger,
+		Keys: func() *seal.Keys { return a.keys.All()[0] }, Above: func() []uplink.Target {
+			if a.uplink.Status().Up {
+				return nil
+			}
+			return a.targets()
+		},
+	})
+	a.end.HandleJoin(a.back.Serve)
 }
 
 // behind lists the peers that are alive and have not heard of the chain up to seq, and those of which gossip has not heard yet.

@@ -60,10 +60,12 @@ func (r *Rotation) uses() bool {
 
 // certified tells whether the entry holds a leaf under ca for its newest key.
 func certified(me intent.RosterAgent, ca *x509.Certificate) bool {
-	if len(me.TLS) == 0 {
-		return false
-	}
-	return slices.ContainsFunc(certsOf(me.Certs, me.TLS[0]), func(der []byte) bool {
+	return len(me.TLS) > 0 && leafUnder(me.Certs, me.TLS[0], ca)
+}
+
+// leafUnder tells whether one of the certificates is a leaf for the key under ca.
+func leafUnder(ders [][]byte, spki []byte, ca *x509.Certificate) bool {
+	return slices.ContainsFunc(certsOf(ders, spki), func(der []byte) bool {
 		c, err := x509.ParseCertificate(der)
 		return err == nil && len(c.URIs) == 1 && c.CheckSignatureFrom(ca) == nil
 	})
@@ -126,7 +128,7 @@ func (r *Rotation) Take(ctx context.Context, peer trust.Identity, b []byte) erro
 	case o.N == rec.N && rec.open() && rec.Key == intent.DigestOf(spki):
 		return nil // told twice: the answer was lost
 	case want.Want == rotate.WantCertificate && o.N == 0 && known:
-		return r.certify(ctx, rec, me, guard, o)
+		return r.certify(ctx, rec, me, guard, o, spki)
 	case want.Want != rotate.WantKeys || o.N != want.N:
 		return fmt.Errorf("cannot take keys of %s for rotation %d: %w", peer, o.N, errNotAsked)
 	case known && len(me.TLS) > 1: // this store was put back, and the roster that was taken over from the site lists them already
@@ -158,17 +160,17 @@ func (r *Rotation) Take(ctx context.Context, peer trust.Identity, b []byte) erro
 
 // spent tells whether the agent or the key was revoked.
 func (r *Rotation) spent(peer trust.Identity, spki []byte) bool {
-	return r.Revoked(intent.RevokeSPKI, intent.DigestOf(spki).Hex()) || r.Revoked(intent.RevokeAgent, peer.String())
+	return r.Revocations.Has(intent.RevokeSPKI, intent.DigestOf(spki).Hex()) || r.Revocations.Has(intent.RevokeAgent, peer.String())
 }
 
 func grant(peer trust.Identity, o *rotate.Offer, spki []byte) join.Grant {
 	return join.Grant{Site: peer.Site, Agent: peer.ID, CSR: o.CSR, TLS: spki, Sign: o.Sign, Seal: o.Seal}
 }
 
-// certify adds certificates under the CA that is used now, on the keys that the agent has. Those under the CA of before stay until
+// certify adds certificates under the CA that is used now, on a key that the agent has. Those under the CA of before stay until
 // that is retired.
-func (r *Rotation) certify(ctx context.Context, rec *record, me intent.RosterAgent, guard store.Guard, o *rotate.Offer) error {
-	fresh, err := r.Certify(grant(trust.Identity{Site: rec.Site, ID: rec.Agent}, o, me.TLS[0]))
+func (r *Rotation) certify(ctx context.Context, rec *record, me intent.RosterAgent, guard store.Guard, o *rotate.Offer, spki []byte) error {
+	fresh, err := r.Certify(grant(trust.Identity{Site: rec.Site, ID: rec.Agent}, o, spki))
 	if err != nil {
 		return err
 	}

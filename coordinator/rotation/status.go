@@ -36,7 +36,7 @@ type Heard struct {
 
 // KeyStatus implements api.Keys.
 func (r *Rotation) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
-	s := &api.KeyStatus{At: r.Now().UTC(), Trust: r.Trust.Head(), Revocation: r.Revocation(), Forks: r.Trust.Forks(), Sites: []api.SiteKeys{}}
+	s := &api.KeyStatus{At: r.Now().UTC(), Trust: r.Trust.Head(), Revocation: r.Revocations.Head(), Forks: r.Trust.Forks(), Sites: []api.SiteKeys{}}
 	keys, err := r.signed()
 	if err != nil {
 		return nil, err

@@ -36,15 +36,14 @@ type Config struct {
 	Refused func(ctx context.Context, who, verb string, why error)
 	Log     *slog.Logger
 
-	ID         string                  // of this coordinator
-	Leaf       []byte                  // its certificate, DER
-	Writer     func() crypto.PublicKey // of the key that it signs intent with
-	Domain     *succession.Succession  // what trust documents change
-	Revocation func() intent.Head
-	Revoked    func(kind intent.RevocationKind, id string) bool
-	Sessions   func() []uplink.SessionInfo
-	Reports    func(site string) Heard
-	Now        func() time.Time
+	ID          string                  // of this coordinator
+	Leaf        []byte                  // its certificate, DER
+	Writer      func() crypto.PublicKey // of the key that it signs intent with
+	Domain      *succession.Succession  // what trust documents change
+	Revocations *publish.Revocations
+	Sessions    func() []uplink.SessionInfo
+	Reports     func(site string) Heard
+	Now         func() time.Time
 
 	CA func() *x509.Certificate // of this coordinator: what Certify issues under
 	// Certify makes the entry that an agent's new keys get: its certificates, and the keys.

@@ -47,26 +47,16 @@ type About struct {
 // Join redeems token at the coordinator at addr (host:port) for keys.
 // It dials once; the caller retries. Errors: ErrRefused, ErrBusy (both as told by the coordinator), trust's and document's.
 func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Keys, about About) (*Result, error) {
-	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	raw, err := d.DialContext(dctx, "tcp", addr)
+	conn, err := dial(ctx, d, addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach coordinator: %w", err)
+		return nil, err
 	}
-	defer raw.Close()
-	conn := tls.Client(raw, trust.JoinClient())
-	if err := conn.HandshakeContext(dctx); err != nil {
-		return nil, fmt.Errorf("cannot speak with coordinator at %s: %w", addr, err)
+	defer conn.Close()
+	_, end, err := bound(ctx, conn, talkTimeout)
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel2 := context.WithTimeout(ctx, talkTimeout)
-	defer cancel2()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return nil, fmt.Errorf("cannot bound join: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	defer stop()
-
+	defer end()
 	res, view, err := readTrust(conn, token.Pin)
 	if err != nil {
 		return nil, err
@@ -91,6 +81,33 @@ func Join(ctx context.Context, d Dialer, addr string, token Token, keys *seal.Ke
 	}
 	res.Answer = m.Answer
 	return res, res.check(view, keys)
+}
+
+// dial opens a conversation. Until the trust chain is read nobody knows with whom.
+func dial(ctx context.Context, d Dialer, addr string) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach %s: %w", addr, err)
+	}
+	conn := tls.Client(raw, trust.JoinClient())
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot speak with %s: %w", addr, err), raw.Close())
+	}
+	return conn, nil
+}
+
+// bound ends a conversation after limit, and with ctx; end ends the watch.
+func bound(ctx context.Context, conn *tls.Conn, limit time.Duration) (_ context.Context, end func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("cannot bound join: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.NetConn().Close() })
+	return ctx, func() { stop(); cancel() }, nil
 }
 
 // readTrust walks the trust chain from its pinned first document to the head.

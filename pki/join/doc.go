@@ -1,7 +1,8 @@
-// Package join brings a new agent in: single-use tokens, and the conversation in which one is redeemed.
+// Package join brings agents in: a new one by a single-use token, and one that was away for so long that nobody knows it by its
+// certificate any more by its signing key.
 //
-// Holds: Token (make, parse, hash), Redeemer (the coordinator's side over a small Store), Join (the agent's side), and the
-// wire messages between them: frames of u32 length and strict JSON over TLS with ALPN skerry-join.
+// Holds: Token (make, parse, hash), Redeemer (the coordinator's side over a small Store), Join (the agent's side), Return and
+// Returner (both sides of coming back), and the wire messages between them: frames of u32 length and strict JSON over TLS with ALPN skerry-join.
 //
 // Imported by: coordinator, siteagent, cmd/skerry.
 //
@@ -13,5 +14,5 @@
 // Concurrency: Redeemer is safe for concurrent use and starts no goroutines; Join owns its connection until it returns.
 //
 // Tests: whole conversations over net.Pipe in synctest bubbles; 200 joins at once, one token 200 times; a man in the middle
-// sees no secret; FuzzParse, FuzzHandle.
+// sees no secret; TestReturn and its refusals; FuzzParse, FuzzHandle, FuzzReadMsg.
 package join

@@ -77,13 +77,14 @@ type bench struct {
 	d     *pkitest.Domain
 	store *memStore
 	grant *granter
+	back  *returner
 	addr  string
 }
 
 func newBench(t *testing.T, d *pkitest.Domain, docs []*intent.Envelope) *bench {
 	t.Helper()
-	b := &bench{t: t, d: d, store: &memStore{m: map[string]Record{}}, grant: &granter{d: d}}
-	r := NewRedeemer(Config{Store: b.store, Granter: b.grant, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
+	b := &bench{t: t, d: d, store: &memStore{m: map[string]Record{}}, grant: &granter{d: d}, back: &returner{}}
+	r := NewRedeemer(Config{Store: b.store, Granter: b.grant, Returns: b.back, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -318,8 +319,10 @@ func FuzzHandle(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 2, '{', '}'})
 	f.Add([]byte("\x00\x00\x00\x5f" + `{"ask":{"token":"aaaaaaaa","secret":"","csr":"","sign":"","seal":"","proof":"","serial":"SN1"}}`))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte("\x00\x00\x00\x56" + `{"back":{"site":"lon1","agent":"a1","sign":"","revocation":0,"intent":0,"proof":""}}  `))
+	back := &returner{}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := NewRedeemer(Config{Store: &memStore{m: map[string]Record{}}, Granter: g, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
+		r := NewRedeemer(Config{Store: &memStore{m: map[string]Record{}}, Granter: g, Returns: back, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
 		x, y := net.Pipe()
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -343,8 +346,8 @@ func FuzzHandle(f *testing.F) {
 		<-drained
 		y.Close()
 		wg.Wait()
-		if g.n != 0 {
-			t.Fatal("something was granted")
+		if g.n != 0 || back.n != 0 {
+			t.Fatal("something was granted, or told")
 		}
 	})
 }

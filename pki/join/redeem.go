@@ -60,10 +60,11 @@ type Granter interface {
 	Grant(ctx context.Context, g Grant) (*Answer, error)
 }
 
-// Config of a Redeemer. All fields are needed.
+// Config of a Redeemer. An agent, which lets nobody join, has neither Store nor Granter; without Returns nobody is let back in.
 type Config struct {
 	Store   Store
 	Granter Granter
+	Returns Returner
 	Trust   func() []*intent.Envelope // the trust chain from document 1 to the head
 	Log     *slog.Logger
 }
@@ -109,16 +110,10 @@ func (r *Redeemer) Handle(ctx context.Context, conn *tls.Conn, source netip.Addr
 		_ = writeMsg(conn, &message{Refused: &refusedMsg{ErrBusy.Error()}})
 		return fmt.Errorf("cannot hold more than %d joins at once: %w", maxTalks, ErrBusy)
 	}
-	ctx, cancel := context.WithTimeout(ctx, talkTimeout)
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return fmt.Errorf("cannot bound join: %w", err)
+	m, err := r.listen(ctx, conn)
+	if err == nil {
+		err = r.answer(ctx, conn, source, m)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-
-	answer, err := r.talk(ctx, conn, source)
 	if err != nil {
 		reason := ErrRefused
 		if errors.Is(err, ErrBusy) {
@@ -127,6 +122,47 @@ func (r *Redeemer) Handle(ctx context.Context, conn *tls.Conn, source netip.Addr
 		_ = writeMsg(conn, &message{Refused: &refusedMsg{reason.Error()}}) // the error of the conversation is what counts
 		return fmt.Errorf("cannot let %s join: %w", source, err)
 	}
+	return nil
+}
+
+// listen shows the trust chain and hears what the peer wants.
+func (r *Redeemer) listen(ctx context.Context, conn *tls.Conn) (*message, error) {
+	_, end, err := bound(ctx, conn, talkTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	docs := r.cfg.Trust()
+	for i, env := range docs {
+		if err := writeMsg(conn, &message{Trust: &trustMsg{Env: env, Last: i == len(docs)-1}}); err != nil {
+			return nil, err
+		}
+	}
+	return readMsg(conn, maxAsk)
+}
+
+func (r *Redeemer) answer(ctx context.Context, conn *tls.Conn, source netip.Addr, m *message) error {
+	limit := talkTimeout
+	if m.Back != nil {
+		limit = returnTimeout
+	}
+	ctx, end, err := bound(ctx, conn, limit)
+	if err != nil {
+		return err
+	}
+	defer end()
+	switch {
+	case m.Ask == nil && m.Back == nil:
+		return errors.New("cannot join: the peer did not ask")
+	case !r.mayTry(source):
+		return ErrBusy
+	case m.Back != nil:
+		return r.letBack(ctx, conn, source, m.Back)
+	}
+	answer, err := r.letIn(ctx, conn, source, m.Ask)
+	if err != nil {
+		return err
+	}
 	if err := writeMsg(conn, &message{Answer: answer}); err != nil {
 		return err
 	}
@@ -134,40 +170,28 @@ func (r *Redeemer) Handle(ctx context.Context, conn *tls.Conn, source netip.Addr
 	return nil
 }
 
-func (r *Redeemer) talk(ctx context.Context, conn *tls.Conn, source netip.Addr) (*Answer, error) {
-	docs := r.cfg.Trust()
-	for i, env := range docs {
-		if err := writeMsg(conn, &message{Trust: &trustMsg{Env: env, Last: i == len(docs)-1}}); err != nil {
-			return nil, err
-		}
+// letIn redeems the token of a newcomer.
+func (r *Redeemer) letIn(ctx context.Context, conn *tls.Conn, source netip.Addr, a *askMsg) (*Answer, error) {
+	if r.cfg.Store == nil {
+		return nil, ErrRefused
 	}
-	m, err := readMsg(conn, maxAsk)
-	if err != nil {
-		return nil, err
-	}
-	if m.Ask == nil {
-		return nil, errors.New("cannot join: the peer did not ask")
-	}
-	if !r.mayTry(source) {
-		return nil, ErrBusy
-	}
-	g, spki, err := r.checkAsk(conn.ConnectionState(), m.Ask)
+	g, spki, err := r.checkAsk(conn.ConnectionState(), a)
 	if err != nil {
 		r.failed(source)
 		return nil, err
 	}
-	rec, err := r.check(ctx, m.Ask, spki)
+	rec, err := r.check(ctx, a, spki)
 	if err != nil {
 		if errors.Is(err, ErrRefused) {
 			r.failed(source)
 		}
 		return nil, err
 	}
-	if err := challenge(conn, m.Ask.Seal); err != nil {
+	if err := challenge(conn, a.Seal); err != nil {
 		r.failed(source)
 		return nil, err
 	}
-	if err := r.redeem(ctx, rec, spki, m.Ask); err != nil {
+	if err := r.redeem(ctx, rec, spki, a); err != nil {
 		if errors.Is(err, ErrRefused) {
 			r.failed(source)
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// History of the protocol: 1 (2026-11-21) trust*, ask, challenge, proof, answer|refused.
+// History of the protocol: 1 (2026-11-21) trust*, ask, challenge, proof, answer|refused; (2026-11-26) trust*, back, doc*|refused.
 
 // Bounds of one conversation.
 const (
@@ -31,6 +31,8 @@ type message struct {
 	Challenge *challengeMsg `json:"challenge,omitempty"`
 	Proof     *proofMsg     `json:"proof,omitempty"`
 	Answer    *Answer       `json:"answer,omitempty"`
+	Back      *backMsg      `json:"back,omitempty"`
+	Doc       *docMsg       `json:"doc,omitempty"`
 	Refused   *refusedMsg   `json:"refused,omitempty"`
 }
 
@@ -82,14 +84,23 @@ type Answer struct {
 
 // transcript is what the sign key signs: this connection and these keys, so that a proof cannot be replayed elsewhere.
 func transcript(cs tls.ConnectionState, a *askMsg) ([]byte, error) {
+	return bind(cs, "skerry/join/v1", []byte(a.Token), a.CSR, a.Sign, a.Seal, []byte(a.Serial), []byte(strings.Join(a.Addr, ",")), []byte(strings.Join(a.Boot, ",")))
+}
+
+// transcript is the same of one that returns.
+func (m *backMsg) transcript(cs tls.ConnectionState) ([]byte, error) {
+	far := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, m.Revocation), m.Intent)
+	return bind(cs, "skerry/back/v1", []byte(m.Site), []byte(m.Agent), m.Sign, m.Offer, far)
+}
+
+// bind hashes what is said with the connection that it is said over, each part behind its length.
+func bind(cs tls.ConnectionState, what string, parts ...[]byte) ([]byte, error) {
 	exporter, err := cs.ExportKeyingMaterial("EXPORTER-skerry-join", nil, sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("cannot bind proof to connection: %w", err)
 	}
 	h := sha256.New()
-	parts := [][]byte{[]byte("skerry/join/v1"), exporter, []byte(a.Token), a.CSR, a.Sign, a.Seal, []byte(a.Serial)}
-	parts = append(parts, []byte(strings.Join(a.Addr, ",")), []byte(strings.Join(a.Boot, ",")))
-	for _, b := range parts {
+	for _, b := range append([][]byte{[]byte(what), exporter}, parts...) {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
 		h.Write(n[:])

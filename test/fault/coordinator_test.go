@@ -130,9 +130,12 @@ func (d *domain) coordinator(change func(*coordinator.Config)) {
 
 func (d *domain) agent(site, id, dir string) {
 	d.Helper()
-	cfg := siteagent.Config{Data: dir, Management: freeAddr(d.T), Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, Logger: d.log.With("agent", site+"/"+id)}
+	if d.sites[site+"/"+id] == "" {
+		d.sites[site+"/"+id] = freeAddr(d.T)
+	}
+	cfg := siteagent.Config{Data: dir, Management: d.sites[site+"/"+id], Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, Logger: d.log.With("agent", site+"/"+id)}
 	cfg.Metrics = freeAddr(d.T)
-	d.metrics[site+"/"+id], d.sites[site+"/"+id] = cfg.Metrics, cfg.Management
+	d.metrics[site+"/"+id] = cfg.Metrics
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		tok, err := d.api.JoinToken(d.Context(), site, api.JoinTokenRequest{Agent: id})
 		if err != nil {
