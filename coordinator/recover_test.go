@@ -170,7 +170,11 @@ func TestOldCopyLaw(t *testing.T) {
 					continue
 				}
 				if got := old.head(site); err != nil || got != h {
-					t.Fatalf("run %d: after %v, %s stands at %d, %v; lost stood at %d", run, o, site, got.Seq, err, h.Seq)
+					more := ""
+					for _, e := range old.chain(site)[min(h.Seq, got.Seq):] {
+						more += fmt.Sprintf("\n%s %s", e.Kind, e.Body)
+					}
+					t.Fatalf("run %d: after %v, %s stands at %d, %v; lost stood at %d%s", run, o, site, got.Seq, err, h.Seq, more)
 				}
 			}
 		}
@@ -206,6 +210,84 @@ func TestOldCopyLaw(t *testing.T) {
 		}
 		old.close()
 		lost.close()
+	}
+}
+
+// A name that was given again: what one site was told under it before does not take it from what another has under it now.
+func TestOldCopyNameGivenAgain(t *testing.T) {
+	user := func(sites ...string) string {
+		var b []string
+		for _, s := range sites {
+			b = append(b, fmt.Sprintf(`{"role":"operator","site":%q}`, s))
+		}
+		return fmt.Sprintf(`{"kind":"User","metadata":{"name":"u"},"spec":{"bindings":[%s]}}`, strings.Join(b, ","))
+	}
+	f := func(first, second string, order ...[2]string) {
+		t.Helper()
+		lost := found1(t)
+		lost.apply(`{"kind":"Site","metadata":{"name":"lon1"},"spec":{"region":"eu","zone":"z"}}
+{"kind":"Site","metadata":{"name":"par1"},"spec":{"region":"eu","zone":"z"}}`)
+		lost.join("lon1", "a1")
+		lost.join("lon1", "a2")
+		lost.join("par1", "b1")
+		lost.sync("lon1")
+		lost.sync("par1")
+		old := lost.copyOf()
+		lost.apply(first)
+		lost.sync("lon1")
+		lost.sync("par1")
+		if _, err := lost.backend.Apply(t.Context(), lost.admin, api.Batch{Delete: []intent.Key{{Kind: intent.KindUser, Name: "u"}}}); err != nil {
+			t.Fatal(err)
+		}
+		lost.sync("lon1")
+		lost.sync("par1")
+		lost.apply(second)
+		heads := map[string]intent.Head{"lon1": lost.sync("lon1"), "par1": lost.sync("par1")}
+		old.open()
+		old.sites(lost)
+		for site := range heads {
+			v, err := recovery.Mark(time.Now(), "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := old.store.Commit(t.Context(), store.Commit{Put: map[string][]byte{publish.HeldKey(site): v}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, o := range order {
+			old.recovery.Hear(t.Context(), o[0], o[1], intent.Head{})
+			if err := old.agents.Sync(t.Context(), o[0]); err != nil && !errors.Is(err, publish.ErrHeld) {
+				t.Fatal(err)
+			}
+		}
+		want, got := lost.object(intent.KindUser, "", "u"), old.object(intent.KindUser, "", "u")
+		if got == nil || got.Metadata.UID != want.Metadata.UID {
+			t.Errorf("%v: the user is %+v, want %s", order, got, want.Metadata.UID)
+		}
+		for site, h := range heads {
+			if err := old.agents.Sync(t.Context(), site); err != nil || old.head(site) != h {
+				t.Errorf("%v: %s stands at %d, %v; lost stood at %d", order, site, old.head(site).Seq, err, h.Seq)
+			}
+		}
+		rest := 0
+		for _, prefix := range []string{"rival/", "buried/"} {
+			if err := old.store.Range(t.Context(), prefix, "", func(store.Entry) error { rest++; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if rest != 0 {
+			t.Errorf("%v: %d records of the recovery are left", order, rest)
+		}
+		old.close()
+		lost.close()
+	}
+	lon, lon2, par := [2]string{"lon1", "a1"}, [2]string{"lon1", "a2"}, [2]string{"par1", "b1"}
+	for _, first := range []string{user("lon1", "par1"), user("par1"), user("lon1")} {
+		for _, second := range []string{user("lon1"), user("par1"), user("lon1", "par1")} {
+			f(first, second, lon, lon2, par)
+			f(first, second, par, lon, lon2)
+			f(first, second, lon, par, lon2)
+		}
 	}
 }
 

@@ -156,11 +156,14 @@ func (c *Chain) Head() intent.Head { return c.head }
 
 // Sync appends what leads the site from what it was told to the catalog. Nothing to say appends nothing.
 func (c *Chain) Sync(ctx context.Context, catalog *intent.Catalog) error {
-	want, err := c.unburied(ctx, Compile(catalog, c.site))
+	was, err := c.p.Published(ctx, c.site)
 	if err != nil {
 		return err
 	}
-	was, err := c.p.Published(ctx, c.site)
+	want, err := c.unburied(ctx, Compile(catalog, c.site))
+	if err == nil {
+		want, err = c.unheld(ctx, want, was)
+	}
 	if err != nil {
 		return err
 	}
@@ -205,6 +208,29 @@ func (c *Chain) Vouch(ctx context.Context) error {
 		return err
 	}
 	return c.Append(ctx, intent.EntryPut, intent.PutBody{Objects: []intent.PutObject{}}, store.Commit{})
+}
+
+// unheld leaves out what is new to the site and was told to a site that is held: it may have been deleted there since. The end of
+// that hold asks again.
+func (c *Chain) unheld(ctx context.Context, want []*intent.Object, was map[string]Published) ([]*intent.Object, error) {
+	var held []string
+	err := c.p.Store.Range(ctx, HeldKey(""), "", func(e store.Entry) error {
+		held = append(held, e.Key[len(HeldKey("")):])
+		return nil
+	})
+	for _, site := range held {
+		if err != nil {
+			break
+		}
+		var there map[string]Published
+		there, err = c.p.Published(ctx, site)
+		want = slices.DeleteFunc(want, func(o *intent.Object) bool {
+			_, here := was[o.Metadata.UID]
+			_, elsewhere := there[o.Metadata.UID]
+			return !here && elsewhere
+		})
+	}
+	return want, err
 }
 
 // unburied leaves out what is buried at the site.

@@ -211,7 +211,13 @@ func (a *adoption) object(ctx context.Context, p intent.PutObject) error {
 	if err != nil {
 		return err
 	}
+	if old != nil && old.Metadata.UID != p.UID {
+		if yields, err := a.rivals(ctx, old, k, p.UID, v); err != nil || yields {
+			return err
+		}
+	}
 	a.put[objectKey(k)] = v
+	a.gone = append(a.gone, rivalKey(k, p.UID))
 	if s, ok := o.Spec.(*intent.SecretSpec); ok {
 		return a.newer(ctx, o.Metadata.Name, s.Ver)
 	}
@@ -255,26 +261,25 @@ func (a *adoption) tombstone(ctx context.Context, t intent.TombstoneObject) erro
 		return err
 	}
 	a.gone = append(a.gone, key)
+	a.gone = append(a.gone, rivalKey(told.Key, t.UID))
 	o, err := a.stored(ctx, told.Key)
 	if err != nil || o == nil || o.Metadata.UID != t.UID || o.Metadata.Rev >= t.Rev {
 		return err
 	}
+	if told.Key.Scope != a.site { // the chain of another site may tell it again, from before it was deleted
+		a.put[publish.BuriedKey(a.site, t.UID)] = strconv.AppendUint(nil, t.Rev, 10)
+	}
 	switch t.Kind {
 	case intent.KindProject, intent.KindUser, intent.KindSSHKey:
 		elsewhere, err := publish.ToldElsewhere(ctx, a.store, a.site, t.UID)
-		if err != nil {
+		if err != nil || elsewhere {
 			return err
 		}
-		if elsewhere {
-			a.put[publish.BuriedKey(a.site, t.UID)] = strconv.AppendUint(nil, t.Rev, 10)
-			return nil
-		}
 	}
-	a.gone = append(a.gone, objectKey(told.Key))
 	if t.Kind == intent.KindSecret {
 		a.gone = append(a.gone, store.SecretKey(a.site, o.Metadata.Name))
 	}
-	return nil
+	return a.succeed(ctx, told.Key, t.UID)
 }
 
 // roster takes the keys of the agents, and makes an object for one whose own comes later in the chain, or never came.

@@ -1,7 +1,7 @@
 // Package recovery brings a coordinator's store that is, or may be, an older copy level with its sites.
 //
 // Holds: Recovery (holds a site, asks its agents for the entries beyond ours, takes them over, ends the hold), the adoption of
-// entries into chain, catalog, rosters and secrets.
+// entries into chain, catalog, rosters and secrets, and which of two objects of one name the catalog shows (rivals.go).
 //
 // Imported by: coordinator, coordinator/backup (Mark).
 //

@@ -236,8 +236,14 @@ func (r *Recovery) waitsFor(ctx context.Context, site string, h *hold) ([]string
 
 // release ends a hold; with the last one, what was buried is decided.
 func (r *Recovery) release(ctx context.Context, site string, g store.Guard) error {
-	if _, err := r.Store.Commit(ctx, store.Commit{If: []store.Guard{g}, Delete: []string{g.Key}}); err != nil {
-		return fmt.Errorf("cannot end hold of %s: %w", site, err)
+	for races := 0; ; races++ {
+		err := r.endHold(ctx, site, g)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, store.ErrConflict) || races == maxRaces {
+			return fmt.Errorf("cannot end hold of %s: %w", site, err)
+		}
 	}
 	r.Log.Info("level with the site; it is published to again", "site", site)
 	held, err := Held(ctx, r.Store)
@@ -254,6 +260,21 @@ func (r *Recovery) release(ctx context.Context, site string, g store.Guard) erro
 	}
 	r.Release(site)
 	return nil
+}
+
+func (r *Recovery) endHold(ctx context.Context, site string, hold store.Guard) error {
+	cat, err := r.Store.Get(ctx, store.CatalogKey)
+	if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return err
+	}
+	end := store.Commit{
+		If: []store.Guard{hold, {Key: store.CatalogKey, Rev: cat.Rev}}, Put: map[string][]byte{store.CatalogKey: nil}, Delete: []string{hold.Key},
+	}
+	if err := r.seat(ctx, site, &end); err != nil {
+		return err
+	}
+	_, err = r.Store.Commit(ctx, end)
+	return err
 }
 
 // digUp decides on objects that left one site: who is told to another stays, the rest was deleted.
