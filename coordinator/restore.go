@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/rebuild"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/pki/seal"
 )
@@ -62,4 +64,10 @@ func place(data string, etcd *Etcd, log *slog.Logger) backup.Place {
 		}
 		return st, func() error { return closeStore(st, db) }, nil
 	}}
+}
+
+// Rebuild makes a coordinator from what the sites have; see rebuild.Run. Place, Master and Now of cfg are set here.
+func Rebuild(ctx context.Context, data string, etcd *Etcd, cfg rebuild.Config, log *slog.Logger) (*rebuild.Result, error) {
+	cfg.Place, cfg.Master, cfg.Now = place(data, etcd, log), makeMaster, time.Now
+	return rebuild.Run(ctx, cfg)
 }

@@ -1,9 +1,10 @@
 // Package founding makes the keys of a new domain and its first trust document, and knows which keys of the roots lie on this host.
 //
 // Holds: Keys, the key directory of a coordinator that is being founded: Offer (every key of its own, and the document for the holders),
-// Finish (what they signed, made into certificates); MakeHolder and Holder, for a domain whose one holder is the coordinator's host.
+// Finish (what they signed, made into certificates); Again, the same for a domain whose coordinators were all lost; MakeHolder and
+// Holder, for a domain whose one holder is the coordinator's host.
 //
-// Imported by: coordinator, coordinator/rotation.
+// Imported by: coordinator, coordinator/rebuild, coordinator/rotation, coordinator/succession.
 //
 // Promises: a crash leaves keys and the offer, or nothing; both calls go on with what is there and make no key twice.
 //

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
@@ -132,6 +133,23 @@ func publicOf(key ed25519.PrivateKey) []byte {
 	return document.MarshalKey(key.Public().(ed25519.PublicKey))
 }
 
+// own makes the coordinator's own keys, and returns the public half of its writer and the request of its CA.
+func (k Keys) own() (writer, csr []byte, err error) {
+	signer, err := publish.LoadOrMakeSigner(filepath.Join(k.Dir, FileWriter))
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := ca.LoadOrMakeKey(k.Dir, NameCA)
+	if err != nil {
+		return nil, nil, err
+	}
+	if csr, err = ca.NewRequest(key); err != nil {
+		return nil, nil, err
+	}
+	_, err = seal.LoadOrGenerate(k.Dir)
+	return publicOf(signer), csr, err
+}
+
 // Offer makes the coordinator's own keys and offers trust document 1 to the holders of b.
 func (k Keys) Offer(b *holder.Bundle, now time.Time) (*holder.Offer, error) {
 	if b.Roots == nil {
@@ -140,19 +158,8 @@ func (k Keys) Offer(b *holder.Bundle, now time.Time) (*holder.Offer, error) {
 	if b.Domain != k.Domain {
 		return nil, fmt.Errorf("cannot found %s: the roots are of %s", k.Domain, b.Domain)
 	}
-	writer, err := publish.LoadOrMakeSigner(filepath.Join(k.Dir, FileWriter))
+	writer, csr, err := k.own()
 	if err != nil {
-		return nil, err
-	}
-	key, err := ca.LoadOrMakeKey(k.Dir, NameCA)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := ca.NewRequest(key)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := seal.LoadOrGenerate(k.Dir); err != nil {
 		return nil, err
 	}
 	return &holder.Offer{
@@ -164,7 +171,7 @@ func (k Keys) Offer(b *holder.Bundle, now time.Time) (*holder.Offer, error) {
 			Next:         b.Next.Digest(),
 			CAs:          []intent.CACert{{Root: b.Root, State: intent.KeyUse}},
 			Coordinators: []intent.Coordinator{{ID: k.ID, Addr: k.Addr}},
-			Writers:      []intent.Writer{{Key: publicOf(writer), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}},
+			Writers:      []intent.Writer{{Key: writer, Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse}},
 		},
 	}, nil
 }
@@ -181,15 +188,20 @@ func (k Keys) Finish(own, offered *holder.Offer, now time.Time) (*intent.Envelop
 	if env == nil {
 		return nil, errors.New("cannot found a domain: not enough holders have signed")
 	}
-	check := document.TrustChain{Pin: env.Digest()}
-	body, err := check.Accept(env)
-	if err != nil {
-		return nil, fmt.Errorf("cannot found a domain: own trust document is refused: %w", err)
+	var check document.TrustChain
+	for _, env := range append(slices.Clone(own.Chain), env) {
+		if check.Body == nil {
+			check.Pin = env.Digest()
+		}
+		if _, err := check.Accept(env); err != nil {
+			return nil, fmt.Errorf("cannot found a domain: its trust chain is refused: %w", err)
+		}
 	}
-	if err := ca.SaveCert(k.Dir, NameRoot, body.CAs[0].Root); err != nil {
+	c := check.Body.CAs[len(check.Body.CAs)-1] // ours is offered last
+	if err := ca.SaveCert(k.Dir, NameRoot, c.Root); err != nil {
 		return nil, err
 	}
-	if err := ca.SaveCert(k.Dir, NameCA, body.CAs[0].Cert); err != nil {
+	if err := ca.SaveCert(k.Dir, NameCA, c.Cert); err != nil {
 		return nil, err
 	}
 	sub, err := ca.Load(k.Dir, NameCA, k.Domain)

@@ -57,6 +57,7 @@ type Client struct {
 	cfg     ClientConfig
 	applied chan Heads    // capacity 1: newest wins
 	renew   chan struct{} // capacity 1
+	soon    chan struct{} // capacity 1: the pause between dials ends
 
 	mu       sync.Mutex // guards what follows
 	sess     *transport.Conn
@@ -75,7 +76,7 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = maxBackoff
 	}
-	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1)}
+	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
 	if cfg.Reverse != nil {
 		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, bounded(cfg.Reverse))
 	}
@@ -155,7 +156,7 @@ func (c *Client) Run(ctx context.Context) error {
 	wait := rand.N(c.cfg.StartSpread)
 	fails := 0
 	for {
-		if !sleep(ctx, wait) {
+		if !pause(ctx, wait, c.soon) {
 			return nil
 		}
 		if c.cfg.Active != nil && !c.cfg.Active() {
@@ -190,6 +191,14 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 }
 
+// Soon ends the pause between dials: who was refused may be taken now. It does not block.
+func (c *Client) Soon() {
+	select {
+	case c.soon <- struct{}{}:
+	default: // asked already
+	}
+}
+
 // backoff is full jitter over 1 s doubled per failure, up to limit.
 func backoff(fails int, limit time.Duration) time.Duration {
 	d := limit
@@ -199,15 +208,18 @@ func backoff(fails int, limit time.Duration) time.Duration {
 	return rand.N(d + 1)
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) bool { return pause(ctx, d, nil) }
+
+// pause waits for d, or until something comes from soon; false when ctx ended.
+func pause(ctx context.Context, d time.Duration, soon <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return ctx.Err() == nil
+	case <-soon:
 	case <-ctx.Done():
-		return false
 	}
+	return ctx.Err() == nil
 }
 
 // connect dials the targets by priority, shuffled inside one, and returns the first session and its priority.

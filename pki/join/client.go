@@ -112,31 +112,65 @@ func bound(ctx context.Context, conn *tls.Conn, limit time.Duration) (_ context.
 
 // readTrust walks the trust chain from its pinned first document to the head.
 func readTrust(conn *tls.Conn, pin intent.Digest) (*Result, *trust.View, error) {
-	res := &Result{Chain: &document.TrustChain{Pin: pin}}
-	for {
-		if len(res.Trust) == maxTrustDocs {
-			return nil, nil, fmt.Errorf("cannot follow a trust chain of more than %d documents", maxTrustDocs)
-		}
-		m, err := readMsg(conn, maxFrame)
-		if err != nil {
+	docs, err := readChain(conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	res := &Result{Chain: &document.TrustChain{Pin: pin}, Trust: docs}
+	for _, env := range docs {
+		if _, err := res.Chain.Accept(env); err != nil {
 			return nil, nil, err
-		}
-		if m.Refused != nil {
-			return nil, nil, refused(m.Refused)
-		}
-		if m.Trust == nil {
-			return nil, nil, errors.New("cannot join: the coordinator sent no trust document")
-		}
-		if _, err := res.Chain.Accept(m.Trust.Env); err != nil {
-			return nil, nil, err
-		}
-		res.Trust = append(res.Trust, m.Trust.Env)
-		if m.Trust.Last {
-			break
 		}
 	}
 	view, err := trust.NewView(res.Chain.Body)
 	return res, view, err
+}
+
+// readChain reads the trust chain that the peer shows, not verified.
+func readChain(conn *tls.Conn) (docs []*intent.Envelope, err error) {
+	for size := 0; ; {
+		m, err := readMsg(conn, maxFrame)
+		switch {
+		case err != nil:
+			return nil, err
+		case m.Refused != nil:
+			return nil, refused(m.Refused)
+		case m.Trust == nil || m.Trust.Env == nil:
+			return nil, errors.New("cannot join: the peer sent no trust document")
+		}
+		if size += len(m.Trust.Env.Payload); size > maxTrust || len(docs) == maxTrustDocs {
+			return nil, fmt.Errorf("cannot follow a trust chain of more than %d documents or %d octets", maxTrustDocs, maxTrust)
+		}
+		if docs = append(docs, m.Trust.Env); m.Trust.Last {
+			return docs, nil
+		}
+	}
+}
+
+// Chain returns the trust chain that a coordinator or an agent at addr (host:port) shows to everybody. Nothing vouches for its first
+// document: whoever asks compares its roots.
+func Chain(ctx context.Context, d Dialer, addr string) (*document.TrustChain, []*intent.Envelope, error) {
+	conn, err := dial(ctx, d, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	_, end, err := bound(ctx, conn, talkTimeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer end()
+	docs, err := readChain(conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain := &document.TrustChain{Pin: docs[0].Digest()}
+	for _, env := range docs {
+		if _, err := chain.Accept(env); err != nil {
+			return nil, nil, fmt.Errorf("cannot use the trust chain of %s: %w", addr, err)
+		}
+	}
+	return chain, docs, nil
 }
 
 // ask sends secret, request and proofs, and answers the challenge.

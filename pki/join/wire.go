@@ -21,6 +21,7 @@ const (
 	maxAsk       = 16 << 10                  // CSR 230, sign key 44, seal key 1,249 octets, base64
 	maxAnswer    = 8 << 20                   // certificates, revocations and 1,000 sealed secrets
 	maxTrustDocs = 1024                      // a CA rotation a month for 85 years
+	maxTrust     = 16 << 20                  // octets of it
 	talkTimeout  = time.Minute               // the whole conversation, over a slow WAN
 )
 

@@ -33,6 +33,7 @@ type Config struct {
 	Above func() []uplink.Target
 	// Hears tells whether an agent of the site is heard.
 	Hears func(agent string) bool
+	Soon  func() // something was learnt: a coordinator may be dialled now
 	Event func(kind, text string) error
 	Log   *slog.Logger
 }
@@ -86,6 +87,7 @@ func (k *Keeper) round(ctx context.Context) (taken int, asked bool) {
 		if n == 0 {
 			return
 		}
+		k.Soon()
 		text := fmt.Sprintf("%s was away, and learnt %d documents from %s", k.Self, n, who)
 		k.Log.Warn("this agent was away: it was told what it missed", "from", who, "documents", n)
 		if err := k.Event("agent.caught-up", text); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator"
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/rebuild"
 	"github.com/spf13/cobra"
 )
 
@@ -24,10 +25,7 @@ func (a *app) coordinatorBackupCmd() *cobra.Command {
 		Example: "  skerry coordinator backup /mnt/c1.age --to age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n" +
 			"  skerry coordinator backup - --passphrase-file /root/pass | ssh vault 'cat > c1.age'",
 		RunE: func(c *cobra.Command, given []string) (err error) {
-			if err := a.coordinatorSettings(c, &where, &cfg, &level); err != nil {
-				return err
-			}
-			log, err := a.logger(level)
+			log, err := a.coordinatorSettings(c, &where, &cfg, level)
 			if err != nil {
 				return err
 			}
@@ -113,10 +111,7 @@ func (a *app) coordinatorRestoreCmd() *cobra.Command {
 			"The copy may be old: each site is held, and gets nothing published, until every agent of it was asked for what it has\nbeyond the copy. Make sure that the lost coordinator does not run any more.",
 		Example: "  skerry coordinator restore /mnt/c1.age --identity /root/holder.key",
 		RunE: func(c *cobra.Command, given []string) error {
-			if err := a.coordinatorSettings(c, &where, &cfg, &level); err != nil {
-				return err
-			}
-			log, err := a.logger(level)
+			log, err := a.coordinatorSettings(c, &where, &cfg, level)
 			if err != nil {
 				return err
 			}
@@ -131,6 +126,49 @@ func (a *app) coordinatorRestoreCmd() *cobra.Command {
 	f.StringVar(&cfg.Data, "data", cfg.Data, "directory that is made")
 	f.StringVar(&key.Identity, "identity", "", "file of the age identity that opens it")
 	f.StringVar(&key.Passphrase, "passphrase-file", "", "file with the passphrase that opens it")
+	where.add(c)
+	return c
+}
+
+func (a *app) coordinatorRebuildCmd() *cobra.Command {
+	cfg, level := coordinator.Default(), "warn"
+	re := rebuild.Config{ID: "c1"}
+	var where storeFlags
+	c := &cobra.Command{
+		Use: "rebuild --from-sites HOST:PORT --addr HOST:PORT", Short: "Make a coordinator from what the sites have", Args: args(),
+		Long: "Make a coordinator for a domain whose every coordinator and backup was lost. It gets new keys; holders of the roots sign the\n" +
+			"trust document that lists them (`skerry pki sign`), and the same command then goes on. Where the roots lay on the lost host,\n" +
+			"put a copy of root*.key, root.crt and next-sign.key into DATA/keys first. When it runs, agents come back by themselves and bring\n" +
+			"what they have; a site gets nothing published until every agent of it was heard. Values of secrets, images and what\n" +
+			"no site was ever told are not at the sites: set and upload them again.",
+		Example: "  skerry coordinator rebuild --from-sites 10.1.0.11:7444,10.2.0.11:7444 --addr 10.99.0.1:7443\n" +
+			"  skerry coordinator rebuild --from-sites 10.1.0.11:7444 --addr 10.99.0.1:7443 --signed trust9.json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := a.coordinatorSettings(c, &where, &cfg, level)
+			if err != nil {
+				return err
+			}
+			res, err := coordinator.Rebuild(c.Context(), cfg.Data, cfg.Etcd, re, log)
+			if err != nil {
+				return err
+			}
+			if res.Offer != "" {
+				return a.offerFirst(res.Offer, res.Have, res.Of)
+			}
+			return a.print(res, func(t *table) {
+				t.row("domain", res.Domain)
+				t.row("trust pin", res.Pin.String())
+				t.row("root certificate", res.CA)
+				t.row("next", "skerry coordinator --data "+cfg.Data)
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Data, "data", cfg.Data, "directory that is made")
+	f.StringSliceVar(&re.Agents, "from-sites", nil, "HOST:PORT of the site API of agents: the newest trust chain counts; repeat for more")
+	f.StringVar(&re.ID, "id", re.ID, "id of the new coordinator")
+	f.StringSliceVar(&re.Addr, "addr", nil, "HOST:PORT at which agents and users reach it; repeat for more")
+	f.StringVar(&re.Signed, "signed", "", "the file that holders signed; default: the one in --data")
 	where.add(c)
 	return c
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -52,8 +53,15 @@ func (s *storeFlags) add(c *cobra.Command) {
 	f.StringVar(&s.etcd.Key, "etcd-key", "", "PEM file of its key")
 }
 
-// coordinatorSettings reads the file, then SKERRY_*; flags that were given stay.
-func (a *app) coordinatorSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Config, level *string) error {
+// coordinatorSettings reads the file, then SKERRY_*; flags that were given stay. It returns the log of the level that they say.
+func (a *app) coordinatorSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Config, level string) (*slog.Logger, error) {
+	if err := a.readSettings(c, s, cfg, &level); err != nil {
+		return nil, err
+	}
+	return a.logger(level)
+}
+
+func (a *app) readSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Config, level *string) error {
 	var cf coordinatorFile
 	if s.file != "" {
 		b, err := os.ReadFile(s.file)

@@ -28,7 +28,7 @@ func TestCoordinatorSettings(t *testing.T) {
 		if err := c.ParseFlags(append(flags, "--config", path)); err != nil {
 			t.Fatal(err)
 		}
-		err := a.coordinatorSettings(c, &where, &got, &level)
+		err := a.readSettings(c, &where, &got, &level)
 		if fails != "" {
 			if err == nil || !strings.Contains(err.Error(), fails) {
 				t.Errorf("%q: %v, want %q", file, err, fails)

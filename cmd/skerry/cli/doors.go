@@ -34,10 +34,7 @@ func (a *app) coordinatorCmd() *cobra.Command {
 		Use: "coordinator", Short: "Run the coordinator", Args: args(),
 		Long: "Run the coordinator: it signs certificates and publishes signed intent, and may be gone for ever.\n`skerry coordinator init` founds a domain first.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := a.coordinatorSettings(c, &where, &cfg, &level); err != nil {
-				return err
-			}
-			log, err := a.logger(level)
+			log, err := a.coordinatorSettings(c, &where, &cfg, level)
 			if err != nil {
 				return err
 			}
@@ -55,7 +52,7 @@ func (a *app) coordinatorCmd() *cobra.Command {
 	f.StringSliceVar(&cfg.Without, "recover-without", nil, "SITE/AGENT that is gone for good: its site, if held, does not wait for it")
 	f.BoolVar(&cfg.Recovered, "recovered", false, "after a restore, when no site is missing any more: admit agents of known sites only")
 	where.add(c)
-	c.AddCommand(a.coordinatorInitCmd(), a.coordinatorBackupCmd(), a.coordinatorRestoreCmd())
+	c.AddCommand(a.coordinatorInitCmd(), a.coordinatorBackupCmd(), a.coordinatorRestoreCmd(), a.coordinatorRebuildCmd())
 	return c
 }
 
@@ -72,21 +69,18 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 			"  skerry coordinator init --domain edge.example --addr 10.99.0.1:7443 --roots roots.json --signed trust1.json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			run, level := coordinator.Config{Data: cfg.Data}, "warn"
-			if err := a.coordinatorSettings(c, &where, &run, &level); err != nil {
-				return err
-			}
-			cfg.Data, cfg.Etcd = run.Data, run.Etcd
-			log, err := a.logger(level)
+			log, err := a.coordinatorSettings(c, &where, &run, level)
 			if err != nil {
 				return err
 			}
+			cfg.Data, cfg.Etcd = run.Data, run.Etcd
 			cfg.Logger = log
 			res, err := coordinator.Init(c.Context(), cfg)
 			if err != nil {
 				return err
 			}
 			if res.Offer != "" {
-				return a.offerFirst(res)
+				return a.offerFirst(res.Offer, res.Have, res.Of)
 			}
 			if save != "" {
 				ca, err := filepath.Abs(res.CA) // the context is used from other directories too
@@ -118,12 +112,12 @@ func (a *app) coordinatorInitCmd() *cobra.Command {
 	return c
 }
 
-// offerFirst says who is to sign what before the domain is founded.
-func (a *app) offerFirst(res *coordinator.InitResult) error {
-	err := a.print(map[string]any{"offer": res.Offer, "have": res.Have, "of": res.Of}, func(t *table) {
-		t.row("offer", res.Offer)
-		t.row("signatures", fmt.Sprintf("%d of %d", res.Have, res.Of))
-		t.row("next", "holders run skerry pki sign "+filepath.Base(res.Offer)+"; then run this command again, with --signed FILE if it lies elsewhere")
+// offerFirst says who is to sign what before the coordinator is made.
+func (a *app) offerFirst(offer string, have, of int) error {
+	err := a.print(map[string]any{"offer": offer, "have": have, "of": of}, func(t *table) {
+		t.row("offer", offer)
+		t.row("signatures", fmt.Sprintf("%d of %d", have, of))
+		t.row("next", "holders run skerry pki sign "+filepath.Base(offer)+"; then run this command again, with --signed FILE if it lies elsewhere")
 	})
 	if err != nil {
 		return err
