@@ -30,7 +30,6 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/mesh/uplink"
-	"github.com/skerry-metal/skerry/pki/ca"
 	"github.com/skerry-metal/skerry/pki/join"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
@@ -73,8 +72,7 @@ type Coordinator struct {
 	trust  *publish.Trust
 	keys   *seal.Keys
 	writer *publish.Writer
-	leaf   tls.Certificate
-	web    tls.Certificate
+	issuer *founding.Issuer
 
 	store   store.Store
 	blobs   *blob.Store
@@ -210,21 +208,13 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if c.keys, err = seal.Load(keys); err != nil {
 		return err
 	}
-	sub, err := ca.Load(keys, nameCA, c.domain)
-	if err != nil {
+	if c.issuer, err = c.keyDir().Issuer(c.keys.TLS, time.Now()); err != nil {
 		return err
 	}
 	c.writer, err = publish.OpenWriter(filepath.Join(keys, fileWriter))
 	if err != nil {
 		return err
 	}
-	leaf, err1 := os.ReadFile(filepath.Join(keys, "leaf.der"))
-	web, err2 := os.ReadFile(filepath.Join(keys, "web.der"))
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("cannot read certificates: %w", err)
-	}
-	c.leaf = tls.Certificate{Certificate: [][]byte{leaf, sub.Cert.Raw}, PrivateKey: c.keys.TLS}
-	c.web = tls.Certificate{Certificate: [][]byte{web, sub.Cert.Raw}, PrivateKey: c.keys.TLS}
 	dek, err := seal.DEKFrom(1, seal.NewSecret(master))
 	if err != nil {
 		return err
@@ -239,7 +229,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		Store: c.store, Signer: c.writer.Signer, Now: time.Now, Epoch: func(k crypto.PublicKey) (uint64, error) { return publish.EpochOf(c.trust.Body(), k) },
 		Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat },
 	}
-	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, ca: sub, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
+	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {
 		return err
@@ -366,7 +356,7 @@ func (c *Coordinator) lockSite(site string) func() {
 func (c *Coordinator) wire() (err error) {
 	t := &trust.TLS{
 		Self: trust.Identity{Kind: trust.Coordinator, ID: c.id}, View: c.view.View,
-		Leaf: func() *tls.Certificate { return &c.leaf }, Web: func() *tls.Certificate { return &c.web },
+		Leaf: c.issuer.Leaf, Web: c.issuer.Web,
 	}
 	c.end, err = transport.New(transport.Config{
 		Listen: c.cfg.Listen, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
@@ -383,8 +373,8 @@ func (c *Coordinator) wire() (err error) {
 	c.rotation = rotation.New(rotation.Config{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
-		ID:  c.id, Leaf: c.leaf.Certificate[0], Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: time.Now,
-		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, CA: func() *x509.Certificate { return c.agents.ca.Cert },
+		ID:  c.id, Leaf: func() []byte { return c.issuer.Leaf().Certificate[0] }, Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: time.Now,
+		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, CA: func() *x509.Certificate { return c.issuer.CA().Cert },
 		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
 		Dirty: func(site string) { c.markDirty([]string{site}) },
 	})
@@ -404,7 +394,7 @@ func (c *Coordinator) wire() (err error) {
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() },
 	}
 	c.rotation.Domain = &succession.Succession{
-		Keys: founding.Keys{Dir: filepath.Join(c.cfg.Data, "keys"), Domain: c.domain, ID: c.id}, Store: c.store, Trust: c.trust, Writer: c.writer, Audit: c.audit,
+		Keys: c.keyDir(), Issuer: c.issuer, Lacks: c.rotation.Lacks, Ask: func() { c.uplink.Notify("") }, Store: c.store, Trust: c.trust, Writer: c.writer, Audit: c.audit,
 		Add: c.rotation.AddTrust, Status: c.rotation.KeyStatus, Heads: c.appliedHeads, Sites: c.objects.sitesNow, Now: time.Now,
 		Publish: func(ctx context.Context, site string) (intent.Head, error) {
 			head, _, err := c.published(ctx, site)
@@ -505,6 +495,17 @@ func (c *Coordinator) published(ctx context.Context, site string) (intent.Head, 
 	}
 	head, _, err := c.agents.pub.Head(ctx, site)
 	return head, roster, err
+}
+
+// keyDir is where the keys lie; the certificates in it are for the addresses of the trust document.
+func (c *Coordinator) keyDir() founding.Keys {
+	k := founding.Keys{Dir: filepath.Join(c.cfg.Data, "keys"), Domain: c.domain, ID: c.id}
+	for _, x := range c.trust.Body().Coordinators {
+		if x.ID == c.id {
+			k.Addr = x.Addr
+		}
+	}
+	return k
 }
 
 // appliedHeads says how far each agent of a site has its intent: by its session, else by what the site reported last.

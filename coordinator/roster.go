@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -23,7 +24,7 @@ type agents struct {
 	objects *objects
 	secrets *secrets
 	pub     *publish.Publisher
-	ca      *ca.CA
+	issuer  *founding.Issuer
 	domain  string
 	now     func() time.Time
 	changed func(site string) // the roster moved: verify again, publish
@@ -92,7 +93,8 @@ func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) 
 	if err != nil {
 		return nil, err
 	}
-	entry, leaf, web, err := a.certify(catalog, g, spec)
+	issuer := a.issuer.CA() // it may change meanwhile
+	entry, leaf, web, err := a.certify(issuer, catalog, g, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +124,7 @@ func (a *agents) Grant(ctx context.Context, g join.Grant) (*join.Answer, error) 
 	}
 	peers := slices.DeleteFunc(slices.Clone(roster.Agents), func(r intent.RosterAgent) bool { return r.ID == g.Agent })
 	return &join.Answer{
-		Peers: peers, Domain: a.domain, Site: g.Site, Agent: g.Agent, Leaf: leaf, Web: web, CA: a.ca.Cert.Raw, Roster: *entry, Head: head,
+		Peers: peers, Domain: a.domain, Site: g.Site, Agent: g.Agent, Leaf: leaf, Web: web, CA: issuer.Cert.Raw, Roster: *entry, Head: head,
 	}, nil
 }
 
@@ -154,9 +156,9 @@ func agentSpec(c *intent.Catalog, g join.Grant) (*intent.AgentSpec, error) {
 
 // certify issues the leaf for skerry-* protocols and the web leaf for the agent's addresses; a spare's is for those of all agents,
 // because it may come to stand where any of them stood.
-func (a *agents) certify(c *intent.Catalog, g join.Grant, spec *intent.AgentSpec) (entry *intent.RosterAgent, leaf, web []byte, err error) {
+func (a *agents) certify(issuer *ca.CA, c *intent.Catalog, g join.Grant, spec *intent.AgentSpec) (entry *intent.RosterAgent, leaf, web []byte, err error) {
 	now := a.now()
-	l, err := a.ca.Issue(g.CSR, trust.Identity{Kind: trust.Agent, Site: g.Site, ID: g.Agent}, now)
+	l, err := issuer.Issue(g.CSR, trust.Identity{Kind: trust.Agent, Site: g.Site, ID: g.Agent}, now)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -168,7 +170,7 @@ func (a *agents) certify(c *intent.Catalog, g join.Grant, spec *intent.AgentSpec
 			}
 		}
 	}
-	w, err := a.ca.IssueWeb(g.CSR, []string{g.Agent + "." + g.Site + "." + a.domain}, ips, now)
+	w, err := issuer.IssueWeb(g.CSR, []string{g.Agent + "." + g.Site + "." + a.domain}, ips, now)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -185,7 +187,7 @@ func (a *agents) recertify(g join.Grant) (*intent.RosterAgent, error) {
 	if !ok {
 		return nil, fmt.Errorf("cannot certify %s/%s: there is no such agent", g.Site, g.Agent)
 	}
-	entry, _, _, err := a.certify(c, g, spec)
+	entry, _, _, err := a.certify(a.issuer.CA(), c, g, spec)
 	return entry, err
 }
 

@@ -516,7 +516,12 @@ func TestCertificatesUnderAnotherCA(t *testing.T) {
 		return n
 	}
 	say(intent.KeyUse, intent.KeyAccept)
-	s.agents.ca = second // as the ceremony puts it in its place
+	if err := second.Save(s.data+"/keys", "ca.next"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.issuer.Take(second.Cert.Raw, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	x.settle()
 	if under(x.agents[0]) != [2]int{2, 0} {
 		t.Error("certificates under a CA that is not to be used")

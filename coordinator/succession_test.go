@@ -277,3 +277,45 @@ func TestRotateRootsAlone(t *testing.T) {
 		q.Again = true
 	}
 }
+
+// The CA changes with holders elsewhere and a crash after each step: the key is made here once, a holder certifies it, and an agent that
+// was not there is waited for before the old one is retired.
+func TestRotateCAByHolders(t *testing.T) {
+	s, hs := held(t)
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	s.sync("lon1")
+	q := api.RotateRequest{What: api.RotateCA}
+	first := s.issuer.CA().Cert
+	one := s.rotate(q)
+	s.restart()
+	two := s.rotate(q)
+	if one.Offer == "" || one.Offer != two.Offer || !s.issuer.CA().Cert.Equal(first) {
+		t.Fatalf("offered %q, then %q", one.Next, two.Next)
+	}
+	s.signed(two, hs[1], hs[2])
+	s.restart()
+	st := s.rotate(q)
+	second := s.issuer.CA().Cert
+	if second.Equal(first) || st.Phase != api.PhaseUse || st.Offer != "" || !strings.Contains(st.Next, "lon1/a1") {
+		t.Errorf("%s is used: %+v", second.Subject.CommonName, st)
+	}
+	s.restart()
+	q.ForceAfterSeconds = 1
+	s.rotation.Domain.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	st = s.rotate(q)
+	if st.Phase != api.PhaseRetire || st.Offer == "" {
+		t.Fatalf("the last document is not offered: %+v", st)
+	}
+	s.signed(st, hs[0], hs[1])
+	if st = s.rotate(q); st.Phase != api.PhaseDone || !s.issuer.CA().Cert.Equal(second) {
+		t.Errorf("not done: %+v", st)
+	}
+	var states []string
+	for _, c := range s.trust.Body().CAs {
+		states = append(states, string(c.State))
+	}
+	if got := strings.Join(states, " "); got != "retire use" {
+		t.Errorf("CAs are %s", got)
+	}
+}

@@ -2,7 +2,7 @@
 //
 // Holds: Keys, the key directory of a coordinator that is being founded: Offer (every key of its own, and the document for the holders),
 // Finish (what they signed, made into certificates); Again, the same for a domain whose coordinators were all lost; MakeHolder and
-// Holder, for a domain whose one holder is the coordinator's host.
+// Holder, for a domain whose one holder is the coordinator's host; Issuer, the CA in use and the one that takes over.
 //
 // Imported by: coordinator, coordinator/rebuild, coordinator/rotation, coordinator/succession.
 //

@@ -55,7 +55,7 @@ func (r *Rotation) usable(env *intent.Envelope) error {
 	if err != nil {
 		return err
 	}
-	leaf, err := x509.ParseCertificate(r.Leaf)
+	leaf, err := x509.ParseCertificate(r.Leaf())
 	if err != nil {
 		return err
 	}

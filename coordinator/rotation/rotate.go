@@ -255,3 +255,19 @@ func (r *Rotation) certificates(s *scene) *api.RotationStatus {
 	}
 	return st
 }
+
+// Lacks says of each agent that does not show a certificate under the CA of this coordinator what it lacks. One that is away and has
+// its certificate in the roster lacks nothing: it takes it when it is back.
+func (r *Rotation) Lacks(ctx context.Context) (map[string]string, error) {
+	s, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, row := range r.certificates(s).Ledger {
+		if out[row.Agent] = "it has no certificate under the new CA"; row.Phase == api.PhaseUse {
+			out[row.Agent] = "it shows the certificate of before"
+		}
+	}
+	return out, nil
+}

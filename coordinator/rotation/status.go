@@ -107,7 +107,7 @@ func (r *Rotation) signed() ([]rotate.Key, error) {
 		docs = append(docs, b)
 	}
 	keys, err := rotate.Signed(docs)
-	made, lerr := rotate.Made(r.Leaf)
+	made, lerr := rotate.Made(r.Leaf())
 	return append(keys, rotate.Key{Kind: rotate.Coordinator, Owner: r.ID, Made: made}), errors.Join(err, lerr)
 }
 

@@ -37,7 +37,7 @@ type Config struct {
 	Log     *slog.Logger
 
 	ID          string                  // of this coordinator
-	Leaf        []byte                  // its certificate, DER
+	Leaf        func() []byte           // its certificate, DER
 	Writer      func() crypto.PublicKey // of the key that it signs intent with
 	Domain      *succession.Succession  // what trust documents change
 	Revocations *publish.Revocations

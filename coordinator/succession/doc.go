@@ -1,4 +1,5 @@
-// Package succession changes the keys of the domain for new ones by trust documents: the writer, and the roots.
+// Package succession changes the keys of the domain for new ones by trust documents: the writer, the CA of this
+// coordinator, and the roots.
 //
 // Holds: Succession. Each rotation walks accept, use, retire: it makes the new key on its own disk, offers the next trust document to
 // the holders of the roots (or signs it, where this host is the one holder), and goes on once the document is in the stream.

@@ -27,6 +27,7 @@ type Succession struct {
 	Store  store.Store
 	Trust  *publish.Trust
 	Writer *publish.Writer
+	Issuer *founding.Issuer
 	Audit  *auditlog.Log
 	// Add takes a signed document, as if by had brought it.
 	Add func(ctx context.Context, by api.Caller, env *intent.Envelope) (*api.TrustResult, error)
@@ -37,7 +38,10 @@ type Succession struct {
 	Sites func() []string
 	// Publish brings a site's chain up to what is wanted, under the writer of now, and returns its head.
 	Publish func(ctx context.Context, site string) (intent.Head, error)
-	Now     func() time.Time
+	// Lacks says of each agent that does not show a certificate under the CA of this coordinator what it lacks.
+	Lacks func(ctx context.Context) (map[string]string, error)
+	Ask   func() // tells every agent the heads: it asks then what is wanted of its keys
+	Now   func() time.Time
 
 	mu sync.Mutex // held over a step
 }
@@ -51,7 +55,8 @@ type record struct {
 
 const (
 	recordPrefix = "succession/"
-	offerKey     = "trust-offer" // the document that holders are asked to sign
+	offerKey     = "trust-offer"   // the document that holders are asked to sign
+	requestKey   = "trust-request" // of the CA in it, which reads otherwise each time it is made
 )
 
 // SetKey is the key of a set of roots that a trust document announces or will announce: the document holds its digest alone.
@@ -66,14 +71,15 @@ type step struct {
 	rec  record
 	body *intent.TrustBody
 	st   *api.RotationStatus
+	csr  []byte // of the CA that the next document is to certify
 }
 
 // Rotate begins the rotation of q.What, or goes on with it as far as it goes now.
 func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequest) (*api.RotationStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, shared := s.Store.(store.Shared); shared && q.What == api.RotateWriter {
-		return nil, api.Refuse("several coordinators share this store, and each of them would need the new writer key: stop all but one, give that one the embedded store, or sign a trust document by hand")
+	if _, shared := s.Store.(store.Shared); shared && q.What != api.RotateRoot {
+		return nil, api.Refuse("several coordinators share this store, and each of them would need the new key: stop all but one, give that one the embedded store, or sign a trust document by hand")
 	}
 	x := &step{Succession: s, ctx: ctx, by: by, q: q}
 	if err := x.open(); err != nil {
@@ -88,8 +94,10 @@ func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequ
 		err = x.writer()
 	case api.RotateRoot:
 		err = x.roots()
+	case api.RotateCA:
+		err = x.ca()
 	default:
-		err = api.Refuse(fmt.Sprintf("cannot rotate %s yet: sign a trust document that lists the new one and bring it with `skerry pki trust FILE`", q.What))
+		err = api.Refuse(fmt.Sprintf("cannot rotate %q: it is agent, ca, writer or root", q.What))
 	}
 	return x.st, err
 }
@@ -128,8 +136,11 @@ func (x *step) open() error {
 
 // current names the key, or set, that is in use.
 func (x *step) current() string {
-	if x.q.What == api.RotateRoot {
+	switch x.q.What {
+	case api.RotateRoot:
 		return x.body.Roots.Digest().Hex()
+	case api.RotateCA:
+		return intent.DigestOf(x.Issuer.CA().Cert.RawSubjectPublicKeyInfo).Hex()
 	}
 	return intent.DigestOf(writerKey(x.Writer)).Hex()
 }
@@ -203,6 +214,9 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 	body.Writers, body.CAs = slices.Clone(body.Writers), slices.Clone(body.CAs)
 	change(&body)
 	o := &holder.Offer{Chain: x.Trust.From(1), Body: body, Next: next}
+	if x.csr != nil {
+		o.CSR, o.CA = x.csr, fmt.Sprintf("C%d", len(body.CAs))
+	}
 	e, err := x.Store.Get(x.ctx, offerKey)
 	if err != nil && !errors.Is(err, store.ErrAbsent) {
 		return nil, err
@@ -214,7 +228,7 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 		}
 		o.Body.Issued = old.Issued
 		if same(&o.Body, old) {
-			return o, nil
+			return o, x.request(o)
 		}
 		o.Body.Issued = body.Issued
 	}
@@ -222,7 +236,7 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode trust document: %w", err)
 	}
-	put := map[string][]byte{offerKey: v}
+	put := map[string][]byte{offerKey: v, requestKey: o.CSR}
 	if next != nil {
 		if put[SetKey(next.Digest())], err = json.Marshal(next); err != nil {
 			return nil, fmt.Errorf("cannot encode roots: %w", err)
@@ -230,6 +244,19 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 	}
 	_, err = x.Store.Commit(x.ctx, store.Commit{Put: put})
 	return o, err
+}
+
+// request puts the request that was offered before into o.
+func (x *step) request(o *holder.Offer) error {
+	if o.CSR == nil {
+		return nil
+	}
+	e, err := x.Store.Get(x.ctx, requestKey)
+	if err != nil {
+		return fmt.Errorf("cannot read what was offered: %w", err)
+	}
+	o.CSR = e.Value
+	return nil
 }
 
 func same(a, b *intent.TrustBody) bool {

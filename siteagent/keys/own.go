@@ -140,7 +140,7 @@ func (o *Own) offered(me intent.RosterAgent, cas []*x509.Certificate) (c credent
 			}
 			for _, ca := range cas {
 				x := credentials{set: n, ca: ca, leaf: newest(me.Certs, spki, ca, true), web: newest(me.Certs, spki, ca, false)}
-				if x.leaf != nil && x.web != nil && (!ok || x.leaf.NotBefore.After(c.leaf.NotBefore)) {
+				if x.leaf != nil && x.web != nil && (!ok || fresher(me.Certs, x.leaf, c.leaf)) {
 					c, ok = x, true
 				}
 			}
@@ -150,6 +150,14 @@ func (o *Own) offered(me intent.RosterAgent, cas []*x509.Certificate) (c credent
 		}
 	}
 	return c, false
+}
+
+// fresher tells whether x was issued after c: within one second by its place, because the coordinator lists the newest first.
+func fresher(ders [][]byte, x, c *x509.Certificate) bool {
+	place := func(y *x509.Certificate) int {
+		return slices.IndexFunc(ders, func(der []byte) bool { return bytes.Equal(der, y.Raw) })
+	}
+	return x.NotBefore.After(c.NotBefore) || x.NotBefore.Equal(c.NotBefore) && place(x) < place(c)
 }
 
 // newest returns the newest certificate of a key under ca, a leaf (which has a URI) or a web leaf.

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/rebuild"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/join"
 )
 
 // Every coordinator and every backup is lost; the roots are kept elsewhere. A coordinator with new keys is made from what the agents
@@ -77,4 +79,31 @@ func TestRebuildFromSites(t *testing.T) {
 	if up := d.metric("par1/b9", "skerry_uplink_up"); up != "0" {
 		t.Errorf("the revoked agent's session: %q", up)
 	}
+	for _, what := range []string{api.RotateWriter, api.RotateCA} { // what the lost host had is of no use any more
+		d.wait(what+" is retired", func() bool {
+			st, err := d.api.Rotate(t.Context(), api.RotateRequest{What: what})
+			return err == nil && st.Phase == api.PhaseDone
+		})
+	}
+	last := d.newest()
+	for i, c := range last.CAs {
+		if want := i == len(last.CAs)-1; (c.State != intent.KeyRetire) != want {
+			t.Errorf("CA %d is %s", i, c.State)
+		}
+	}
+	for i, w := range last.Writers {
+		if want := i == len(last.Writers)-1; (w.State != intent.KeyRetire) != want {
+			t.Errorf("writer %d is %s", i, w.State)
+		}
+	}
+	d.must(d.apply(machine("m3", 3)))
+	d.wait("the sites live under the new ones", func() bool { return d.level("lon1") && d.level("par1") })
+}
+
+// newest is the newest trust document that the coordinator shows to everybody.
+func (d *domain) newest() *intent.TrustBody {
+	d.Helper()
+	chain, _, err := join.Chain(d.Context(), &net.Dialer{}, d.addr)
+	d.must(err)
+	return chain.Body
 }

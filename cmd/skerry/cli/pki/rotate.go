@@ -44,7 +44,7 @@ func RotateCmd(s Shell) *cobra.Command {
 		Example: "  skerry pki rotate                   # what is under way\n  skerry pki rotate agent lon1/a1",
 		RunE:    func(c *cobra.Command, _ []string) error { return v.list(c) },
 	}
-	c.AddCommand(v.agentCmd(), v.domainCmd(api.RotateCA, "Change the CA of this coordinator", "accept: the trust document lists the new CA. Use: every agent gets a certificate under it, on the keys that it has."),
+	c.AddCommand(v.agentCmd(), v.domainCmd(api.RotateCA, "Change the CA of this coordinator", "accept: the trust document lists the new CA. Use: the coordinator goes over to it, and every agent gets a certificate under it, on the keys that it has."),
 		v.domainCmd(api.RotateWriter, "Change the key that signs intent", "accept: the trust document lists the new writer. Use: every site's chain goes on under it."),
 		v.domainCmd(api.RotateRoot, "Change the keys that sign trust documents", "The old roots and the announced next ones sign one document; a new next set is announced with it."))
 	return c
