@@ -46,10 +46,12 @@ func TestRotateCA(t *testing.T) {
 	var st *api.RotationStatus
 	d.wait("it waits for who is away alone", func() bool {
 		st, err = d.api.Rotate(t.Context(), q)
-		return err == nil && st.Phase == api.PhaseUse && len(st.Ledger) == 3 && st.Ledger[0].Phase == api.PhaseDone && st.Ledger[1].Phase == api.PhaseDone
+		return err == nil && st.Phase == api.PhaseUse && rows(st) == 2
 	})
-	if st.Ledger[2].Held == "" {
-		t.Errorf("a3 is not held: %+v", st)
+	for _, row := range st.Ledger {
+		if (row.Held != "") != (row.Agent == "lon1/a3") {
+			t.Errorf("held: %+v", row)
+		}
 	}
 	q.ForceAfterSeconds = 1
 	d.wait("it is retired without a3", func() bool {
@@ -72,6 +74,16 @@ func TestRotateCA(t *testing.T) {
 		q.Again = false
 		return err == nil && st.Phase == api.PhaseDone
 	})
+}
+
+// rows counts who is through.
+func rows(st *api.RotationStatus) (done int) {
+	for _, row := range st.Ledger {
+		if row.Phase == api.PhaseDone {
+			done++
+		}
+	}
+	return done
 }
 
 // shown is the issuer of the certificate that the coordinator shows to clients, by its key.
