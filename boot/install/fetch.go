@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -165,20 +166,20 @@ func (f *fetcher) get(ctx context.Context, url string, off int64, b []byte) erro
 }
 
 // manifest fetches and checks the manifest of w: its own digest, the image's digest and size.
-func (f *fetcher) manifest(ctx context.Context, w *InstallWork) (*intent.Manifest, error) {
-	size := 72 + (int64(w.SizeBytes)+intent.ChunkSize-1)/intent.ChunkSize*32
+func (f *fetcher) manifest(ctx context.Context, w *InstallWork) (*chunk.Manifest, error) {
+	size := 72 + (int64(w.SizeBytes)+chunk.Size-1)/chunk.Size*32
 	if w.SizeBytes == 0 || w.SizeBytes > intent.MaxAssetSize || len(w.Manifests) == 0 {
 		return nil, fmt.Errorf("cannot fetch manifest: %w: size %d, %d places", ErrImage, w.SizeBytes, len(w.Manifests))
 	}
 	g := newFetcher(w.Manifests)
 	defer g.http.CloseIdleConnections()
-	var m *intent.Manifest
+	var m *chunk.Manifest
 	err := g.block(ctx, 0, 0, make([]byte, size), 0, func(b []byte) error {
 		if intent.DigestOf(b) != w.Manifest {
 			return badManifest{}
 		}
 		var err error
-		if m, err = intent.ParseManifest(b); err != nil {
+		if m, err = chunk.ParseManifest(b); err != nil {
 			return fmt.Errorf("cannot use manifest: %w: %w", ErrImage, err)
 		}
 		if m.Content != w.Image || m.Size != w.SizeBytes {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -52,7 +53,7 @@ type Installer struct {
 	Version string
 	Collect func(context.Context) (*inventory.Report, error)
 	// Open opens a disk exclusively for one image.
-	Open func(d inventory.Disk, m *intent.Manifest) (ImageWriter, error)
+	Open func(d inventory.Disk, m *chunk.Manifest) (ImageWriter, error)
 	// Verifier makes a verifier of the keys that the hello answer gave, PKIX DER.
 	Verifier func(signKeys [][]byte) (Verifier, error)
 	Log      *slog.Logger

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 )
 
 // supervise runs the pipeline with a reporter beside it, which stops it at the site's word.
@@ -135,7 +135,7 @@ func (j *job) block(ctx context.Context, i int, buf []byte, put func([]byte) err
 		if err := j.writer.PutZero(i); err != nil {
 			return err
 		}
-	} else if err := j.fetch.block(ctx, i, off, buf[:n], int(off/intent.ChunkSize), put); err != nil {
+	} else if err := j.fetch.block(ctx, i, off, buf[:n], int(off/chunk.Size), put); err != nil {
 		return err
 	}
 	j.fetch.addBytes(n)

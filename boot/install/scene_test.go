@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -24,7 +25,7 @@ const blockSize = 1 << 20
 
 // fakeWriter is a disk in memory with the contract of storage/image.Writer, without a partition table.
 type fakeWriter struct {
-	m *intent.Manifest
+	m *chunk.Manifest
 
 	mu        sync.Mutex // guards what follows
 	blocks    map[int][]byte
@@ -93,7 +94,7 @@ func (v noVerifier) Verify(string, *intent.Envelope) error { return v.err }
 type scene struct {
 	t      *testing.T
 	img    []byte
-	m      *intent.Manifest
+	m      *chunk.Manifest
 	site   *fakeSite
 	writer *fakeWriter
 	opened int
@@ -113,7 +114,7 @@ func newScene(t *testing.T) *scene {
 	}
 	clear(s.img[5*blockSize : 7*blockSize])
 	var err error
-	if s.m, err = intent.ScanManifest(bytes.NewReader(s.img)); err != nil {
+	if s.m, err = chunk.ScanManifest(bytes.NewReader(s.img)); err != nil {
 		t.Fatal(err)
 	}
 	s.hw = inventory.Report{
@@ -180,7 +181,7 @@ func (s *scene) run(orders ...Work) WorkKind {
 	in := &Installer{
 		Client: newClient(s.t, p, a), Version: "t", Log: quiet(),
 		Collect: func(context.Context) (*inventory.Report, error) { r := s.hw; return &r, nil },
-		Open: func(d inventory.Disk, m *intent.Manifest) (ImageWriter, error) {
+		Open: func(d inventory.Disk, m *chunk.Manifest) (ImageWriter, error) {
 			if d.Name != "sda" {
 				s.t.Errorf("opened %s", d.Name)
 			}

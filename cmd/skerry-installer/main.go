@@ -14,6 +14,7 @@ import (
 
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/storage/image"
@@ -122,7 +123,7 @@ func (d *disk) Start(b []byte) error { return classify(d.Writer.Start(b)) }
 // Close releases the device.
 func (d *disk) Close() error { return d.dev.Close() }
 
-func openDisk(d inventory.Disk, m *intent.Manifest) (install.ImageWriter, error) {
+func openDisk(d inventory.Disk, m *chunk.Manifest) (install.ImageWriter, error) {
 	dev, err := image.OpenDisk("/dev/"+d.Name, int64(d.SizeBytes))
 	if err != nil {
 		return nil, classify(err)

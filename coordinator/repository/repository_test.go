@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
@@ -34,7 +35,7 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := intent.ScanManifest(strings.NewReader(body))
+	m, err := chunk.ScanManifest(strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

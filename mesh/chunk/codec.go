@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // ErrBad: the bytes are not the chunk: wrong length, wrong hash, or a frame that does not decode to that length. Whoever sent
@@ -21,14 +19,14 @@ type Codec struct {
 
 // New returns a Codec. The level is the library's default: at 1 MiB chunks a higher one costs three times the CPU for 3 %.
 func New() (*Codec, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(intent.ChunkSize))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(Size))
 	if err != nil {
 		return nil, fmt.Errorf("cannot make zstd encoder: %w", err)
 	}
 	dec, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(2), // how many Decodes run at once; the rest wait
-		zstd.WithDecoderMaxMemory(intent.MaxChunkSize),
-		zstd.WithDecoderMaxWindow(intent.MaxChunkSize), // no frame of ours needs more than one chunk
+		zstd.WithDecoderMaxMemory(MaxSize),
+		zstd.WithDecoderMaxWindow(MaxSize), // no frame of ours needs more than one chunk
 		zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("cannot make zstd decoder: %w", err)
@@ -45,9 +43,9 @@ func (c *Codec) Encode(raw []byte) (frame []byte, ok bool) {
 	return frame, len(frame) < len(raw)
 }
 
-// Decode returns exactly rawLen octets, 0 to intent.MaxChunkSize, in a new slice. Errors: ErrBad.
+// Decode returns exactly rawLen octets, 0 to MaxSize, in a new slice. Errors: ErrBad.
 func (c *Codec) Decode(frame []byte, rawLen int) ([]byte, error) {
-	if rawLen < 0 || rawLen > intent.MaxChunkSize {
+	if rawLen < 0 || rawLen > MaxSize {
 		return nil, fmt.Errorf("cannot decode chunk: %w: length %d", ErrBad, rawLen)
 	}
 	b, err := c.dec.DecodeAll(frame, make([]byte, 0, rawLen))

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 func TestCodec(t *testing.T) {
@@ -30,7 +28,7 @@ func TestCodec(t *testing.T) {
 		if err != nil || !bytes.Equal(got, raw) {
 			t.Fatalf("decode: %v", err)
 		}
-		for _, n := range []int{len(raw) - 1, len(raw) + 1, -1, intent.MaxChunkSize + 1} {
+		for _, n := range []int{len(raw) - 1, len(raw) + 1, -1, MaxSize + 1} {
 			if _, err := c.Decode(frame, n); !errors.Is(err, ErrBad) {
 				t.Fatalf("decode to %d of %d: %v, want ErrBad", n, len(raw), err)
 			}
@@ -40,7 +38,7 @@ func TestCodec(t *testing.T) {
 		}
 	}
 	f(bytes.Repeat([]byte("skerry"), 1000), true)
-	f(make([]byte, intent.MaxChunkSize), true)
+	f(make([]byte, MaxSize), true)
 	f(noise, false)
 }
 
@@ -57,7 +55,7 @@ func TestBomb(t *testing.T) {
 	}
 	bomb := w.EncodeAll(make([]byte, 64<<20), nil)
 	n := testing.AllocsPerRun(1, func() {
-		if _, err := c.Decode(bomb, intent.ChunkSize); !errors.Is(err, ErrBad) {
+		if _, err := c.Decode(bomb, Size); !errors.Is(err, ErrBad) {
 			t.Fatalf("bomb: %v", err)
 		}
 	})

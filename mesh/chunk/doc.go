@@ -1,13 +1,15 @@
-// Package chunk compresses and decompresses one chunk of an asset with zstd.
+// Package chunk is how an asset is cut: the manifest that lists the hashes of its chunks, and one chunk compressed with zstd.
 //
-// Holds: Codec (Encode, Decode) and ErrBad, the verdict on bytes that are not the chunk they claim to be.
+// Holds: Manifest (scan, encode, strict parse, verify a chunk), Codec (Encode, Decode) and ErrBad, the verdict on bytes that are
+// not the chunk they claim to be.
 //
-// Imported by: mesh/swarm, storage/blob, coordinator/repository and cmd/skerry-installer. It imports mesh/intent only.
+// Imported by: mesh/swarm, storage/blob, storage/image, boot/install, coordinator/repository and cmd/skerry-installer. It imports
+// mesh/intent only.
 //
 // Promises: 7 (callers compare the hash; ErrBad is the one name for a mismatch), 12 (a decoder never produces more than the
 // length that the manifest names, and never keeps a window above 4 MiB, whatever the frame says).
 //
 // Concurrency: a Codec is safe for concurrent use; it starts no goroutine that outlives a call.
 //
-// Tests: tables here; FuzzDecode.
+// Tests: tables here; FuzzDecode, FuzzParseManifest.
 package chunk

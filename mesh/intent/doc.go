@@ -1,7 +1,7 @@
 // Package intent is the model: the kinds that operators and users write, the entries that carry them to a site, and the
-// small types (digests, manifests, epochs, claims, permissions) that every room speaks.
+// small types (digests, epochs, claims, permissions) that every room speaks.
 //
-// Holds: kinds with Validate, strict JSON decoding, chain entries and heads, asset manifests, claim and effect types, the
+// Holds: kinds with Validate, strict JSON decoding, chain entries and heads, claim and effect types, the
 // authorisation table. No I/O, no clock, no goroutine.
 //
 // Imported by: every room. It imports the standard library only; test/arch refuses anything else.
@@ -12,5 +12,5 @@
 //
 // Concurrency: values only; safe for concurrent reads.
 //
-// Tests: tables and goldens beside each file; FuzzDecodeObject, FuzzDecodeEntry, FuzzParseManifest, FuzzParseDigest.
+// Tests: tables and goldens beside each file; FuzzDecodeObject, FuzzDecodeEntry, FuzzParseDigest.
 package intent

@@ -285,6 +285,9 @@ func (r AddrRange) overlaps(o AddrRange) bool {
 	return (err == nil && r.Contains(from)) || (err2 == nil && o.Contains(mine))
 }
 
+// MaxAssetSize bounds one asset, in octets: 1 TiB.
+const MaxAssetSize = 1 << 40
+
 // AssetSpec is immutable bytes by digest.
 type AssetSpec struct {
 	Digest   Digest `json:"digest"`

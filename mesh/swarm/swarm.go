@@ -18,10 +18,10 @@ import (
 
 // Store is what the swarm needs of storage/blob.
 type Store interface {
-	Manifest(d intent.Digest) (*intent.Manifest, error)
+	Manifest(d intent.Digest) (*chunk.Manifest, error)
 	ReadChunk(d intent.Digest, i int, buf []byte) ([]byte, error)
 	Have(d intent.Digest) (have []byte, complete bool, err error)
-	Put(ctx context.Context, m *intent.Manifest) error
+	Put(ctx context.Context, m *chunk.Manifest) error
 	WriteChunk(d intent.Digest, i int, b []byte) error
 }
 
@@ -61,7 +61,7 @@ type handler struct {
 	log   *slog.Logger
 }
 
-func (h *handler) asset(w http.ResponseWriter, r *http.Request) (intent.Digest, *intent.Manifest, bool) {
+func (h *handler) asset(w http.ResponseWriter, r *http.Request) (intent.Digest, *chunk.Manifest, bool) {
 	d, err := intent.ParseDigest(r.PathValue("digest"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -132,7 +132,7 @@ func writeFrame(w io.Writer, codec *chunk.Codec, i int, raw []byte) error {
 }
 
 // readFrame reads one DATA frame that must hold chunk i of m, and returns its raw bytes, not yet verified.
-func readFrame(r io.Reader, codec *chunk.Codec, m *intent.Manifest, i int) ([]byte, error) {
+func readFrame(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int) ([]byte, error) {
 	var h [headerSize + dataHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func (s Source) get(ctx context.Context, path string) (*http.Response, error) {
 }
 
 // manifest asks for a manifest and checks that it is the signed one.
-func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*intent.Manifest, error) {
+func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Manifest, error) {
 	ctx, cancel := context.WithTimeout(ctx, chunkWait)
 	defer cancel()
 	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/manifest")
@@ -187,14 +187,14 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*intent.Ma
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, intent.MaxManifestSize+1))
+	b, err := io.ReadAll(io.LimitReader(res.Body, chunk.MaxManifestSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
 	}
 	if intent.DigestOf(b) != want {
 		return nil, fmt.Errorf("cannot use manifest from %s: %w: not the signed one", s.Name, ErrBadSource)
 	}
-	m, err := intent.ParseManifest(b)
+	m, err := chunk.ParseManifest(b)
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +287,7 @@ func missing(have []byte, chunks int) (first, n int) {
 }
 
 // run asks for n chunks and stores each. Fewer than asked for is an error unless at least one came.
-func run(ctx context.Context, store Store, m *intent.Manifest, codec *chunk.Codec, s Source, first, n int, p Progress) error {
+func run(ctx context.Context, store Store, m *chunk.Manifest, codec *chunk.Codec, s Source, first, n int, p Progress) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	silent := time.AfterFunc(chunkWait, cancel)

@@ -25,14 +25,14 @@ import (
 )
 
 // content has 20 chunks; chunks 1 to 4 compress, the last one is short.
-func content(t testing.TB) ([]byte, *intent.Manifest) {
+func content(t testing.TB) ([]byte, *chunk.Manifest) {
 	t.Helper()
-	b := make([]byte, 19*intent.ChunkSize+100)
+	b := make([]byte, 19*chunk.Size+100)
 	rand.NewChaCha8([32]byte{2}).Read(b)
-	for i := intent.ChunkSize; i < 5*intent.ChunkSize; i++ {
+	for i := chunk.Size; i < 5*chunk.Size; i++ {
 		b[i] = byte(i >> 16)
 	}
-	m, err := intent.ScanManifest(bytes.NewReader(b))
+	m, err := chunk.ScanManifest(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func content(t testing.TB) ([]byte, *intent.Manifest) {
 
 // mem is a Store in memory. It checks what it is given, as storage/blob does, and gives out what it is told to.
 type mem struct {
-	m     *intent.Manifest
+	m     *chunk.Manifest
 	b     []byte
 	have  []byte
 	holes map[int]bool // chunks that ReadChunk does not have
@@ -53,7 +53,7 @@ type mem struct {
 
 var errAbsent = errors.New("absent")
 
-func newMem(m *intent.Manifest, b []byte) *mem {
+func newMem(m *chunk.Manifest, b []byte) *mem {
 	s := &mem{m: m, b: b}
 	if m != nil {
 		s.have = bytes.Repeat([]byte{0xff}, (len(m.Chunks)+7)/8)
@@ -61,7 +61,7 @@ func newMem(m *intent.Manifest, b []byte) *mem {
 	return s
 }
 
-func (s *mem) Manifest(d intent.Digest) (*intent.Manifest, error) {
+func (s *mem) Manifest(d intent.Digest) (*chunk.Manifest, error) {
 	if s.m == nil || d != s.m.Content {
 		return nil, errAbsent
 	}
@@ -85,7 +85,7 @@ func (s *mem) Have(intent.Digest) ([]byte, bool, error) {
 	return s.have, first == len(s.m.Chunks), nil
 }
 
-func (s *mem) Put(_ context.Context, m *intent.Manifest) error {
+func (s *mem) Put(_ context.Context, m *chunk.Manifest) error {
 	s.puts++
 	s.m, s.b, s.have = m, make([]byte, m.Size), make([]byte, (len(m.Chunks)+7)/8)
 	return s.full
@@ -190,7 +190,7 @@ func TestBreaksOff(t *testing.T) {
 	inner := NewHandler(newMem(m, b), slog.New(slog.DiscardHandler))
 	cut := source(t, "a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/chunks") {
-			inner.ServeHTTP(&short{ResponseWriter: w, left: intent.ChunkSize + intent.ChunkSize/2}, r)
+			inner.ServeHTTP(&short{ResponseWriter: w, left: chunk.Size + chunk.Size/2}, r)
 			panic(http.ErrAbortHandler) // the connection ends without the end of its answer
 		}
 		inner.ServeHTTP(w, r)
@@ -284,7 +284,7 @@ func TestManifestMustBeTheSignedOne(t *testing.T) {
 		}
 	}))
 	small := make([]byte, 10)
-	sm, err := intent.ScanManifest(bytes.NewReader(small))
+	sm, err := chunk.ScanManifest(bytes.NewReader(small))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestHandlerRefuses(t *testing.T) {
 // FuzzReadFrame: whatever a source sends, what comes out is no longer than the chunk, and nothing panics.
 func FuzzReadFrame(f *testing.F) {
 	raw := []byte(strings.Repeat("skerry", 100))
-	m, err := intent.ScanManifest(bytes.NewReader(raw))
+	m, err := chunk.ScanManifest(bytes.NewReader(raw))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -64,19 +64,19 @@ func (b *bench) crash(t *testing.T) {
 }
 
 // content has 5 chunks, the third of them zeros, the last one short.
-func content(t *testing.T) ([]byte, *intent.Manifest) {
+func content(t *testing.T) ([]byte, *chunk.Manifest) {
 	t.Helper()
-	b := make([]byte, 4*intent.ChunkSize+12345)
+	b := make([]byte, 4*chunk.Size+12345)
 	rand.NewChaCha8([32]byte{1}).Read(b)
-	clear(b[2*intent.ChunkSize : 3*intent.ChunkSize])
-	m, err := intent.ScanManifest(bytes.NewReader(b))
+	clear(b[2*chunk.Size : 3*chunk.Size])
+	m, err := chunk.ScanManifest(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b, m
 }
 
-func part(b []byte, m *intent.Manifest, i int) []byte {
+func part(b []byte, m *chunk.Manifest, i int) []byte {
 	off, n := m.ChunkRange(i)
 	return b[off : off+int64(n)]
 }
@@ -96,7 +96,7 @@ func readAll(t *testing.T, s *Store, d intent.Digest) []byte {
 }
 
 func TestZeroChunk(t *testing.T) {
-	if zeroChunk() != intent.DigestOf(make([]byte, intent.ChunkSize)) {
+	if zeroChunk() != intent.DigestOf(make([]byte, chunk.Size)) {
 		t.Fatal("zeroChunk is wrong")
 	}
 }
@@ -173,7 +173,7 @@ func TestCrashKeepsCheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte("rot"), intent.ChunkSize+5); err != nil {
+	if _, err := f.WriteAt([]byte("rot"), chunk.Size+5); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
@@ -203,7 +203,7 @@ func TestDamageIsNeverServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte("rot"), 3*intent.ChunkSize+100); err != nil {
+	if _, err := f.WriteAt([]byte("rot"), 3*chunk.Size+100); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
@@ -213,7 +213,7 @@ func TestDamageIsNeverServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(r)
-	if !errors.Is(err, ErrCorrupt) || len(got) != 3*intent.ChunkSize || !bytes.Equal(got, want[:len(got)]) {
+	if !errors.Is(err, ErrCorrupt) || len(got) != 3*chunk.Size || !bytes.Equal(got, want[:len(got)]) {
 		t.Fatalf("read %d octets, %v; want the 3 good chunks and ErrCorrupt", len(got), err)
 	}
 	if _, err := b.s.Open(m.Content); !errors.Is(err, ErrPending) {

@@ -42,15 +42,15 @@ func (b bitmap) count() int {
 }
 
 // isZero tells whether chunk i holds nothing but zeros: it is a hole and need not be fetched.
-func isZero(m *intent.Manifest, i int) bool {
+func isZero(m *chunk.Manifest, i int) bool {
 	_, n := m.ChunkRange(i)
-	if n == int(m.ChunkSize) && n == intent.ChunkSize {
+	if n == int(m.ChunkSize) && n == chunk.Size {
 		return m.Chunks[i] == zeroChunk()
 	}
 	return m.Chunks[i] == sha256.Sum256(make([]byte, n))
 }
 
-// zeroChunk is the SHA-256 of intent.ChunkSize zero octets: a constant of the layout, checked in a test.
+// zeroChunk is the SHA-256 of chunk.Size zero octets: a constant of the layout, checked in a test.
 func zeroChunk() intent.Digest {
 	return intent.Digest{
 		0x30, 0xe1, 0x49, 0x55, 0xeb, 0xf1, 0x35, 0x22, 0x66, 0xdc, 0x2f, 0xf8, 0x06, 0x7e, 0x68, 0x10,
@@ -65,7 +65,7 @@ func (e *entry) isComplete() bool {
 }
 
 // Manifest returns the manifest of an asset, complete or not. Errors: ErrAbsent.
-func (s *Store) Manifest(d intent.Digest) (*intent.Manifest, error) {
+func (s *Store) Manifest(d intent.Digest) (*chunk.Manifest, error) {
 	e, err := s.entry(d)
 	if err != nil {
 		return nil, err
@@ -241,7 +241,7 @@ func (s *Store) Open(d intent.Digest) (io.ReadSeekCloser, error) {
 type reader struct {
 	s   *Store
 	d   intent.Digest
-	m   *intent.Manifest
+	m   *chunk.Manifest
 	pos int64
 	at  int // chunk in buf, -1 none
 	buf []byte

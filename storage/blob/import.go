@@ -7,12 +7,12 @@ import (
 	"io"
 	"os"
 
-	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 )
 
 // Import reads r to its end as a new asset and returns its manifest. It is complete when Import returns nil; an interrupted
 // import leaves a temporary file that the next Open deletes. limit bounds the octets read. Errors: ErrFull.
-func (s *Store) Import(ctx context.Context, r io.Reader, limit int64) (*intent.Manifest, error) {
+func (s *Store) Import(ctx context.Context, r io.Reader, limit int64) (*chunk.Manifest, error) {
 	f, err := os.CreateTemp(s.cfg.Dir, "import-*.tmp")
 	if err != nil {
 		return nil, fmt.Errorf("cannot import asset: %w", err)
@@ -42,9 +42,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, limit int64) (*intent.M
 	return m, s.adopt(m.Content, e)
 }
 
-func (s *Store) importTo(ctx context.Context, f *os.File, r io.Reader, limit int64) (*intent.Manifest, error) {
+func (s *Store) importTo(ctx context.Context, f *os.File, r io.Reader, limit int64) (*chunk.Manifest, error) {
 	w := &spaceWriter{s: s, ctx: ctx, f: f}
-	m, err := intent.ScanManifest(io.TeeReader(r, w))
+	m, err := chunk.ScanManifest(io.TeeReader(r, w))
 	if err != nil {
 		return nil, err
 	}

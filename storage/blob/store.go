@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -61,7 +62,7 @@ type Store struct {
 
 // entry is one asset. Its file stays open while the Store lives: 64 assets are common, 20,000 descriptors the limit.
 type entry struct {
-	m    *intent.Manifest
+	m    *chunk.Manifest
 	file *os.File
 
 	mu       sync.Mutex // guards what follows; no hashing under it
@@ -173,13 +174,13 @@ func (s *Store) load(key string, value []byte) error {
 	return nil
 }
 
-func readManifest(path string, want intent.Digest) (*intent.Manifest, error) {
+func readManifest(path string, want intent.Digest) (*chunk.Manifest, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read manifest: %w", err)
 	}
-	if fi.Size() > intent.MaxManifestSize {
-		return nil, fmt.Errorf("cannot read manifest: %w: %d octets", intent.ErrManifest, fi.Size())
+	if fi.Size() > chunk.MaxManifestSize {
+		return nil, fmt.Errorf("cannot read manifest: %w: %d octets", chunk.ErrManifest, fi.Size())
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -188,7 +189,7 @@ func readManifest(path string, want intent.Digest) (*intent.Manifest, error) {
 	if intent.DigestOf(b) != want {
 		return nil, fmt.Errorf("cannot read manifest: %w", ErrCorrupt)
 	}
-	return intent.ParseManifest(b)
+	return chunk.ParseManifest(b)
 }
 
 // recheck hashes the chunks of the last checkpoint again: a disk that lied about its cache loses the newest first.
@@ -220,7 +221,7 @@ func (s *Store) entry(d intent.Digest) (*entry, error) {
 // Put makes room for an asset: sparse file, manifest and record, durable when it returns nil. Zero chunks count as present at
 // once. An asset already there is left as it is. m must be the manifest that the signed Asset names: Put trusts its Content.
 // Errors: ErrFull.
-func (s *Store) Put(ctx context.Context, m *intent.Manifest) error {
+func (s *Store) Put(ctx context.Context, m *chunk.Manifest) error {
 	if _, err := s.entry(m.Content); err == nil {
 		return nil
 	}
@@ -275,12 +276,12 @@ func (s *Store) adopt(d intent.Digest, e *entry) error {
 	return nil
 }
 
-func newEntry(m *intent.Manifest, f *os.File) *entry {
+func newEntry(m *chunk.Manifest, f *os.File) *entry {
 	n := len(m.Chunks)
 	return &entry{m: m, file: f, have: newBitmap(n), verified: newBitmap(n), saved: newBitmap(n), last: time.Now(), lastUsed: time.Now()}
 }
 
-func (s *Store) writeManifest(m *intent.Manifest) error {
+func (s *Store) writeManifest(m *chunk.Manifest) error {
 	path := s.path(m.Content, ".manifest")
 	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
@@ -111,9 +111,9 @@ func rawImage(size int) []byte {
 	return b
 }
 
-func manifest(t testing.TB, b []byte) *intent.Manifest {
+func manifest(t testing.TB, b []byte) *chunk.Manifest {
 	t.Helper()
-	m, err := intent.ScanManifest(bytes.NewReader(b))
+	m, err := chunk.ScanManifest(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func seed() map[string]string {
 }
 
 // install writes img to d in the order in which an installer does.
-func install(d Device, m *intent.Manifest, img []byte) (*Writer, error) {
+func install(d Device, m *chunk.Manifest, img []byte) (*Writer, error) {
 	w, err := NewWriter(d, m)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -34,7 +35,7 @@ func (e *ChunkError) BadChunk() int { return e.Chunk }
 // Writer writes one image to one disk. The order: Start with block 0, Put all others, Verify, Finish; Abort at any failure.
 type Writer struct {
 	dev    Device
-	m      *intent.Manifest
+	m      *chunk.Manifest
 	per    int // chunks in a block
 	zero   intent.Digest
 	head   []byte // first MiB of the image, from Start on
@@ -47,7 +48,7 @@ type Writer struct {
 }
 
 // NewWriter checks that the image fits the disk. Nothing is written. Errors: ErrTooSmall, ErrFormat (shorter than a MiB).
-func NewWriter(dev Device, m *intent.Manifest) (*Writer, error) {
+func NewWriter(dev Device, m *chunk.Manifest) (*Writer, error) {
 	if m.Size < headBytes || m.Size%sector != 0 {
 		return nil, fmt.Errorf("cannot write an image of %d octets: %w", m.Size, ErrFormat)
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
@@ -61,7 +62,7 @@ type scenario struct {
 type site struct {
 	scenario
 	key      ed25519.PrivateKey
-	manifest *intent.Manifest
+	manifest *chunk.Manifest
 
 	mu     sync.Mutex // guards what follows
 	hellos int
@@ -205,7 +206,7 @@ func installBareDisk(t testing.TB, sc scenario) (context.Context, *vm.Machine, *
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := intent.ScanManifest(bytes.NewReader(img))
+	m, err := chunk.ScanManifest(bytes.NewReader(img))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/install/ramdisk"
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/storage/image"
 	"github.com/skerry-metal/skerry/test/bench"
@@ -139,7 +140,7 @@ func installGuest(b *testing.B, path string) time.Duration {
 
 func newSite(tb testing.TB, img []byte, sc scenario) *site {
 	tb.Helper()
-	m, err := intent.ScanManifest(bytes.NewReader(img))
+	m, err := chunk.ScanManifest(bytes.NewReader(img))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -353,7 +354,7 @@ func installHost(b *testing.B, path string) (write, whole time.Duration) {
 				Disks: []inventory.Disk{{Name: "disk", Serial: diskSerial, SizeBytes: hostImage + spare}},
 			}, nil
 		},
-		Open: func(d inventory.Disk, m *intent.Manifest) (install.ImageWriter, error) {
+		Open: func(d inventory.Disk, m *chunk.Manifest) (install.ImageWriter, error) {
 			dev := fileDisk{to}
 			w, err := image.NewWriter(dev, m)
 			disk = &timedDisk{Writer: w, dev: dev, begun: time.Now()}

@@ -1,4 +1,4 @@
-package intent
+package chunk
 
 import (
 	"crypto/sha256"
@@ -6,24 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // Manifest lists the chunk hashes of one asset. It is a pure function of (bytes, layout), so it needs no signature of its
 // own: the signed Asset document names its digest (mesh.md section 4). Only the fixed layout is built; cdc is refused.
 type Manifest struct {
-	ChunkSize uint32   // octets of every chunk but the last, 4 KiB to 4 MiB, a power of two
-	Size      uint64   // octets of the asset, 0 to 1 TiB
-	Content   Digest   // SHA-256 of the whole asset: its identity
-	Chunks    []Digest // ceil(Size/ChunkSize) hashes, in order
+	ChunkSize uint32          // octets of every chunk but the last, 4 KiB to 4 MiB, a power of two
+	Size      uint64          // octets of the asset, 0 to 1 TiB
+	Content   intent.Digest   // SHA-256 of the whole asset: its identity
+	Chunks    []intent.Digest // ceil(Size/ChunkSize) hashes, in order
 }
 
 // The bounds of a manifest, checked before anything is allocated.
 const (
-	ChunkSize       = 1 << 20 // layout fixed-1MiB
-	MinChunkSize    = 4 << 10
-	MaxChunkSize    = 4 << 20
+	Size            = 1 << 20 // layout fixed-1MiB
+	MinSize         = 4 << 10
+	MaxSize         = 4 << 20
 	MaxChunks       = 1 << 20
-	MaxAssetSize    = 1 << 40
 	manifestHeader  = 72
 	MaxManifestSize = manifestHeader + MaxChunks*sha256.Size
 )
@@ -35,9 +36,9 @@ const manifestMagic = "SKRMAN01"
 
 // ScanManifest reads r to its end and returns the manifest of what it read, in the fixed 1 MiB layout.
 func ScanManifest(r io.Reader) (*Manifest, error) {
-	m := &Manifest{ChunkSize: ChunkSize}
+	m := &Manifest{ChunkSize: Size}
 	whole := sha256.New()
-	buf := make([]byte, ChunkSize)
+	buf := make([]byte, Size)
 	for {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
@@ -45,7 +46,7 @@ func ScanManifest(r io.Reader) (*Manifest, error) {
 				return nil, fmt.Errorf("cannot scan asset: %w: more than %d chunks", ErrManifest, MaxChunks)
 			}
 			whole.Write(buf[:n])
-			m.Chunks = append(m.Chunks, DigestOf(buf[:n]))
+			m.Chunks = append(m.Chunks, intent.DigestOf(buf[:n]))
 			m.Size += uint64(n)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -70,7 +71,7 @@ func (m *Manifest) VerifyChunk(i int, b []byte) bool {
 		return false
 	}
 	_, n := m.ChunkRange(i)
-	return len(b) == n && DigestOf(b) == m.Chunks[i]
+	return len(b) == n && intent.DigestOf(b) == m.Chunks[i]
 }
 
 // Encode returns the wire form of mesh.md section 4, big-endian.
@@ -92,7 +93,7 @@ func (m *Manifest) Encode() []byte {
 }
 
 // Digest returns the SHA-256 of Encode: what an Asset document names as its manifest.
-func (m *Manifest) Digest() Digest { return DigestOf(m.Encode()) }
+func (m *Manifest) Digest() intent.Digest { return intent.DigestOf(m.Encode()) }
 
 // ParseManifest reads what Encode wrote. Everything is checked before the table is allocated; b is not kept.
 // Errors: ErrManifest.
@@ -108,20 +109,20 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	switch {
 	case b[8] != 1 || b[9] != 1 || b[10] != 0 || b[11] != 0:
 		return bad("layout or hash not known")
-	case chunk < MinChunkSize || chunk > MaxChunkSize || chunk&(chunk-1) != 0:
+	case chunk < MinSize || chunk > MaxSize || chunk&(chunk-1) != 0:
 		return bad("chunk size")
 	case be.Uint32(b[28:]) != chunk || be.Uint32(b[32:]) != chunk || be.Uint32(b[36:]) != 0:
 		return bad("chunk bounds")
-	case size > MaxAssetSize || count > MaxChunks:
+	case size > intent.MaxAssetSize || count > MaxChunks:
 		return bad("too large")
 	case uint64(count) != (size+uint64(chunk)-1)/uint64(chunk):
 		return bad("chunk count does not fit the size")
 	case len(b) != manifestHeader+int(count)*sha256.Size:
 		return bad("table length")
 	}
-	m := &Manifest{ChunkSize: chunk, Size: size, Content: Digest(b[40:72]), Chunks: make([]Digest, count)}
+	m := &Manifest{ChunkSize: chunk, Size: size, Content: intent.Digest(b[40:72]), Chunks: make([]intent.Digest, count)}
 	for i := range m.Chunks {
-		m.Chunks[i] = Digest(b[manifestHeader+i*sha256.Size:])
+		m.Chunks[i] = intent.Digest(b[manifestHeader+i*sha256.Size:])
 	}
 	return m, nil
 }
