@@ -275,7 +275,7 @@ func (a *Agent) wireSite() {
 	})
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: a.keys.Web, Sign: a.keys.Sign,
-		BootKeys: a.members.BootKeys, Control: a.control, Owner: a.mesh.Owner, Fresh: a.fresh.Fresh,
+		BootKeys: a.members.BootKeys, Control: a.control, Owners: a.mesh.Owners, Fresh: a.fresh.Fresh,
 		Forward: a.mesh.Forward, Blobs: a.blobs, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -262,8 +263,8 @@ func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, actio
 	if site != b.w.ID() || !ok {
 		return nil, api.ErrNotFound
 	}
-	if owner := b.mesh.Owner("machine/" + machine); owner != b.info.ID && action != "status" {
-		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", owner, machine))
+	if action != "status" && !b.control.Owns(machine) {
+		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", strings.Join(b.mesh.Owners("machine/"+machine), " or "), machine))
 	}
 	p, effect, err := b.control.Power(ctx, v, action)
 	if err != nil {

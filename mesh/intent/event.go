@@ -41,6 +41,7 @@ type MachineStatus struct {
 	Reason      string       `json:"reason,omitempty"`
 	MachineType string       `json:"machineType,omitempty"`
 	Instance    string       `json:"instance,omitempty"` // PROJECT/ARRAY/INDEX
+	InstanceUID string       `json:"instanceUID,omitempty"`
 	Project     string       `json:"project,omitempty"`
 	Generation  uint64       `json:"generation,omitempty"` // of the allocation
 	Attempts    int          `json:"attempts,omitempty"`

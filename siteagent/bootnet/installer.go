@@ -35,7 +35,7 @@ type installers struct {
 	control  *reconcile.Controller
 	// forward asks the agent that owns the machine for the permission.
 	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
-	owner   func(id string) string
+	owners  func(id string) []string
 	fresh   func(ctx context.Context, b reconcile.Binding) (string, error)
 	log     *slog.Logger
 

@@ -101,7 +101,7 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	s := New(Config{
 		Site: b.site, Self: id, Domain: "edge.example", Sign: func() ed25519.PrivateKey { return author.Writer }, Control: control, Log: log,
 		BootKeys: func() ([]seal.Secret, error) { return b.keys, nil },
-		Owner:    func(string) string { return id },
+		Owners:   func(string) []string { return []string{id} },
 		Fresh: func(context.Context, reconcile.Binding) (string, error) {
 			if b.stale != nil {
 				return "", b.stale

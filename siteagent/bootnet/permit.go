@@ -24,13 +24,18 @@ func (i *installers) Permit(ctx context.Context, session string, r install.Permi
 	if err != nil {
 		return install.PermissionEnvelope{}, err
 	}
-	if owner := i.owner("machine/" + s.Machine); owner != i.self {
-		if owner == "" {
-			return install.PermissionEnvelope{}, install.ErrBusy
+	env, err := install.PermissionEnvelope{}, install.ErrBusy
+	for _, owner := range i.owners("machine/" + s.Machine) {
+		if owner == i.self {
+			env, err = i.permit(ctx, s, r)
+		} else {
+			env, err = i.forward(ctx, owner, session, r)
 		}
-		return i.forward(ctx, owner, session, r)
+		if !errors.Is(err, install.ErrBusy) {
+			break
+		}
 	}
-	return i.permit(ctx, s, r)
+	return env, err
 }
 
 func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.PermissionRequest) (install.PermissionEnvelope, error) {

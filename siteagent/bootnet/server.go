@@ -38,7 +38,7 @@ type Config struct {
 	// BootKeys returns the site's boot keys: the one that makes tokens, then those that verify still.
 	BootKeys func() ([]seal.Secret, error)
 	Control  *reconcile.Controller
-	Owner    func(device string) string // the agent that owns it now; empty: nobody
+	Owners   func(device string) []string // who acts on it now, the likeliest first; empty: nobody
 	// Fresh says by what a binding's machine may be written now: quota, beacon or operator. Errors: why it waits, with the way out.
 	Fresh func(ctx context.Context, b reconcile.Binding) (string, error)
 	// Forward asks the owner of a machine for a permission.
@@ -59,7 +59,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	inst := &installers{
 		w: cfg.Site, self: cfg.Self, domain: cfg.Domain, sign: cfg.Sign, bootKeys: cfg.BootKeys, control: cfg.Control, forward: cfg.Forward,
-		owner: cfg.Owner, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
+		owners: cfg.Owners, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
 	}
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
 		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, log: cfg.Log, events: make(chan claim.Draft, maxPending),

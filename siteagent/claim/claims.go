@@ -92,6 +92,32 @@ func NewClaims(db *state.DB, self, boot string, sight Sight, remote Remote, log 
 	}
 }
 
+// Holder returns the live agent that holds id, as far as this agent has promised it; empty: nobody, or nobody that it knows of.
+func (c *Claims) Holder(id string) string {
+	p, err := c.own.load(id)
+	if err != nil || p.Owner == "" || p.Released {
+		return ""
+	}
+	_, members := c.sight.Members()
+	if i := slices.IndexFunc(members, func(m Member) bool { return m.ID == p.Owner }); i < 0 || !members[i].usable(c.now()) {
+		return ""
+	}
+	return p.Owner
+}
+
+// Strange tells that a device holds a higher epoch than any that this agent knows of: somebody whom it did not hear drove it.
+func (c *Claims) Strange(ctx context.Context, id string, fence Fence) (bool, error) {
+	p, err := c.own.load(id)
+	if err != nil {
+		return false, err
+	}
+	e, _, err := fence.ReadFence(ctx)
+	if err != nil {
+		return false, fmt.Errorf("cannot read fence of %s: %w", id, err)
+	}
+	return e.Compare(p.Epoch) > 0, nil
+}
+
 // Held returns the claim on id if this process holds it.
 func (c *Claims) Held(id string) (intent.Claim, bool) {
 	c.mu.Lock()
@@ -102,11 +128,17 @@ func (c *Claims) Held(id string) (intent.Claim, bool) {
 
 // Acquire claims id: own promise, then the others'; with a majority it is granted, with one of two agents dead for HoldOff
 // a hard fence decides. The device's fence, if any, is raised before Acquire returns. Callers of one process ask one after
-// another and share the claim. Errors: ErrNoMajority, *Refusal.
+// another and share the claim. One that the fence alone granted is asked for again, under a new epoch, once a peer is alive:
+// that one has promised nothing, and would confirm nothing. Errors: ErrNoMajority, *Refusal.
 func (c *Claims) Acquire(ctx context.Context, id string, fence Fence) (intent.Claim, error) {
 	for {
+		witness := c.witness()
 		c.mu.Lock()
 		h, ok := c.held[id]
+		if ok && h.hard && witness {
+			delete(c.held, id)
+			ok = false
+		}
 		other := c.asking[id]
 		if !ok && other == nil {
 			c.asking[id] = make(chan struct{})
@@ -131,6 +163,12 @@ func (c *Claims) Acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 		delete(c.asking, id)
 	}()
 	return c.acquire(ctx, id, fence)
+}
+
+// witness tells whether a peer is alive that can promise.
+func (c *Claims) witness() bool {
+	_, members := c.sight.Members()
+	return slices.ContainsFunc(members, func(m Member) bool { return m.ID != c.self && m.Alive })
 }
 
 func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Claim, error) {
@@ -324,7 +362,7 @@ func (c *Claims) promise(p Promise, members []Member) error {
 	}
 	return c.own.promise(p, func(agent string) bool {
 		i := slices.IndexFunc(members, func(m Member) bool { return m.ID == agent })
-		return now.Before(until) || (i >= 0 && (members[i].Alive || now.Sub(members[i].Since) < HoldOff))
+		return now.Before(until) || (i >= 0 && members[i].usable(now))
 	})
 }
 

@@ -433,6 +433,7 @@ func (m *model) heal() {
 		}
 	}
 	for _, id := range m.ids {
+		m.goesOn(live, id)
 		for _, a := range live {
 			a.claims.Release(context.Background(), id)
 		}
@@ -446,6 +447,24 @@ func (m *model) heal() {
 				m.fail("invariant 6: all is well and %s cannot confirm %s: %v", a.name, id, err)
 			}
 			a.claims.Release(context.Background(), id)
+		}
+	}
+}
+
+// goesOn wants whoever thinks that he holds id to go on with it, or to know by then that he does not.
+func (m *model) goesOn(live []*modelAgent, id string) {
+	for _, a := range live {
+		if _, ok := a.claims.Held(id); !ok {
+			continue
+		}
+		cl, err := a.claims.Acquire(context.Background(), id, m.fence(id))
+		if err == nil {
+			m.grant(a, cl)
+			err = a.claims.Confirm(context.Background(), cl, m.fence(id))
+		}
+		m.note("%s goes on with %s: %v", a.name, id, err)
+		if _, ok := a.claims.Held(id); err != nil && ok {
+			m.fail("invariant 6: all is well, %s holds %s and cannot go on", a.name, id)
 		}
 	}
 }

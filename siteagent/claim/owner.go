@@ -18,12 +18,15 @@ type Member struct {
 	Since time.Time // of Alive's last change
 }
 
+// usable tells whether an agent counts as living: it does, or it has not been dead for HoldOff.
+func (m Member) usable(now time.Time) bool { return m.Alive || now.Sub(m.Since) < HoldOff }
+
 // Owner returns the agent that owns id: the highest hash among the agents that are alive, or that have not been dead for
 // HoldOff yet. Empty when there is none. Same members, same answer on every agent.
 func Owner(id string, members []Member, now time.Time) string {
 	var usable []string
 	for _, m := range members {
-		if m.Alive || now.Sub(m.Since) < HoldOff {
+		if m.usable(now) {
 			usable = append(usable, m.ID)
 		}
 	}

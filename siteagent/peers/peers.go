@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -342,10 +343,12 @@ func (m *Mesh) permit(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, status, map[string]string{"error": err.Error()})
 }
 
-// Owner returns the agent that owns a device now; empty: nobody.
-func (m *Mesh) Owner(device string) string {
+// Owners returns who acts on a device now, the likeliest first: the holder of its claim, as far as this agent knows, then the
+// natural owner. Empty: nobody.
+func (m *Mesh) Owners(device string) []string {
 	_, members := m.Members()
-	return claim.Owner(device, members, time.Now())
+	out := []string{m.Claims.Holder(device), claim.Owner(device, members, time.Now())}
+	return slices.DeleteFunc(slices.Compact(out), func(agent string) bool { return agent == "" })
 }
 
 // Promises implements claim.Remote.

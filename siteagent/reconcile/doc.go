@@ -13,5 +13,6 @@
 // Concurrency: Controller.Run owns one goroutine per machine that has something to do, and waits for all of them.
 //
 // Tests: every state times every event is a golden (testdata/machine_plan.golden); rapid laws over PlanInstances (sticky,
-// no machine twice, order does not matter); apply against a fake BMC with crashes at each step.
+// no machine twice, order does not matter); apply against a fake BMC with crashes at each step; two agents with real claims and
+// journals that are parted and meet again (pair_test.go).
 package reconcile

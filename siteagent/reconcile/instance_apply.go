@@ -9,12 +9,13 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 )
 
-// instances starts the binding decisions that this agent owns.
+// instances starts the binding decisions that this agent owns. A release belongs to whoever acts on the machine: its claim is
+// not given to anybody else while the machine is being installed.
 func (c *Controller) instances(ctx context.Context, want Want) {
 	v := c.instanceView(want)
 	for _, t := range PlanInstances(v) {
 		id := "binding/" + t.Binding.Instance
-		if c.owns(id) {
+		if (t.Release && c.Owns(t.Binding.Machine)) || (!t.Release && c.owns(id)) {
 			c.start(ctx, id, func(ctx context.Context) error { return c.bind(ctx, id, t, v.Majority) })
 		}
 	}
@@ -55,14 +56,27 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 		}
 		fence = f
 	}
+	if !majority && !t.Release && fence != nil {
+		strange, err := c.cfg.Claims.Strange(ctx, machineID(b.Machine), fence)
+		if err != nil {
+			return err
+		}
+		if strange { // the peer, which is not heard, may have given it away and installed it
+			return fmt.Errorf("cannot bind %s to %s: an agent that is not heard drove the machine; wait for it, or quarantine it", b.Instance, b.Machine)
+		}
+	}
+	own := c.Owns(b.Machine)
 	machine, err := c.cfg.Claims.Acquire(ctx, machineID(b.Machine), fence)
 	if err != nil {
 		return err
 	}
 	epoch := machine.Epoch
-	if !c.owns(machineID(b.Machine)) {
-		defer c.let(ctx, b.Machine) // its owner goes on with it
-	}
+	keep := own && !resting(v.Status)
+	defer func() {
+		if !keep { // its owner goes on with it, or nobody has to
+			c.let(ctx, b.Machine)
+		}
+	}()
 	decision, err := c.cfg.Claims.Acquire(ctx, id, nil)
 	switch {
 	case err == nil:
@@ -73,13 +87,15 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 	case errors.Is(err, claim.ErrNoMajority) && !majority:
 		// The peer is dead: the plan took only the first machine of the instance's order, and the machine's hard fence stands.
 	default:
-		c.let(ctx, b.Machine)
 		return err
 	}
 	if why := t.taken(Bindings(c.cfg.Journal)); why != "" {
-		c.let(ctx, b.Machine)
 		return fmt.Errorf("cannot bind %s to %s: %s", b.Instance, b.Machine, why)
 	}
+	if r, ok := c.cfg.Journal.Latest(KindBinding, b.Instance); ok && r.Epoch.Compare(epoch) > 0 {
+		epoch = r.Epoch // of a decision that was claimed; this one may stand on the machine's claim alone
+	}
+	keep = keep || (own && !t.Release) // it is to be installed
 	kind, msg := "instance.bound", fmt.Sprintf("%s/%s/%d gets %s (%s)", b.Project, b.Array, b.Index, b.Machine, b.Cause)
 	if t.Release {
 		kind, msg = "instance.released", fmt.Sprintf("%s/%s/%d gives %s back", b.Project, b.Array, b.Index, b.Machine)

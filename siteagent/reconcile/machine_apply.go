@@ -86,10 +86,18 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
+// owns tells whether this agent acts on id: it holds the claim, or is the natural owner. Both may be true of two agents; then
+// the holder goes on, and the other is refused until the claim is given back.
 func (c *Controller) owns(id string) bool {
+	if _, held := c.cfg.Claims.Held(id); held {
+		return true
+	}
 	_, members := c.cfg.Members()
 	return claim.Owner(id, members, time.Now()) == c.cfg.Self
 }
+
+// Owns tells whether this agent acts on a machine now.
+func (c *Controller) Owns(machine string) bool { return c.owns(machineID(machine)) }
 
 // start runs fn for id unless one runs or rests. The goroutine belongs to Run.
 func (c *Controller) start(ctx context.Context, id string, fn func(context.Context) error) {

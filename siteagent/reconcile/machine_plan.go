@@ -37,6 +37,7 @@ type MachineView struct {
 	Accepted  *Facts
 	Inventory *Facts
 	Binding   *Binding
+	Successor string // machine that its instance has by a later decision; "" = none
 	Window    *Window
 	Session   *Session
 	LastWord  time.Time // of the session's installer
@@ -222,7 +223,8 @@ func (v MachineView) available() Step {
 	}
 	st := v.enter(intent.StateAllocated, PhaseAssets, "", "machine.allocated", fmt.Sprintf("given to %s/%s/%d", v.Binding.Project, v.Binding.Array, v.Binding.Index))
 	st.Status.Instance = fmt.Sprintf("%s/%s/%d", v.Binding.Project, v.Binding.Array, v.Binding.Index)
-	st.Status.Project, st.Status.Generation, st.Status.Attempts = v.Binding.Project, v.Binding.Generation, 0
+	st.Status.InstanceUID, st.Status.Project = v.Binding.Instance, v.Binding.Project
+	st.Status.Generation, st.Status.Attempts = v.Binding.Generation, 0
 	return st
 }
 
@@ -230,7 +232,7 @@ func (v MachineView) available() Step {
 func (v MachineView) allocated() Step {
 	switch {
 	case v.Binding == nil:
-		return idle() // absence is not deletion (promise 4)
+		return v.unbound()
 	case v.Binding.Released:
 		return v.release()
 	case v.Status.Attempts >= maxAttempts:
@@ -269,7 +271,7 @@ func (v MachineView) netboot(state intent.MachineState, why string) Step {
 // installing follows the installer to the phone-home of the installed system.
 func (v MachineView) installing() Step {
 	if v.Binding == nil {
-		return idle()
+		return v.unbound()
 	}
 	if v.Binding.Released { // its disk is to be erased whatever is half written there
 		return v.release()
@@ -307,16 +309,32 @@ func (v MachineView) installing() Step {
 
 // running belongs to its instance; only a release ends that.
 func (v MachineView) running() Step {
-	if v.Binding != nil && v.Binding.Released {
+	switch {
+	case v.Binding == nil:
+		return v.unbound()
+	case v.Binding.Released:
 		return v.release()
 	}
 	return idle()
 }
 
-func (v MachineView) release() Step {
-	st := v.enter(intent.StateReleasing, "held", "powered off and held: it becomes available only with proof of erasure", "machine.releasing", "released by its instance")
+func (v MachineView) release() Step { return v.off("released by its instance") }
+
+// off powers a machine off that belonged to an instance.
+func (v MachineView) off(why string) Step {
+	st := v.enter(intent.StateReleasing, "held", "powered off and held: it becomes available only with proof of erasure", "machine.releasing", why)
 	st.Action = ActionOff
 	return st
+}
+
+// unbound is a machine with an instance's data that no binding names any more. Where a later decision gave the instance
+// another machine, this one is powered off and held, never erased (mesh.md section 7: a double binding after a heal). That a
+// binding is merely absent is not deletion (promise 4).
+func (v MachineView) unbound() Step {
+	if v.Successor == "" {
+		return idle()
+	}
+	return v.off(fmt.Sprintf("its instance %s has machine %s by a later decision", v.Status.Instance, v.Successor))
 }
 
 // TaskID names the installation that the machine is in: another attempt is another task, with another permission.
@@ -366,7 +384,7 @@ func retryAfter(attempts int) time.Duration {
 func (v MachineView) broken() Step {
 	switch {
 	case v.Binding == nil:
-		return idle()
+		return v.unbound()
 	case v.Binding.Released:
 		return v.release()
 	case v.Status.Attempts >= maxAttempts || v.Now.Sub(v.Status.Since) < retryAfter(v.Status.Attempts):

@@ -47,6 +47,9 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 	for _, o := range c.List(intent.KindMachine) {
 		v := view(j, o.Metadata.Name, s)
 		v.Spec, v.Types, v.Binding = o.Spec.(*intent.MachineSpec), types, byMachine[o.Metadata.Name]
+		if b, ok := bindings[v.Status.InstanceUID]; ok && b.Machine != v.Name {
+			v.Successor = b.Machine
+		}
 		if v.loading() {
 			busy++
 		}
