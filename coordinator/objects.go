@@ -195,7 +195,8 @@ func (o *objects) prepare(ctx context.Context, c *intent.Catalog, p *intent.Obje
 	obj := p.Clone()
 	obj.Status = nil
 	old := c.Get(obj.Key())
-	if m, ok := b.IfMatch[obj.Key()]; ok && (old == nil || (m != "*" && m != api.ETag(old))) {
+	anew := slices.Contains(b.Delete, obj.Key()) // compared when it was deleted, and another object since
+	if m, ok := b.IfMatch[obj.Key()]; ok && !anew && (old == nil || (m != "*" && m != api.ETag(old))) {
 		return change{}, api.ErrPrecondition
 	}
 	if b.IfNone[obj.Key()] && old != nil {
@@ -293,6 +294,7 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 			}
 		}
 	}
+	c.Delete = slices.DeleteFunc(c.Delete, func(k string) bool { _, put := c.Put[k]; return put }) // deleted and made anew
 	line := by.Audit("apply", "", b.Reason)
 	line.Time, line.Did = o.now(), api.AuditDid(results(changes))
 	rev, err := o.audit.Commit(ctx, line, c)

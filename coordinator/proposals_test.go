@@ -242,3 +242,103 @@ func TestRevokedAgentsOverrideWaits(t *testing.T) {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
+
+// TestOverdraftIsReported: two agents of a site that did not hear each other each take what the offline quota has. Both changes
+// stand, and the audit log says so, once, whatever is told again.
+func TestOverdraftIsReported(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	s.apply(`{"kind":"Quota","metadata":{"name":"lon1","project":"acme","site":"lon1"},"spec":{"machines":{"small":9},"offline":{"machines":{"small":1}}}}`)
+	keys := map[string]*seal.Keys{"a1": s.join("lon1", "a1"), "a2": s.join("lon1", "a2")}
+	add := func(agent, name string, base uint64) {
+		t.Helper()
+		doc := strings.NewReplacer(`"name":"web"`, `"name":"`+name+`"`, `"count":2`, `"count":1`).Replace(webOfTwo)
+		got, err := s.propose("lon1", keys[agent], "lon1-"+name, doc, 0, func(d *intent.Override) {
+			d.Agent, d.Base.Seq, d.Charge = agent, base, map[string]int{"small": 1}
+		})
+		if err != nil || got != "adopt" {
+			t.Fatalf("%s: %q, %v", name, got, err)
+		}
+	}
+	overdrafts := func() (out []string) {
+		t.Helper()
+		for _, chain := range s.auditChains("") {
+			for _, r := range chain {
+				if r.Verb == "quota.overdraft" {
+					out = append(out, r.Object+": "+r.Reason)
+				}
+			}
+		}
+		return out
+	}
+	s.sync("lon1")
+	chain := s.chain("lon1")
+	base := chain[len(chain)-1].Seq
+	add("a1", "x", base)
+	if got := overdrafts(); len(got) > 0 {
+		t.Fatalf("one within the quota: %v", got)
+	}
+	for range 2 {
+		add("a2", "y", base)
+		s.restart()
+	}
+	want := []string{"Project acme at lon1: 2 machines of type small were taken offline, 1 are allowed: lon1-x of a1, lon1-y of a2"}
+	if d := cmp.Diff(want, overdrafts()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	s.sync("lon1")
+	chain = s.chain("lon1")
+	add("a1", "z", chain[len(chain)-1].Seq) // it knew the answers to both
+	if got := overdrafts(); len(got) != 1 {
+		t.Errorf("after one that knew: %v", got)
+	}
+}
+
+// TestAdoptedStaysTheSame: an array that was made at the site and here under one name is two arrays. The one that is adopted keeps
+// its uid, and so the machines that it has; the other one gets a tombstone.
+func TestAdoptedStaysTheSame(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	keys := s.join("lon1", "a1")
+	ours := s.object(intent.KindInstanceArray, "acme", "web").Metadata.UID
+	got, err := s.propose("lon1", keys, "lon1-1", webOfTwo, 0, func(d *intent.Override) {
+		d.Object = []byte(strings.Replace(string(d.Object), ours, "0123456789abcdef", 1))
+	})
+	if err != nil || got != "conflict" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if err := s.settle("lon1-1", "adopt", false); err != nil {
+		t.Fatal(err)
+	}
+	if o := s.object(intent.KindInstanceArray, "acme", "web"); o.Metadata.UID != "0123456789abcdef" || o.Spec.(*intent.InstanceArraySpec).Count != 2 {
+		t.Fatalf("the catalog has %s", marshal(t, o))
+	}
+	s.restart()
+	s.sync("lon1")
+	var said []string
+	for _, e := range s.chain("lon1") {
+		body, err := e.DecodeBody()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch b := body.(type) {
+		case *intent.TombstoneBody:
+			for _, o := range b.Objects {
+				if o.UID == ours {
+					said = append(said, "tombstone")
+				}
+			}
+		case *intent.PutBody:
+			for _, o := range b.Objects {
+				if o.UID == "0123456789abcdef" {
+					said = append(said, "put")
+				}
+			}
+		case *intent.AckBody:
+			said = append(said, fmt.Sprintf("%s %d", b.Decision, b.Rev))
+		}
+	}
+	if d := cmp.Diff([]string{"tombstone", "put", "adopt 1"}, said); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}

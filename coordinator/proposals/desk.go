@@ -68,6 +68,9 @@ func (d *Desk) Take(ctx context.Context, site string, env *intent.Envelope) (str
 	if err := d.mayChange(site, o); err != nil {
 		return "", err
 	}
+	if err := d.charge(ctx, site, o); err != nil {
+		return "", err
+	}
 	why := ""
 	switch fits, rev, err := d.fits(ctx, site, o); {
 	case err != nil:
@@ -183,7 +186,9 @@ func (d *Desk) adopt(ctx context.Context, site string, o *intent.Override, by ap
 		return errors.Join(err, d.acknowledge(ctx, site, intent.AckBody{Override: o.ID, Decision: Adopt}))
 	default:
 		b.Put = []*intent.Object{obj}
-		if have != nil {
+		if have != nil && have.Metadata.UID != obj.Metadata.UID { // made at both, or made anew here: the site's one stays, with its machines
+			b.Delete, b.IfMatch = []intent.Key{o.Key}, map[intent.Key]string{o.Key: api.ETag(have)}
+		} else if have != nil {
 			b.IfMatch, rev = map[intent.Key]string{o.Key: api.ETag(have)}, have.Metadata.Rev+1
 		}
 	}
@@ -208,7 +213,7 @@ func (d *Desk) acknowledge(ctx context.Context, site string, ack intent.AckBody)
 	if err == nil || !errors.Is(err, store.ErrAbsent) {
 		return err
 	}
-	if err := ch.Append(ctx, intent.EntryAck, ack, store.Commit{Put: map[string][]byte{store.AckKey(site, ack.Override): []byte("1")}}); err != nil {
+	if err := ch.Append(ctx, intent.EntryAck, ack, store.Commit{Put: map[string][]byte{store.AckKey(site, ack.Override): strconv.AppendUint(nil, ch.Head().Seq+1, 10)}}); err != nil {
 		return err
 	}
 	d.Notify(site)

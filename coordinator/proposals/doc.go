@@ -1,7 +1,7 @@
 // Package proposals decides on what sites changed by themselves while they were cut off.
 //
 // Holds: Desk: takes overrides that agents bring, adopts those that fit, keeps the rest for a person with the reason, and settles
-// them at a person's word.
+// them at a person's word; charge.go tells when the halves of a site took more than its offline quota.
 //
 // Imported by: coordinator only.
 //
@@ -10,5 +10,5 @@
 //
 // Concurrency: a Desk is safe for concurrent use: every step is one guarded commit.
 //
-// Tests: coordinator's, over a whole coordinator.
+// Tests: coordinator's, over a whole coordinator; a table of overdrafts here.
 package proposals

@@ -147,7 +147,7 @@ func (a *adoption) commit(ctx context.Context, env *intent.Envelope, e *intent.E
 	case *intent.SecretBody:
 		err = a.secret(ctx, b)
 	case *intent.AckBody:
-		a.put[store.AckKey(a.site, b.Override)] = []byte("1")
+		a.put[store.AckKey(a.site, b.Override)] = strconv.AppendUint(nil, e.Seq, 10)
 		if b.Decision == "adopt" {
 			a.put[store.OverrideKey(a.site, b.Override)] = strconv.AppendUint(nil, b.Rev, 10)
 		} else {

@@ -76,7 +76,7 @@ func Standing(active *intent.Catalog, acks map[string]intent.AckBody, overrides 
 // Overlay is the active intent with the unsettled overrides over it.
 type Overlay struct {
 	Catalog *intent.Catalog
-	Deleted map[string]bool   // uids that an override removed
+	Deleted map[string]bool   // uids that an override removed, or that only discarded ones made
 	Cause   map[string]string // uid -> id of the override that stands over it
 }
 
@@ -84,24 +84,37 @@ type Overlay struct {
 // object stands. The objects of active are shared, never changed.
 func Effective(active *intent.Catalog, acks map[string]intent.AckBody, overrides []intent.Override) (Overlay, error) {
 	o := Overlay{Catalog: active.Clone(), Deleted: map[string]bool{}, Cause: map[string]string{}}
+	void := map[string]bool{} // uids that settled overrides made in vain or removed: true; that the coordinator took over: false
 	for _, d := range inOrder(overrides) {
-		switch State(d, active, acks) {
-		case StateAdopted, StateDiscarded:
-			continue
-		}
 		obj, err := intent.DecodeObject(d.Object)
 		if err != nil {
 			return o, fmt.Errorf("cannot use override %s: %w", d.ID, err)
 		}
+		uid := obj.Metadata.UID
+		switch State(d, active, acks) {
+		case StateAdopted:
+			void[uid] = d.Op == intent.OverrideTombstone
+			continue
+		case StateDiscarded:
+			if _, told := void[uid]; d.Op == intent.OverridePut && d.Base.Rev == 0 && !told {
+				void[uid] = true
+			}
+			continue
+		}
 		if d.Op == intent.OverrideTombstone {
 			o.Catalog.Delete(d.Key)
-			o.Deleted[obj.Metadata.UID] = true
+			o.Deleted[uid] = true
 			continue
 		}
 		obj.Metadata.Origin = "override"
 		o.Catalog.Put(obj)
-		o.Cause[obj.Metadata.UID] = d.ID
-		delete(o.Deleted, obj.Metadata.UID)
+		o.Cause[uid] = d.ID
+		delete(o.Deleted, uid)
+	}
+	for uid, gone := range void { // the chain may never have named it; then no tombstone will
+		if gone && o.Catalog.ByUID(uid) == nil {
+			o.Deleted[uid] = true
+		}
 	}
 	return o, nil
 }

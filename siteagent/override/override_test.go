@@ -76,8 +76,32 @@ func TestEffective(t *testing.T) {
 		t.Errorf("origin %q, cause %v", got, o.Cause)
 	}
 	f("the last one stands", map[string]int{"web": 1}, nil, o2, o1)
-	f("a new object", map[string]int{"web": 2, "db": 1}, nil, change(t, "o6", 1, 0, intent.OverridePut, array("db", 1, 1)))
 	f("discarded", map[string]int{"web": 2}, map[string]string{"o1": "discard"}, o1)
+	fresh := change(t, "o6", 1, 0, intent.OverridePut, array("db", 1, 1))
+	more := change(t, "o7", 2, 0, intent.OverridePut, array("db", 2, 3))
+	dropped := change(t, "o8", 3, 0, intent.OverrideTombstone, array("db", 2, 3))
+	f("a new object", map[string]int{"web": 2, "db": 1}, nil, fresh)
+	for _, c := range []struct {
+		name string
+		acks map[string]string
+		ds   []intent.Override
+		want bool
+	}{
+		{"what was made here and is discarded ends", map[string]string{"o6": "discard"}, []intent.Override{fresh}, true},
+		{"a later change of it that waits keeps it", map[string]string{"o6": "discard"}, []intent.Override{fresh, more}, false},
+		{"that one discarded, too", map[string]string{"o6": "discard", "o7": "discard"}, []intent.Override{fresh, more}, true},
+		{"adopted, and its change discarded: the chain says what is", map[string]string{"o6": "adopt", "o7": "discard"}, []intent.Override{fresh, more}, false},
+		{"discarded, and its removal adopted", map[string]string{"o6": "discard", "o8": "adopt"}, []intent.Override{fresh, dropped}, true},
+		{"a change of what the coordinator made ends nothing", map[string]string{"o9": "discard"}, []intent.Override{change(t, "o9", 1, 2, intent.OverridePut, array("db", 3, 1))}, false},
+	} {
+		want := map[string]int{"web": 2}
+		if c.name == "a later change of it that waits keeps it" {
+			want["db"] = 3
+		}
+		if o := f(c.name, want, c.acks, c.ds...); o.Deleted["uid-db"] != c.want {
+			t.Errorf("%s: deleted %v, want %v", c.name, o.Deleted["uid-db"], c.want)
+		}
+	}
 	f("adopted: the active intent has it by itself", map[string]int{"web": 2}, map[string]string{"o1": "adopt"}, o1)
 	f("the earlier one settled", map[string]int{"web": 1}, map[string]string{"o1": "adopt"}, o1, o2)
 	f("in conflict it still stands", map[string]int{"web": 5}, nil, stale)
@@ -147,8 +171,8 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-// TestSettledLeavesNoTrace: whatever was overridden, once everything is acknowledged the active intent stands as it is; and
-// the order in which the journal lists overrides does not matter.
+// TestSettledLeavesNoTrace: whatever was overridden, once everything is acknowledged the active intent stands as it is, and
+// nothing of it counts as deleted; the order in which the journal lists overrides does not matter.
 func TestSettledLeavesNoTrace(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		names := []string{"web", "db", "cache"}
@@ -184,8 +208,13 @@ func TestSettledLeavesNoTrace(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		if d := cmp.Diff(counts(active), counts(end.Catalog)); d != "" || len(end.Deleted)+len(end.Cause) > 0 {
-			rt.Fatalf("all is settled, and there is still %v %v:\n%s", end.Deleted, end.Cause, d)
+		if d := cmp.Diff(counts(active), counts(end.Catalog)); d != "" || len(end.Cause) > 0 {
+			rt.Fatalf("all is settled, and there is still %v:\n%s", end.Cause, d)
+		}
+		for uid := range end.Deleted {
+			if active.ByUID(uid) != nil {
+				rt.Fatalf("all is settled, and %s of the active intent is deleted", uid)
+			}
 		}
 	})
 }
