@@ -23,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/sticks"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/coordinator/succession"
@@ -219,7 +220,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if err != nil {
 		return err
 	}
-	sec := &secrets{store: c.store, master: dek, binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
+	sec := &secrets.Secrets{Store: c.store, Master: dek, Binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
 	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: c.writer.Signer, Writers: c.trust.Writers, Log: c.cfg.Logger, Now: time.Now, Keys: c.signKeys})
 	if c.objects, err = openObjects(ctx, c.store, sec, c.audit, time.Now); err != nil {
 		return err
@@ -375,7 +376,7 @@ func (c *Coordinator) wire() (err error) {
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
 		ID:  c.id, Leaf: func() []byte { return c.issuer.Leaf().Certificate[0] }, Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: time.Now,
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, CA: func() *x509.Certificate { return c.issuer.CA().Cert },
-		Certify: c.agents.recertify, Reseal: c.agents.secrets.reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
+		Certify: c.agents.recertify, Reseal: c.agents.secrets.Reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
 		Dirty: func(site string) { c.markDirty([]string{site}) },
 	})
 	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Returns: c.rotation, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Log: c.cfg.Logger})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -203,7 +204,7 @@ func TestSecretsStaySealed(t *testing.T) {
 	s.sync("lon1")
 	for name, keys := range map[string]*seal.Keys{"a1": a1, "a2": a2} {
 		got := s.told("lon1", name, keys)
-		if got["bmc"] != `1 {"password":"`+password+`","username":"root"}` || got[bootKey] == "" {
+		if got["bmc"] != `1 {"password":"`+password+`","username":"root"}` || got[secrets.BootKey] == "" {
 			t.Errorf("%s is told %v", name, got)
 		}
 	}

@@ -15,16 +15,18 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // objects is the catalog: a store behind, a snapshot in front.
 type objects struct {
 	store   store.Store
-	secrets *secrets
+	secrets *secrets.Secrets
 	audit   *auditlog.Log
 	now     func() time.Time
 
@@ -45,7 +47,7 @@ type snapshot struct {
 
 func objectKey(k intent.Key) string { return store.ObjectKey(string(k.Kind), k.Scope, k.Name) }
 
-func openObjects(ctx context.Context, s store.Store, sec *secrets, audit *auditlog.Log, now func() time.Time) (*objects, error) {
+func openObjects(ctx context.Context, s store.Store, sec *secrets.Secrets, audit *auditlog.Log, now func() time.Time) (*objects, error) {
 	o := &objects{store: s, secrets: sec, audit: audit, now: now, reports: map[string]*siteReport{}}
 	if err := o.load(ctx); err != nil {
 		return nil, err
@@ -204,12 +206,12 @@ func (o *objects) prepare(ctx context.Context, c *intent.Catalog, p *intent.Obje
 	}
 	ch := change{old: old, obj: obj}
 	if s, ok := obj.Spec.(*intent.SecretSpec); ok {
-		if obj.Metadata.Name == bootKey {
-			return ch, api.Invalid([]intent.ObjectProblem{{Key: obj.Key(), Problem: intent.Problem{Path: "metadata.name", What: bootKey + " is the site's own", Fix: "choose another name"}}})
+		if obj.Metadata.Name == secrets.BootKey {
+			return ch, api.Invalid([]intent.ObjectProblem{{Key: obj.Key(), Problem: intent.Problem{Path: "metadata.name", What: secrets.BootKey + " is the site's own", Fix: "choose another name"}}})
 		}
 		ch.secret, s.Data = s.Data, nil
 		var err error
-		if s.Ver, err = o.secrets.version(ctx, obj.Metadata.Site, obj.Metadata.Name); err != nil {
+		if s.Ver, err = o.secrets.Version(ctx, obj.Metadata.Site, obj.Metadata.Name); err != nil {
 			return ch, err
 		}
 		if len(ch.secret) > 0 {
@@ -271,8 +273,8 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 	for _, ch := range changes {
 		if ch.obj == nil {
 			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
-			if ch.old.Kind == intent.KindSecret { // its version stays, see secrets.version
-				c.Delete = append(c.Delete, secretKey(ch.old.Metadata.Site, ch.old.Metadata.Name))
+			if ch.old.Kind == intent.KindSecret { // its version stays, see secrets.Version
+				c.Delete = append(c.Delete, store.SecretKey(ch.old.Metadata.Site, ch.old.Metadata.Name))
 			}
 			continue
 		}
@@ -289,7 +291,7 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 			if err != nil {
 				return fmt.Errorf("cannot encode %s: %w", ch.obj.Key(), err)
 			}
-			if err := o.secrets.put(c.Put, ch.obj.Metadata.Site, ch.obj.Metadata.Name, ch.obj.Spec.(*intent.SecretSpec).Ver, seal.NewSecret(plain)); err != nil {
+			if err := o.secrets.Put(c.Put, ch.obj.Metadata.Site, ch.obj.Metadata.Name, ch.obj.Spec.(*intent.SecretSpec).Ver, seal.NewSecret(plain)); err != nil {
 				return err
 			}
 		}
@@ -313,7 +315,7 @@ func storeError(err error) error {
 	if errors.Is(err, store.ErrUnknown) {
 		return &api.Error{Status: http.StatusServiceUnavailable, Type: "outcome-unknown", Detail: "the store went away before it answered: look whether the change is there, then make it again"}
 	}
-	if isFull(err) {
+	if errors.Is(err, state.ErrFull) {
 		return api.ErrFull
 	}
 	return &api.Error{Status: http.StatusInternalServerError, Type: "internal", Detail: err.Error()}

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,12 +15,12 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/document"
-	"github.com/skerry-metal/skerry/pki/seal"
 )
 
 // revoker takes identities away for ever, and draws the consequences: out of the roster, new boot keys, sessions closed.
@@ -145,9 +144,9 @@ func (r *revoker) entriesOf(ctx context.Context, q api.RevokeRequest) ([]intent.
 // exposed lists the secrets that an agent was told: they are to be changed at their source.
 func (r *revoker) exposed(ctx context.Context, site, agent string) ([]string, error) {
 	var out []string
-	prefix := toldKey(site, agent, "")
+	prefix := store.ToldKey(site, agent, "")
 	err := r.store.Range(ctx, prefix, "", func(e store.Entry) error {
-		if name := strings.TrimPrefix(e.Key, prefix); name != bootKey { // renewed by us
+		if name := strings.TrimPrefix(e.Key, prefix); name != secrets.BootKey { // renewed by us
 			out = append(out, name)
 		}
 		return nil
@@ -163,7 +162,7 @@ func (r *revoker) enforce(ctx context.Context) error {
 			continue
 		}
 		site, agent, _ := strings.Cut(e.ID, "/")
-		if err := r.agents.secrets.renewBootKey(ctx, site, "revoked "+agent); err != nil {
+		if err := r.agents.secrets.RenewBootKey(ctx, site, "revoked "+agent); err != nil {
 			return fmt.Errorf("cannot renew boot key of %s: %w", site, err)
 		}
 		key := intent.Key{Kind: intent.KindAgent, Scope: site, Name: agent}
@@ -206,26 +205,4 @@ func (r *revoker) serve(w http.ResponseWriter, q *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler) // cuts the answer, so that the agent does not take a part for the whole
 	}
-}
-
-// renewBootKey makes the next version of a site's boot key, once per cause.
-func (s *secrets) renewBootKey(ctx context.Context, site, cause string) error {
-	marker := "renewed/" + site + "/" + cause
-	if _, err := s.store.Get(ctx, marker); !errors.Is(err, store.ErrAbsent) {
-		return err
-	}
-	ver, err := s.version(ctx, site, bootKey)
-	if err != nil {
-		return err
-	}
-	key := make([]byte, 32)
-	rand.Read(key) // never fails: crypto/rand, Go 1.24
-	c := store.Commit{If: []store.Guard{{Key: marker}}, Put: map[string][]byte{marker: []byte("1")}}
-	if err := s.put(c.Put, site, bootKey, ver+1, seal.NewSecret(key)); err != nil {
-		return err
-	}
-	if _, err := s.store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
-		return err
-	}
-	return nil
 }

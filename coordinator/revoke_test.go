@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -26,8 +27,8 @@ func TestRevokeAgent(t *testing.T) {
 	a1 := s.join("lon1", "a1")
 	a2 := s.join("lon1", "a2")
 	s.sync("lon1")
-	first := s.told("lon1", "a1", a1)[bootKey]
-	if first == "" || first != s.told("lon1", "a2", a2)[bootKey] {
+	first := s.told("lon1", "a1", a1)[secrets.BootKey]
+	if first == "" || first != s.told("lon1", "a2", a2)[secrets.BootKey] {
 		t.Fatalf("the boot key of a1 is %q", first)
 	}
 	res, err := s.revoke(intent.RevokeAgent, "lon1/a2", true)
@@ -51,11 +52,11 @@ func TestRevokeAgent(t *testing.T) {
 		if r, err := s.agents.Roster(t.Context(), "lon1"); err != nil || len(r.Agents) != 1 || r.Agents[0].ID != "a1" {
 			t.Errorf("the roster has %d agents, %v; want a1 alone", len(r.Agents), err)
 		}
-		now := s.told("lon1", "a1", a1)[bootKey]
+		now := s.told("lon1", "a1", a1)[secrets.BootKey]
 		if now == first || !strings.HasPrefix(now, "2 ") {
 			t.Errorf("a1's boot key is version %.1s, want 2", now)
 		}
-		if got := s.told("lon1", "a2", a2)[bootKey]; got != first {
+		if got := s.told("lon1", "a2", a2)[secrets.BootKey]; got != first {
 			t.Errorf("a2 reads boot key %q after it was revoked", got)
 		}
 		if !s.revoker.stream.Has(intent.RevokeAgent, "lon1/a2") || s.view.View().Revoked.Len() != 2 {

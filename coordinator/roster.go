@@ -11,6 +11,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/ca"
@@ -22,7 +23,7 @@ import (
 type agents struct {
 	store   store.Store
 	objects *objects
-	secrets *secrets
+	secrets *secrets.Secrets
 	pub     *publish.Publisher
 	issuer  *founding.Issuer
 	domain  string
@@ -262,10 +263,10 @@ func (a *agents) sync(ctx context.Context, site string) error {
 		return err
 	}
 	if len(roster.Agents) > 0 {
-		if err := a.secrets.ensureBootKey(ctx, site); err != nil {
+		if err := a.secrets.EnsureBootKey(ctx, site); err != nil {
 			return err
 		}
-		if err := a.secrets.sync(ctx, ch, a.domain, site, roster); err != nil {
+		if err := a.secrets.Sync(ctx, ch, a.domain, site, roster); err != nil {
 			return err
 		}
 	}
@@ -314,7 +315,7 @@ func (a *agents) syncRoster(ctx context.Context, ch *publish.Chain, site string)
 	}
 	for _, o := range old.Agents {
 		if !slices.ContainsFunc(body.Agents, func(n intent.RosterAgent) bool { return n.ID == o.ID }) {
-			if err := a.secrets.forget(ctx, site, o.ID); err != nil {
+			if err := a.secrets.Forget(ctx, site, o.ID); err != nil {
 				return nil, err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -343,7 +344,7 @@ func TestRotateAgentStepByStep(t *testing.T) {
 	if len(me.TLS) != 2 || intent.DigestOf(me.TLS[1]) != a1.spki(t, 0) || len(me.Sign) != 2 || len(me.Seal) != 2 || len(me.Certs) != 4 || len(me.Past) != 0 {
 		t.Errorf("the roster lists %d, %d, %d keys, %d certificates", len(me.TLS), len(me.Sign), len(me.Seal), len(me.Certs))
 	}
-	if got := x.told("lon1", "a1", fresh); got["bmc"] != want["bmc"] || got[bootKey] != want[bootKey] {
+	if got := x.told("lon1", "a1", fresh); got["bmc"] != want["bmc"] || got[secrets.BootKey] != want[secrets.BootKey] {
 		t.Errorf("sealed to the new key: %q", got)
 	}
 	for _, k := range []*seal.Keys{a1.keys[0], fresh} {

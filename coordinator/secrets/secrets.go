@@ -1,4 +1,4 @@
-package coordinator
+package secrets
 
 import (
 	"context"
@@ -15,28 +15,22 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/seal"
-	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// bootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
-const bootKey = recovery.BootKey
+// BootKey is the name of a site's HMAC key for boot tokens: a secret that every agent of the site gets, and nobody else.
+const BootKey = recovery.BootKey
 
-// secrets keeps values encrypted under the coordinator's master key, and seals them to agents. A chain never forgets, so
+// Secrets keeps values encrypted under the coordinator's master key, and seals them to agents. A chain never forgets, so
 // nothing enters it but what is sealed to one agent.
-type secrets struct {
-	store   store.Store
-	master  *seal.DEK
-	binding seal.Binding // of the values at rest
+type Secrets struct {
+	Store   store.Store
+	Master  *seal.DEK
+	Binding seal.Binding // of the values at rest
 }
 
-func secretKey(site, name string) string   { return store.SecretKey(site, name) }
-func verKey(site, name string) string      { return store.VersionKey(site, name) }
-func dekKey(site, agent string) string     { return store.DEKKey(site, agent) }
-func toldKey(site, agent, n string) string { return store.ToldKey(site, agent, n) }
-
-// put adds the encrypted value to a commit.
-func (s *secrets) put(to map[string][]byte, site, name string, ver uint64, plain seal.Secret) error {
-	rec, err := s.master.Seal(s.binding, site+"/"+name, ver, plain)
+// Put adds the encrypted value to a commit.
+func (s *Secrets) Put(to map[string][]byte, site, name string, ver uint64, plain seal.Secret) error {
+	rec, err := s.Master.Seal(s.Binding, site+"/"+name, ver, plain)
 	if err != nil {
 		return fmt.Errorf("cannot encrypt secret %s/%s: %w", site, name, err)
 	}
@@ -44,15 +38,15 @@ func (s *secrets) put(to map[string][]byte, site, name string, ver uint64, plain
 	if err != nil {
 		return fmt.Errorf("cannot encode secret %s/%s: %w", site, name, err)
 	}
-	to[secretKey(site, name)] = v
-	to[verKey(site, name)] = strconv.AppendUint(nil, ver, 10)
+	to[store.SecretKey(site, name)] = v
+	to[store.VersionKey(site, name)] = strconv.AppendUint(nil, ver, 10)
 	return nil
 }
 
-// version returns the newest version that a secret of this name ever had, 0 for none. It outlives the secret: agents were
+// Version returns the newest version that a secret of this name ever had, 0 for none. It outlives the secret: agents were
 // told by version, and a secret that is deleted and made again must not look like what they have.
-func (s *secrets) version(ctx context.Context, site, name string) (uint64, error) {
-	e, err := s.store.Get(ctx, verKey(site, name))
+func (s *Secrets) Version(ctx context.Context, site, name string) (uint64, error) {
+	e, err := s.Store.Get(ctx, store.VersionKey(site, name))
 	if errors.Is(err, store.ErrAbsent) {
 		return 0, nil
 	}
@@ -66,38 +60,60 @@ func (s *secrets) version(ctx context.Context, site, name string) (uint64, error
 	return v, nil
 }
 
-// ensureBootKey makes the site's boot key if there is none.
-func (s *secrets) ensureBootKey(ctx context.Context, site string) error {
-	_, err := s.store.Get(ctx, secretKey(site, bootKey))
+// EnsureBootKey makes the site's boot key if there is none.
+func (s *Secrets) EnsureBootKey(ctx context.Context, site string) error {
+	_, err := s.Store.Get(ctx, store.SecretKey(site, BootKey))
 	if !errors.Is(err, store.ErrAbsent) {
 		return err
 	}
-	ver, err := s.version(ctx, site, bootKey) // of one that only the site has: see adoption.newer
+	ver, err := s.Version(ctx, site, BootKey) // of one that only the site has: see recovery
 	if err != nil {
 		return err
 	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails: crypto/rand, Go 1.24
-	c := store.Commit{If: []store.Guard{{Key: secretKey(site, bootKey)}}, Put: map[string][]byte{}}
-	if err := s.put(c.Put, site, bootKey, ver+1, seal.NewSecret(key)); err != nil {
+	c := store.Commit{If: []store.Guard{{Key: store.SecretKey(site, BootKey)}}, Put: map[string][]byte{}}
+	if err := s.Put(c.Put, site, BootKey, ver+1, seal.NewSecret(key)); err != nil {
 		return err
 	}
-	if _, err := s.store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
+	if _, err := s.Store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// RenewBootKey makes the next version of a site's boot key, once per cause.
+func (s *Secrets) RenewBootKey(ctx context.Context, site, cause string) error {
+	marker := "renewed/" + site + "/" + cause
+	if _, err := s.Store.Get(ctx, marker); !errors.Is(err, store.ErrAbsent) {
+		return err
+	}
+	ver, err := s.Version(ctx, site, BootKey)
+	if err != nil {
+		return err
+	}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails: crypto/rand, Go 1.24
+	c := store.Commit{If: []store.Guard{{Key: marker}}, Put: map[string][]byte{marker: []byte("1")}}
+	if err := s.Put(c.Put, site, BootKey, ver+1, seal.NewSecret(key)); err != nil {
+		return err
+	}
+	if _, err := s.Store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
 		return err
 	}
 	return nil
 }
 
 // dek returns the data key of one agent, making and storing it the first time; fresh tells so.
-func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *seal.DEK, fresh bool, err error) {
+func (s *Secrets) dek(ctx context.Context, t *telling, site, agent string) (d *seal.DEK, fresh bool, err error) {
 	name := "dek/" + site + "/" + agent
-	e, err := s.store.Get(ctx, dekKey(site, agent))
+	e, err := s.Store.Get(ctx, store.DEKKey(site, agent))
 	if err == nil {
 		var rec intent.SealedRecord
 		if err := json.Unmarshal(e.Value, &rec); err != nil {
 			return nil, false, fmt.Errorf("cannot read data key of %s/%s: %w", site, agent, err)
 		}
-		plain, err := s.master.Open(s.binding, rec)
+		plain, err := s.Master.Open(s.Binding, rec)
 		if err != nil {
 			return nil, false, fmt.Errorf("cannot decrypt data key of %s/%s: %w", site, agent, err)
 		}
@@ -108,7 +124,7 @@ func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *s
 		return nil, false, err
 	}
 	n := uint64(0)
-	if e, err := s.store.Get(ctx, store.DEKNumberKey(site, agent)); err == nil {
+	if e, err := s.Store.Get(ctx, store.DEKNumberKey(site, agent)); err == nil {
 		if n, err = strconv.ParseUint(string(e.Value), 10, 64); err != nil {
 			return nil, false, fmt.Errorf("cannot read number of data keys of %s/%s: %w", site, agent, err)
 		}
@@ -118,7 +134,7 @@ func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *s
 	if d, err = seal.NewDEK(n + 1); err != nil {
 		return nil, false, err
 	}
-	rec, err := s.master.Seal(s.binding, name, d.N, d.Key())
+	rec, err := s.Master.Seal(s.Binding, name, d.N, d.Key())
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot encrypt data key of %s/%s: %w", site, agent, err)
 	}
@@ -126,19 +142,19 @@ func (s *secrets) dek(ctx context.Context, t *telling, site, agent string) (d *s
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot encode data key of %s/%s: %w", site, agent, err)
 	}
-	t.put(dekKey(site, agent), v)
+	t.put(store.DEKKey(site, agent), v)
 	return d, true, nil
 }
 
-// sync appends a secret entry with everything that an agent of the roster has not been told yet.
-func (s *secrets) sync(ctx context.Context, ch *publish.Chain, domain, site string, roster *intent.RosterBody) error {
+// Sync appends a secret entry with everything that an agent of the roster has not been told yet.
+func (s *Secrets) Sync(ctx context.Context, ch *publish.Chain, domain, site string, roster *intent.RosterBody) error {
 	records := map[string]intent.SealedRecord{}
-	err := s.store.Range(ctx, secretKey(site, ""), "", func(e store.Entry) error {
+	err := s.Store.Range(ctx, store.SecretKey(site, ""), "", func(e store.Entry) error {
 		var rec intent.SealedRecord
 		if err := json.Unmarshal(e.Value, &rec); err != nil {
 			return err
 		}
-		records[e.Key[len(secretKey(site, "")):]] = rec
+		records[e.Key[len(store.SecretKey(site, "")):]] = rec
 		return nil
 	})
 	if err != nil {
@@ -183,12 +199,12 @@ func (t *telling) append(ctx context.Context) error {
 }
 
 // tell seals to one agent what it lacks.
-func (s *secrets) tell(ctx context.Context, domain, site string, a intent.RosterAgent, records map[string]intent.SealedRecord, t *telling) error {
+func (s *Secrets) tell(ctx context.Context, domain, site string, a intent.RosterAgent, records map[string]intent.SealedRecord, t *telling) error {
 	var d *seal.DEK
 	b := seal.Binding{Domain: domain, Site: site, Agent: a.ID}
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		rec := records[name]
-		told, err := s.store.Get(ctx, toldKey(site, a.ID, name))
+		told, err := s.Store.Get(ctx, store.ToldKey(site, a.ID, name))
 		if err == nil && string(told.Value) == fmt.Sprint(rec.Ver) {
 			continue
 		}
@@ -209,7 +225,7 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 				t.body.DEKs = append(t.body.DEKs, w)
 			}
 		}
-		plain, err := s.master.Open(s.binding, rec)
+		plain, err := s.Master.Open(s.Binding, rec)
 		if err != nil {
 			return fmt.Errorf("cannot decrypt secret %s/%s: %w", site, name, err)
 		}
@@ -219,7 +235,7 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 		}
 		out.To = a.ID
 		t.body.Records = append(t.body.Records, out)
-		t.put(toldKey(site, a.ID, name), fmt.Append(nil, rec.Ver))
+		t.put(store.ToldKey(site, a.ID, name), fmt.Append(nil, rec.Ver))
 		if t.size += len(out.CT); t.size < maxTelling {
 			continue
 		}
@@ -230,35 +246,33 @@ func (s *secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 	return nil
 }
 
-// forget drops what an agent that left was told, so that a new one of the same id gets new keys.
-func (s *secrets) forget(ctx context.Context, site, agent string) error {
-	c, err := s.reseal(ctx, site, agent)
+// Forget drops what an agent that left was told, so that a new one of the same id gets new keys.
+func (s *Secrets) Forget(ctx context.Context, site, agent string) error {
+	c, err := s.Reseal(ctx, site, agent)
 	if err != nil {
 		return err
 	}
-	_, err = s.store.Commit(ctx, c)
+	_, err = s.Store.Commit(ctx, c)
 	return err
 }
 
-// reseal is the commit after which an agent is told everything anew, under the data key of the next number.
-func (s *secrets) reseal(ctx context.Context, site, agent string) (store.Commit, error) {
+// Reseal is the commit after which an agent is told everything anew, under the data key of the next number.
+func (s *Secrets) Reseal(ctx context.Context, site, agent string) (store.Commit, error) {
 	c := store.Commit{}
-	e, err := s.store.Get(ctx, dekKey(site, agent))
+	e, err := s.Store.Get(ctx, store.DEKKey(site, agent))
 	if err == nil {
 		var rec intent.SealedRecord
 		if err := json.Unmarshal(e.Value, &rec); err != nil {
 			return c, fmt.Errorf("cannot read data key of %s/%s: %w", site, agent, err)
 		}
 		c.Put = map[string][]byte{store.DEKNumberKey(site, agent): strconv.AppendUint(nil, rec.Ver, 10)}
-		c.Delete = []string{dekKey(site, agent)}
+		c.Delete = []string{store.DEKKey(site, agent)}
 	} else if !errors.Is(err, store.ErrAbsent) {
 		return c, err
 	}
-	err = s.store.Range(ctx, toldKey(site, agent, ""), "", func(e store.Entry) error {
+	err = s.Store.Range(ctx, store.ToldKey(site, agent, ""), "", func(e store.Entry) error {
 		c.Delete = append(c.Delete, e.Key)
 		return nil
 	})
 	return c, err
 }
-
-func isFull(err error) bool { return errors.Is(err, state.ErrFull) }
