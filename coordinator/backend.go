@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/repository"
+	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
@@ -29,6 +30,7 @@ const (
 type backend struct {
 	api.Keys
 	api.Documents
+	api.Vault
 	api.NoApprovals
 	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought
 	info    api.Info
@@ -71,6 +73,9 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 		if o.Kind == intent.KindAgent && c.Get(o.Key()) == nil {
 			return nil, api.Refuse("agents are not created, they join: `skerry token create --site " + o.Metadata.Site + " --agent " + o.Metadata.Name + "`")
 		}
+	}
+	if err := secrets.Ours(batch.Put); err != nil {
+		return nil, err
 	}
 	puts := make([]*intent.Object, len(batch.Put))
 	for i, o := range batch.Put {

@@ -81,6 +81,7 @@ type Coordinator struct {
 	agents  *agents
 	revoker *revoker
 	desk    *proposals.Desk
+	vault   *secrets.Desk
 	audit   *auditlog.Log
 	viewing sync.Mutex // guards changes of view: two rosters that change at once must both be in it
 	view    trust.Holder
@@ -247,6 +248,11 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		Store: c.store, Audit: c.audit, Now: time.Now, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }, Roster: c.agents.Roster,
 		Apply: c.objects.Apply, Publish: c.agents.Sync, Lock: c.lockSite, Open: pub.Open, Notify: func(site string) { c.uplink.Notify(site) },
 	}
+	c.vault = &secrets.Desk{
+		Secrets: sec, Audit: c.audit, Now: time.Now, Catalog: c.desk.Catalog, Roster: c.agents.Roster, Apply: c.objects.Apply, Publish: c.agents.Sync,
+		Reports: c.objects.said, Lock: c.lockSite, Log: c.cfg.Logger,
+	}
+	c.revoker.vault = c.vault
 	return c.loadView(ctx)
 }
 
@@ -403,7 +409,7 @@ func (c *Coordinator) wire() (err error) {
 		},
 	}
 	c.backend = &backend{
-		Documents: c.sticks, carried: c.sticks.Events,
+		Documents: c.sticks, Vault: c.vault, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: time.Now,
 		reverse: c.reverse, connected: c.connected, held: c.recovery.Text,

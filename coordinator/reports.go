@@ -94,6 +94,20 @@ func (o *objects) heard(site string) rotation.Heard {
 	return h
 }
 
+// said returns what a site last said of its machines, and its agents of themselves.
+func (o *objects) said(site string) (machines map[string]intent.MachineStatus, keys map[string]*intent.KeyReport) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	keys = map[string]*intent.KeyReport{}
+	if r := o.reports[site]; r != nil { // replaced, never changed
+		machines = r.Machines
+		for id, c := range r.Heard {
+			keys[id] = c.Keys
+		}
+	}
+	return machines, keys
+}
+
 // fill puts the reported statuses into a catalog of its own.
 func (r *siteReport) fill(c *intent.Catalog, site string) {
 	set := func(k intent.Key, v any) {

@@ -30,6 +30,7 @@ type revoker struct {
 	audit    *auditlog.Log
 	objects  *objects
 	agents   *agents
+	vault    *secrets.Desk
 	sessions func() []uplink.SessionInfo
 	act      func() int // makes endpoint and sessions obey the new set; returns how many sessions ended
 	writers  func() []intent.Writer
@@ -74,6 +75,9 @@ func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest
 	if err != nil {
 		return nil, err
 	}
+	if q.RotateBMC && q.Kind != string(intent.RevokeAgent) {
+		return nil, api.Refuse("BMC passwords are changed with the revocation of an agent: that is who reads them")
+	}
 	res := &api.RevokeResult{Entries: entries}
 	if site, agent, ok := strings.Cut(q.ID, "/"); ok && q.Kind == string(intent.RevokeAgent) {
 		if res.Exposed, err = r.exposed(ctx, site, agent); err != nil {
@@ -82,6 +86,9 @@ func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest
 	}
 	if !q.DryRun {
 		err := r.audit.Write(ctx, by.Audit("revoke", q.Kind+" "+q.ID, q.Reason), func(line store.Commit) error {
+			if len(res.Exposed) > 0 { // what it was told is forgotten with it
+				line.Put[readableKey(q.ID)] = []byte(strings.Join(res.Exposed, "\n"))
+			}
 			added, err := r.stream.Add(ctx, entries, line)
 			if err == nil && added == 0 { // it was revoked before; that somebody asked is kept all the same
 				_, err = r.store.Commit(ctx, line)
@@ -93,6 +100,12 @@ func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest
 		}
 		res.Closed = r.act()
 		if err := r.enforce(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if q.RotateBMC {
+		site, _, _ := strings.Cut(q.ID, "/")
+		if res.Changing, err = r.vault.ChangeExposed(ctx, by, site, res.Exposed, q); err != nil {
 			return nil, err
 		}
 	}
@@ -141,8 +154,15 @@ func (r *revoker) entriesOf(ctx context.Context, q api.RevokeRequest) ([]intent.
 	return out, nil
 }
 
-// exposed lists the secrets that an agent was told: they are to be changed at their source.
+func readableKey(id string) string { return "readable/" + id }
+
+// exposed lists the secrets that an agent was told, also when it is gone: they are to be changed at their source.
 func (r *revoker) exposed(ctx context.Context, site, agent string) ([]string, error) {
+	if e, err := r.store.Get(ctx, readableKey(site+"/"+agent)); err == nil && len(e.Value) > 0 {
+		return strings.Split(string(e.Value), "\n"), nil
+	} else if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return nil, storeError(err)
+	}
 	var out []string
 	prefix := store.ToldKey(site, agent, "")
 	err := r.store.Range(ctx, prefix, "", func(e store.Entry) error {
@@ -164,6 +184,9 @@ func (r *revoker) enforce(ctx context.Context) error {
 		site, agent, _ := strings.Cut(e.ID, "/")
 		if err := r.agents.secrets.RenewBootKey(ctx, site, "revoked "+agent); err != nil {
 			return fmt.Errorf("cannot renew boot key of %s: %w", site, err)
+		}
+		if err := r.vault.RenewReaders(ctx, site, "revoked "+agent); err != nil {
+			return fmt.Errorf("cannot renew data keys of %s: %w", site, err)
 		}
 		key := intent.Key{Kind: intent.KindAgent, Scope: site, Name: agent}
 		if c.Get(key) == nil {

@@ -69,6 +69,7 @@ func (c *Coordinator) takeReport(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
+	c.vault.Finish(r.Context(), peer.Site)
 	c.rotation.Moved()
 	w.WriteHeader(http.StatusNoContent)
 }

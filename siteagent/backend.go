@@ -32,6 +32,7 @@ import (
 // backend answers the site's API from the effective intent and the journal. It works with nobody above.
 type backend struct {
 	api.NoKeys
+	api.NoVault
 	api.Documents
 	api.Approvals
 	info    api.Info

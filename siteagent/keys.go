@@ -87,5 +87,6 @@ func (b *backend) keys() *intent.KeyReport {
 	if envs, err := b.w.IntentForks(); err == nil {
 		k.IntentForks = len(envs)
 	}
+	k.DEK, k.Behind = b.w.DataKey()
 	return k
 }

@@ -246,6 +246,22 @@ func (s *Secrets) tell(ctx context.Context, domain, site string, a intent.Roster
 	return nil
 }
 
+// Number returns the number of an agent's data key, 0 while it has none.
+func (s *Secrets) Number(ctx context.Context, site, agent string) (uint64, error) {
+	e, err := s.Store.Get(ctx, store.DEKKey(site, agent))
+	if errors.Is(err, store.ErrAbsent) {
+		return 0, nil
+	}
+	var rec intent.SealedRecord
+	if err == nil {
+		err = json.Unmarshal(e.Value, &rec)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot read data key of %s/%s: %w", site, agent, err)
+	}
+	return rec.Ver, nil
+}
+
 // Forget drops what an agent that left was told, so that a new one of the same id gets new keys.
 func (s *Secrets) Forget(ctx context.Context, site, agent string) error {
 	c, err := s.Reseal(ctx, site, agent)

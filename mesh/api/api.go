@@ -21,6 +21,7 @@ const Version = "1.0.0"
 type Backend interface {
 	Keys
 	Documents
+	Vault
 	Approvals
 	// Describe says who answers.
 	Describe() Info

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -97,27 +96,14 @@ type TrustResult struct {
 // keyActions registers what is about the domain's keys.
 func (a *API) keyActions() {
 	a.rotationActions()
-	status := a.op(http.MethodGet, "/v1/keys", "key-status", "How old keys are, and when each agent was heard", "Security")
-	huma.Register(a.huma, status, func(ctx context.Context, _ *struct{}) (*struct{ Body *KeyStatus }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
-			return nil, problem(err)
-		}
-		s, err := a.b.KeyStatus(ctx)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *KeyStatus }{s}, nil
-	})
+	a.secretActions()
+	register(a, a.op(http.MethodGet, "/v1/keys", "key-status", "How old keys are, and when each agent was heard", "Security"),
+		readsAgents, func(ctx context.Context, _ *struct{}) (*KeyStatus, error) { return a.b.KeyStatus(ctx) })
+	type document struct{ Body intent.Envelope }
 	add := a.op(http.MethodPost, "/v1/trust", "add-trust", "Take a trust document that the roots signed", "Security")
 	add.MaxBodyBytes = 2 * intent.MaxEnvelope
-	huma.Register(a.huma, add, func(ctx context.Context, in *struct{ Body intent.Envelope }) (*struct{ Body *TrustResult }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent}); err != nil {
-			return nil, problem(err)
-		}
-		r, err := a.b.AddTrust(ctx, callerFrom(ctx), &in.Body)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *TrustResult }{r}, nil
-	})
+	register(a, add, func(*document) intent.Request { return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent} },
+		func(ctx context.Context, in *document) (*TrustResult, error) {
+			return a.b.AddTrust(ctx, callerFrom(ctx), &in.Body)
+		})
 }

@@ -25,6 +25,7 @@ import (
 
 // memory is a Backend that keeps everything in a catalog: what the API does beside its backend is seen plainly.
 type memory struct {
+	NoVault
 	mu        sync.Mutex // guards what follows
 	c         *intent.Catalog
 	rev       uint64

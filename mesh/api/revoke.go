@@ -16,6 +16,8 @@ type RevokeRequest struct {
 	ID     string `json:"id" minLength:"1" maxLength:"200" doc:"SITE/AGENT, hex SHA-256 of a key, user's name or token's id"`
 	Reason string `json:"reason" minLength:"1" maxLength:"256"`
 	DryRun bool   `json:"dryRun,omitempty"`
+	// RotateBMC gives every BMC whose password a revoked agent could read a new one; of kind agent only.
+	RotateBMC bool `json:"rotateBMC,omitempty"`
 }
 
 // RevokeResult says what was revoked and what is to be done about it.
@@ -24,6 +26,8 @@ type RevokeResult struct {
 	Entries []intent.Revocation `json:"entries"`
 	Closed  int                 `json:"closed"`            // sessions that ended here at once
 	Exposed []string            `json:"exposed,omitempty"` // secrets of the site that the agent could read: change them at their source
+	// Changing are those of the exposed that get a new password by themselves.
+	Changing []BMCSecret `json:"changing,omitempty"`
 }
 
 // RevocationList is all that was revoked, and who has heard of it.
@@ -60,44 +64,26 @@ type QuarantineResult struct {
 // securityActions registers what takes identities away, and what gives a waiting one its place.
 func (a *API) securityActions() {
 	a.admissions()
-	revoke := a.op(http.MethodPost, "/v1/revocations", "revoke", "Take an agent, key, user or token away for ever", "Security")
-	huma.Register(a.huma, revoke, func(ctx context.Context, in *struct{ Body RevokeRequest }) (*struct{ Body *RevokeResult }, error) {
-		if err := a.authorise(ctx, revocationRequest(in.Body)); err != nil {
-			return nil, problem(err)
-		}
-		r, err := a.b.Revoke(ctx, callerFrom(ctx), in.Body)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *RevokeResult }{r}, nil
-	})
-	list := a.op(http.MethodGet, "/v1/revocations", "revocations", "What was revoked, and who has heard of it", "Security")
-	huma.Register(a.huma, list, func(ctx context.Context, _ *struct{}) (*struct{ Body *RevocationList }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
-			return nil, problem(err)
-		}
-		l, err := a.b.Revocations(ctx)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *RevocationList }{l}, nil
-	})
-	quarantine := a.op(http.MethodPost, "/v1/sites/{site}/agents/{agent}/quarantine", "quarantine-agent", "Cut an agent off at its site, or let it back", "Security")
-	huma.Register(a.huma, quarantine, func(ctx context.Context, in *struct {
+	type revocation struct{ Body RevokeRequest }
+	register(a, a.op(http.MethodPost, "/v1/revocations", "revoke", "Take an agent, key, user or token away for ever", "Security"),
+		func(in *revocation) intent.Request { return revocationRequest(in.Body) },
+		func(ctx context.Context, in *revocation) (*RevokeResult, error) {
+			return a.b.Revoke(ctx, callerFrom(ctx), in.Body)
+		})
+	register(a, a.op(http.MethodGet, "/v1/revocations", "revocations", "What was revoked, and who has heard of it", "Security"),
+		readsAgents, func(ctx context.Context, _ *struct{}) (*RevocationList, error) { return a.b.Revocations(ctx) })
+	type quarantine struct {
 		Site  string `path:"site" maxLength:"63"`
 		Agent string `path:"agent" maxLength:"63"`
 		Body  QuarantineRequest
-	},
-	) (*struct{ Body *QuarantineResult }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		r, err := a.b.Quarantine(ctx, callerFrom(ctx), in.Site, in.Agent, in.Body)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *QuarantineResult }{r}, nil
-	})
+	}
+	register(a, a.op(http.MethodPost, "/v1/sites/{site}/agents/{agent}/quarantine", "quarantine-agent", "Cut an agent off at its site, or let it back", "Security"),
+		func(in *quarantine) intent.Request {
+			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Site}
+		},
+		func(ctx context.Context, in *quarantine) (*QuarantineResult, error) {
+			return a.b.Quarantine(ctx, callerFrom(ctx), in.Site, in.Agent, in.Body)
+		})
 }
 
 // maxAdmission bounds one admission: some hundred octets, and their signature.

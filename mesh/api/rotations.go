@@ -92,26 +92,33 @@ type RotationList struct {
 
 // rotationActions registers the rotation of keys.
 func (a *API) rotationActions() {
-	rotate := a.op(http.MethodPost, "/v1/pki/rotations", "rotate", "Begin the rotation of a key, or go on with it", "Security")
-	huma.Register(a.huma, rotate, func(ctx context.Context, in *struct{ Body RotateRequest }) (*struct{ Body *RotationStatus }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}); err != nil {
+	type rotation struct{ Body RotateRequest }
+	register(a, a.op(http.MethodPost, "/v1/pki/rotations", "rotate", "Begin the rotation of a key, or go on with it", "Security"),
+		func(in *rotation) intent.Request {
+			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
+		},
+		func(ctx context.Context, in *rotation) (*RotationStatus, error) {
+			return a.b.Rotate(ctx, callerFrom(ctx), in.Body)
+		})
+	register(a, a.op(http.MethodGet, "/v1/pki/rotations", "rotations", "The rotations that are under way", "Security"),
+		readsAgents, func(ctx context.Context, _ *struct{}) (*RotationList, error) { return a.b.Rotations(ctx) })
+}
+
+// readsAgents is the right to see the agents of every site.
+func readsAgents(*struct{}) intent.Request {
+	return intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}
+}
+
+// register adds a route whose caller needs one right: need says which, do answers.
+func register[In, Out any](a *API, op huma.Operation, need func(*In) intent.Request, do func(context.Context, *In) (*Out, error)) {
+	huma.Register(a.huma, op, func(ctx context.Context, in *In) (*struct{ Body *Out }, error) {
+		if err := a.authorise(ctx, need(in)); err != nil {
 			return nil, problem(err)
 		}
-		s, err := a.b.Rotate(ctx, callerFrom(ctx), in.Body)
+		out, err := do(ctx, in)
 		if err != nil {
 			return nil, problem(err)
 		}
-		return &struct{ Body *RotationStatus }{s}, nil
-	})
-	list := a.op(http.MethodGet, "/v1/pki/rotations", "rotations", "The rotations that are under way", "Security")
-	huma.Register(a.huma, list, func(ctx context.Context, _ *struct{}) (*struct{ Body *RotationList }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}); err != nil {
-			return nil, problem(err)
-		}
-		l, err := a.b.Rotations(ctx)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *RotationList }{l}, nil
+		return &struct{ Body *Out }{out}, nil
 	})
 }

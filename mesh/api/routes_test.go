@@ -47,6 +47,8 @@ func routeTable() map[string]route {
 		"add-trust":        {roles: "security", body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
 		"rotate":           {roles: "security", body: `{"what":"agent","site":"lon1","agent":"a9"}`},
 		"rotations":        {roles: "operator security auditor"},
+		"rotate-secrets":   {roles: "security", body: `{"agent":"a1"}`},
+		"secret-status":    {roles: "operator security auditor"},
 		"watch":            {roles: all, list: true},
 		"audit":            {roles: "security auditor"},
 		"events":           {roles: "operator security auditor"},

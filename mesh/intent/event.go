@@ -49,7 +49,8 @@ type MachineStatus struct {
 	Firmware    string       `json:"firmware,omitempty"` // bios, uefi
 	Owner       string       `json:"owner,omitempty"`    // agent that holds the claim
 	Epoch       string       `json:"epoch,omitempty"`
-	Percent     int          `json:"percent,omitempty"` // of the image, while installing
+	Percent     int          `json:"percent,omitempty"`   // of the image, while installing
+	BMCSecret   uint64       `json:"bmcSecret,omitempty"` // version of spec.bmc.secret that its BMC was last seen to take
 	Since       time.Time    `json:"since"`
 }
 

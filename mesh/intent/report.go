@@ -29,7 +29,9 @@ type KeyReport struct {
 	Clock      string `json:"clock"`      // ClockTrusted or ClockFloor
 	Forks      int    `json:"forks"`      // forked trust documents that it holds as evidence, at most 16
 	// IntentForks counts those of its site's chain.
-	IntentForks int `json:"intentForks,omitempty"`
+	IntentForks int    `json:"intentForks,omitempty"`
+	DEK         uint64 `json:"dek,omitempty"`    // newest data key
+	Behind      int    `json:"behind,omitempty"` // secrets that are sealed under an older one
 }
 
 // How an agent takes its wall clock.

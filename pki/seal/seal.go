@@ -186,6 +186,13 @@ func (r *Ring) Add(s intent.SealedDEK) error {
 	return nil
 }
 
+// Forget drops data key n.
+func (r *Ring) Forget(n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.deks, n)
+}
+
 // Unwrap opens what Wrap sealed to one of the key sets of the agent of b. Errors: ErrSealed.
 func Unwrap(s intent.SealedDEK, b Binding, keys ...*Keys) (Secret, error) {
 	if s.Alg != AlgDEK {

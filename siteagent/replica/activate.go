@@ -52,7 +52,7 @@ func (s *Replica) activate() error {
 			s.bump()
 			return err
 		}
-		if err := s.db.UpdateSigned(func(tx *state.Tx) error { return n.write(tx) }); err != nil {
+		if err := s.db.UpdateSigned(func(tx *state.Tx) error { return errors.Join(n.write(tx), s.forget(tx, n)) }); err != nil {
 			s.rejected = err.Error()
 			s.bump()
 			return fmt.Errorf("cannot activate intent: %w", err)
@@ -101,6 +101,10 @@ func (s *Replica) run(everyEntry bool) (best *next, err error) {
 
 // take makes a run that was written the active state.
 func (s *Replica) take(n *next) {
+	for _, k := range s.idle(n) {
+		delete(s.deks, k)
+		s.ring.Forget(k)
+	}
 	for _, d := range n.deks {
 		s.deks[d.DEK] = d
 		if err := s.ring.Add(d); err != nil {
@@ -218,4 +222,37 @@ func (n *next) write(tx *state.Tx) error {
 		}
 	}
 	return putJSON(tx, bucketMeta, "head", n.head)
+}
+
+// idle lists the data keys that nothing is sealed under once n is active, the newest one aside. A secret that is not told again under
+// a newer key keeps its own: the coordinator that told it may be lost.
+func (s *Replica) idle(n *next) (out []uint64) {
+	newest, used := uint64(0), map[uint64]bool{}
+	for k := range s.deks {
+		newest = max(newest, k)
+	}
+	for _, d := range n.deks {
+		newest = max(newest, d.DEK)
+	}
+	again := map[string]bool{}
+	for _, r := range n.records {
+		used[r.DEK], again[r.Name] = true, true
+	}
+	for name, r := range s.sealed {
+		used[r.DEK] = used[r.DEK] || !again[name]
+	}
+	for k := range s.deks {
+		if k < newest && !used[k] {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// forget deletes idle data keys in the transaction that makes n active.
+func (s *Replica) forget(tx *state.Tx, n *next) (err error) {
+	for _, k := range s.idle(n) {
+		err = errors.Join(err, tx.Delete(bucketSealed, fmt.Sprintf("dek/%d", k)))
+	}
+	return err
 }

@@ -1,6 +1,9 @@
 package replica
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 )
@@ -18,4 +21,11 @@ func (s *Replica) StageOnly(env *intent.Envelope) error {
 		return err
 	}
 	return s.stage([]received{{e, wire, e.Head(env.Payload)}})
+}
+
+// DataKeys lists the data keys that are kept, in memory.
+func (s *Replica) DataKeys() []uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.deks))
 }

@@ -466,6 +466,21 @@ func (s *Replica) SecretVersion(name string) uint64 {
 	return s.sealed[name].Ver
 }
 
+// DataKey returns the number of the newest data key, 0 for none, and how many secrets are sealed under an older one.
+func (s *Replica) DataKey() (newest uint64, behind int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.deks {
+		newest = max(newest, n)
+	}
+	for _, r := range s.sealed {
+		if r.DEK < newest {
+			behind++
+		}
+	}
+	return newest, behind
+}
+
 // Feed calls fn for the envelopes of the chain from seq on, staged ones too: peers verify for themselves.
 func (s *Replica) Feed(from uint64, fn func(*intent.Envelope) error) error {
 	return s.db.View(func(tx *state.Tx) error {

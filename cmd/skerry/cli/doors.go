@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/security"
 	"github.com/skerry-metal/skerry/coordinator"
 	"github.com/skerry-metal/skerry/siteagent"
 	"github.com/spf13/cobra"
@@ -282,7 +283,8 @@ func (a *app) agentCmd() *cobra.Command {
 	}}
 	flags(check)
 	conf.AddCommand(check)
-	c.AddCommand(conf, a.agentListCmd(), a.agentKitCmd(), a.agentRevokeCmd(), a.agentQuarantineCmd())
+	c.AddCommand(conf, a.agentKitCmd())
+	c.AddCommand(security.AgentCommands(shell{a})...)
 	c.AddCommand(a.upkeepCmds()...)
 	return c
 }

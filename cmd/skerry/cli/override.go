@@ -9,6 +9,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/security"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -62,7 +63,7 @@ func (a *app) settleCmd(decision, short string) *cobra.Command {
 		Example: "  skerry override " + decision + " lon1-4a0dd7e7537dad08 --reason 'seen with ana'",
 		RunE: func(c *cobra.Command, given []string) error {
 			if r.Reason == "" {
-				return &usageError{errNoReason}
+				return &usageError{security.ErrNoReason}
 			}
 			cl, site, err := a.siteClient()
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/security"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/spf13/cobra"
 )
@@ -142,9 +143,10 @@ the site: --context lon1.`,
 	}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), a.machineCmd(),
-		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.revokeCmd(), a.pkiCmd(), a.overrideCmd(), a.auditCmd(), a.demoCmd(), a.versionCmd())
+		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.pkiCmd(), a.overrideCmd(), a.auditCmd(), a.demoCmd(), a.versionCmd())
 	c.AddCommand(documents.Intent(shell{a}))
 	c.AddCommand(account.Commands(shell{a})...)
+	c.AddCommand(security.Commands(shell{a})...)
 	return c
 }
 

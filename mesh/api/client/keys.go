@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -24,6 +25,18 @@ func (c *Client) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
 func (c *Client) Rotate(ctx context.Context, r api.RotateRequest) (*api.RotationStatus, error) {
 	out := &api.RotationStatus{}
 	return out, c.call(ctx, http.MethodPost, "/v1/pki/rotations", nil, r, out)
+}
+
+// RotateSecrets makes data keys or a BMC password of a site anew.
+func (c *Client) RotateSecrets(ctx context.Context, site string, r api.SecretRotation) (*api.SecretStatus, error) {
+	out := &api.SecretStatus{}
+	return out, c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/secret-rotations", nil, r, out)
+}
+
+// SecretStatus says how far a site's secrets are.
+func (c *Client) SecretStatus(ctx context.Context, site string) (*api.SecretStatus, error) {
+	out := &api.SecretStatus{}
+	return out, c.call(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(site)+"/secret-status", nil, nil, out)
 }
 
 // Rotations lists the rotations that are under way.
