@@ -80,15 +80,12 @@ func (r *revoker) revoke(ctx context.Context, by api.Caller, q api.RevokeRequest
 	}
 	res := &api.RevokeResult{Entries: entries}
 	if site, agent, ok := strings.Cut(q.ID, "/"); ok && q.Kind == string(intent.RevokeAgent) {
-		if res.Exposed, err = r.exposed(ctx, site, agent); err != nil {
-			return nil, err
+		if res.Exposed, err = r.agents.secrets.Readable(ctx, site, agent); err != nil {
+			return nil, storeError(err)
 		}
 	}
 	if !q.DryRun {
 		err := r.audit.Write(ctx, by.Audit("revoke", q.Kind+" "+q.ID, q.Reason), func(line store.Commit) error {
-			if len(res.Exposed) > 0 { // what it was told is forgotten with it
-				line.Put[readableKey(q.ID)] = []byte(strings.Join(res.Exposed, "\n"))
-			}
 			added, err := r.stream.Add(ctx, entries, line)
 			if err == nil && added == 0 { // it was revoked before; that somebody asked is kept all the same
 				_, err = r.store.Commit(ctx, line)
@@ -154,26 +151,6 @@ func (r *revoker) entriesOf(ctx context.Context, q api.RevokeRequest) ([]intent.
 	return out, nil
 }
 
-func readableKey(id string) string { return "readable/" + id }
-
-// exposed lists the secrets that an agent was told, also when it is gone: they are to be changed at their source.
-func (r *revoker) exposed(ctx context.Context, site, agent string) ([]string, error) {
-	if e, err := r.store.Get(ctx, readableKey(site+"/"+agent)); err == nil && len(e.Value) > 0 {
-		return strings.Split(string(e.Value), "\n"), nil
-	} else if err != nil && !errors.Is(err, store.ErrAbsent) {
-		return nil, storeError(err)
-	}
-	var out []string
-	prefix := store.ToldKey(site, agent, "")
-	err := r.store.Range(ctx, prefix, "", func(e store.Entry) error {
-		if name := strings.TrimPrefix(e.Key, prefix); name != secrets.BootKey { // renewed by us
-			out = append(out, name)
-		}
-		return nil
-	})
-	return out, err
-}
-
 // enforce draws the consequences of all that was revoked; a coordinator that died half-way does it when it starts.
 func (r *revoker) enforce(ctx context.Context) error {
 	c, _ := r.objects.Snapshot()
@@ -182,11 +159,16 @@ func (r *revoker) enforce(ctx context.Context) error {
 			continue
 		}
 		site, agent, _ := strings.Cut(e.ID, "/")
-		if err := r.agents.secrets.RenewBootKey(ctx, site, "revoked "+agent); err != nil {
+		boot, err := r.agents.secrets.RenewBootKey(ctx, site, "revoked "+agent)
+		if err != nil {
 			return fmt.Errorf("cannot renew boot key of %s: %w", site, err)
 		}
-		if err := r.vault.RenewReaders(ctx, site, "revoked "+agent); err != nil {
+		readers, err := r.vault.RenewReaders(ctx, site, "revoked "+agent)
+		if err != nil {
 			return fmt.Errorf("cannot renew data keys of %s: %w", site, err)
+		}
+		if boot || readers { // also where the agent is no object any more, as a spare took its place
+			r.objects.dirty([]string{site})
 		}
 		key := intent.Key{Kind: intent.KindAgent, Scope: site, Name: agent}
 		if c.Get(key) == nil {

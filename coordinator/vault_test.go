@@ -194,3 +194,27 @@ func TestRevokeRotatesBMC(t *testing.T) {
 		t.Errorf("a1 has version %s, the password that a2 knows: %v", ver, v["password"] == password)
 	}
 }
+
+// A revoked agent that is no object any more, as a spare took its place, still costs its site the keys that it read; the site is told.
+func TestRevokedAndGone(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	a1 := s.join("lon1", "a1")
+	s.join("lon1", "a2")
+	s.sync("lon1")
+	s.delete(intent.Key{Kind: intent.KindAgent, Scope: "lon1", Name: "a2"})
+	s.sync("lon1")
+	before := s.told("lon1", "a1", a1)[secrets.BootKey]
+	var asked []string
+	s.objects.dirty = func(sites []string) { asked = append(asked, sites...) }
+	if r, err := s.revoke(intent.RevokeAgent, "lon1/a2", false); err != nil || !slices.Equal(r.Exposed, []string{"bmc"}) {
+		t.Fatalf("%+v, %v; want bmc exposed", r, err)
+	}
+	if !slices.Equal(asked, []string{"lon1"}) {
+		t.Errorf("publication is asked for at %v, want lon1 once", asked)
+	}
+	s.sync("lon1")
+	if now := s.told("lon1", "a1", a1)[secrets.BootKey]; now == before || s.under("lon1", "a1")["bmc"] != 2 {
+		t.Errorf("a1 has the boot key of before: %v; bmc under data key %d", now == before, s.under("lon1", "a1")["bmc"])
+	}
+}

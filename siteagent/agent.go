@@ -20,6 +20,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
+	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/claim"
@@ -95,6 +96,7 @@ type Agent struct {
 	back    *catchup.Keeper
 	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
+	logins  *bmclogin.Logins
 	over    *overrides
 	audit   *auditlog.Log
 	end     *transport.Endpoint
@@ -259,9 +261,10 @@ func (a *Agent) wireSite() {
 		},
 	}
 	a.site.Assets = a.assets.Missing
+	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log}}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
-		Dial: a.dialBMC, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },
+		Dial: a.logins.Dial, Chore: a.logins.Chore, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },
 	})
 	a.fresh = freshness.New(freshness.Config{
 		Site: a.id.Site, Self: self, Life: a.life, Journal: a.journal, Replica: a.replica, Floor: a.floor, Post: a.post, Audit: a.audit, Log: log,
@@ -286,7 +289,7 @@ func (a *Agent) wireAPI() {
 	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger, audit: a.audit}
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
-		mesh: a.mesh, control: a.control, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
+		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
 	}
 	a.wireSticks()

@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
+	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
@@ -41,6 +42,7 @@ type backend struct {
 	floor   *trust.Floor
 	mesh    *peers.Mesh
 	control *reconcile.Controller
+	logins  *bmclogin.Logins
 	gossip  *gossip.Pool
 	uplink  func() bool
 	cutOff  func(context.Context) bool
@@ -118,6 +120,9 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 		}
 		if p, ok := claim.Load[reconcile.Progress](b.w.Journal, reconcile.KindProgress, v.Name); ok && st.Phase == reconcile.PhaseWrite && p.Total > 0 {
 			st.Percent = int(p.Bytes * 100 / p.Total)
+		}
+		if v.Spec.BMC != nil {
+			st.BMCSecret = b.logins.Taken(v.Name, v.Spec.BMC.Secret)
 		}
 		machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.ID(), Name: v.Name}] = st
 	}

@@ -22,6 +22,8 @@ var (
 	ErrNoEffect = errors.New("controller accepted the change and did not make it")
 	// ErrUnknown: it cannot be told whether the change was made; read back before anything else.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrPolicy: the controller refuses this password, and says why.
+	ErrPolicy = errors.New("controller refuses the new password")
 	// ErrPin: the controller shows another TLS key than before.
 	ErrPin = errors.New("controller's TLS key has changed")
 )
@@ -151,6 +153,10 @@ type Controller interface {
 	// RaiseFence writes e unless the device holds a higher epoch: ErrFenced. The same epoch is no write.
 	// Where there is no fence to raise it returns nil: the strength says so.
 	RaiseFence(ctx context.Context, e intent.Epoch) error
+	// SetPassword changes the password of the account that this Controller logs in with, under the claim, and returns nil after a login
+	// with the new one. Errors: ErrFenced, ErrPolicy, ErrNoEffect, ErrUnsupported, ErrBusy: the one before counts;
+	// ErrUnknown, ErrAuth: either may.
+	SetPassword(ctx context.Context, c intent.Claim, password string) error
 	// Close ends the session on the device.
 	Close(ctx context.Context) error
 }

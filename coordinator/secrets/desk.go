@@ -55,10 +55,12 @@ type Desk struct {
 	Log     *slog.Logger
 }
 
-// change is one that not every BMC has taken.
+// change is the last one of a secret. While it is not done, some BMC may know the password before alone; then the version after Ver has
+// the same password as Ver.
 type change struct {
 	Ver   uint64    `json:"ver"`
 	Since time.Time `json:"since"`
+	Done  bool      `json:"done,omitempty"`
 }
 
 const changePrefix = "bmcchange/"
@@ -145,16 +147,17 @@ func (d *Desk) resealAll(ctx context.Context, site string, agents []string, c *s
 	return nil
 }
 
-// RenewReaders gives the agents of a site new data keys once per cause: one of those that read the same secrets was revoked.
-func (d *Desk) RenewReaders(ctx context.Context, site, cause string) error {
+// RenewReaders gives the agents of a site new data keys once per cause: one of those that read the same secrets was revoked. done tells
+// that this call did.
+func (d *Desk) RenewReaders(ctx context.Context, site, cause string) (done bool, err error) {
 	marker := "resealed/" + site + "/" + cause
 	if _, err := d.Store.Get(ctx, marker); !errors.Is(err, store.ErrAbsent) {
-		return err
+		return false, err
 	}
 	defer d.Lock(site)()
 	roster, err := d.Roster(ctx, site)
 	if err != nil || roster == nil {
-		return err
+		return false, err
 	}
 	var agents []string
 	for _, a := range roster.Agents {
@@ -162,12 +165,9 @@ func (d *Desk) RenewReaders(ctx context.Context, site, cause string) error {
 	}
 	c := store.Commit{If: []store.Guard{{Key: marker}}, Put: map[string][]byte{marker: []byte("1")}}
 	if err := d.resealAll(ctx, site, agents, &c); err != nil {
-		return err
+		return false, err
 	}
-	if _, err = d.Store.Commit(ctx, c); errors.Is(err, store.ErrConflict) {
-		return nil
-	}
-	return err
+	return once(d.Store.Commit(ctx, c))
 }
 
 // passwordLetters are what every BMC takes; passwordLength is what the oldest of them keep (IPMI 2.0, section 22.30: 16 or 20 octets).
@@ -228,10 +228,12 @@ func (d *Desk) changePassword(ctx context.Context, by api.Caller, site string, r
 	if spec := o.Spec.(*intent.SecretSpec); spec.Type != "bmc" {
 		return api.Refuse(fmt.Sprintf("secret %s is of type %s: what it opens is not known here; `skerry secret set` gives it a value", r.BMC, spec.Type))
 	}
-	if _, err := d.Store.Get(ctx, changeKey(site, r.BMC)); err == nil {
-		return api.Refuse(fmt.Sprintf("a change of secret %s is under way, and some BMC may know the password before it alone: `skerry secret status --site %s`", r.BMC, site))
-	} else if !errors.Is(err, store.ErrAbsent) {
+	last, at, err := d.lastChange(ctx, site, r.BMC)
+	if err != nil {
 		return err
+	}
+	if last != nil && !last.Done {
+		return api.Refuse(fmt.Sprintf("a change of secret %s is under way, and some BMC may know the password before it alone: `skerry secret status --site %s`", r.BMC, site))
 	}
 	v, err := d.values(ctx, site, r.BMC)
 	if err != nil || r.DryRun {
@@ -242,7 +244,7 @@ func (d *Desk) changePassword(ctx context.Context, by api.Caller, site string, r
 	if err != nil {
 		return fmt.Errorf("cannot encode change: %w", err)
 	}
-	more := store.Commit{If: []store.Guard{{Key: changeKey(site, r.BMC)}}, Put: map[string][]byte{changeKey(site, r.BMC): mark}}
+	more := store.Commit{If: []store.Guard{{Key: changeKey(site, r.BMC), Rev: at}}, Put: map[string][]byte{changeKey(site, r.BMC): mark}}
 	for _, m := range markers {
 		more.Put[m] = []byte("1")
 	}
@@ -309,13 +311,21 @@ func (d *Desk) finish(ctx context.Context, site string, e store.Entry) error {
 	if err := json.Unmarshal(e.Value, &ch); err != nil {
 		return fmt.Errorf("cannot read %s: %w", e.Key, err)
 	}
-	over := store.Commit{If: []store.Guard{{Key: e.Key, Rev: e.Rev}}, Delete: []string{e.Key}}
+	if ch.Done {
+		return nil
+	}
+	ch.Done = true
+	b, err := json.Marshal(ch)
+	if err != nil {
+		return fmt.Errorf("cannot encode change: %w", err)
+	}
+	over := store.Commit{If: []store.Guard{{Key: e.Key, Rev: e.Rev}}, Put: map[string][]byte{e.Key: b}}
 	o := d.Catalog().Get(intent.Key{Kind: intent.KindSecret, Scope: site, Name: name})
 	if o == nil || o.Spec.(*intent.SecretSpec).Ver > ch.Ver { // deleted, or somebody gave it another value by hand
 		_, err := d.Store.Commit(ctx, over)
 		return err
 	}
-	if st := d.bmc(o, &ch); st.Left() > 0 {
+	if st := d.bmc(o, nil); st.Left() > 0 {
 		return nil
 	}
 	v, err := d.values(ctx, site, name)
@@ -330,12 +340,32 @@ func (d *Desk) finish(ctx context.Context, site string, e store.Entry) error {
 	return d.Publish(ctx, site)
 }
 
-// bmc is how far the BMCs are that a secret opens. ch is nil where no change is under way.
+// lastChange returns the last change of a secret, nil for none, and the revision of its record.
+func (d *Desk) lastChange(ctx context.Context, site, name string) (*change, uint64, error) {
+	e, err := d.Store.Get(ctx, changeKey(site, name))
+	if errors.Is(err, store.ErrAbsent) {
+		return nil, 0, nil
+	}
+	ch := &change{}
+	if err == nil {
+		err = json.Unmarshal(e.Value, ch)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot read change of secret %s/%s: %w", site, name, err)
+	}
+	return ch, e.Rev, nil
+}
+
+// bmc is how far the BMCs are that a secret opens, after its last change if there was one.
 func (d *Desk) bmc(o *intent.Object, ch *change) api.BMCSecret {
 	site := o.Metadata.Site
 	st := api.BMCSecret{Name: o.Metadata.Name, Ver: o.Spec.(*intent.SecretSpec).Ver, Machines: []api.BMCMachine{}}
-	if ch != nil {
+	from := st.Ver // the first version with this password
+	switch {
+	case ch != nil && !ch.Done && ch.Ver == st.Ver:
 		st.Since = &ch.Since
+	case ch != nil && ch.Done && ch.Ver+1 == st.Ver:
+		from = ch.Ver
 	}
 	machines, _ := d.Reports(site)
 	for _, m := range d.Catalog().List(intent.KindMachine) {
@@ -344,7 +374,7 @@ func (d *Desk) bmc(o *intent.Object, ch *change) api.BMCSecret {
 			continue
 		}
 		ver := machines[m.Metadata.Name].BMCSecret
-		st.Machines = append(st.Machines, api.BMCMachine{Machine: m.Metadata.Name, Ver: ver, Done: ver >= st.Ver})
+		st.Machines = append(st.Machines, api.BMCMachine{Machine: m.Metadata.Name, Ver: ver, Done: ver >= from})
 	}
 	return st
 }
@@ -356,18 +386,13 @@ func (d *Desk) SecretStatus(ctx context.Context, site string) (*api.SecretStatus
 		return nil, api.ErrNotFound
 	}
 	st := &api.SecretStatus{Site: site, DataKeys: []api.DataKeyStatus{}, BMCs: []api.BMCSecret{}}
-	changes := map[string]*change{}
-	err := d.Store.Range(ctx, changeKey(site, ""), "", func(e store.Entry) error {
-		ch := &change{}
-		changes[strings.TrimPrefix(e.Key, changeKey(site, ""))] = ch
-		return json.Unmarshal(e.Value, ch)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot read changes of passwords at %s: %w", site, err)
-	}
 	for _, o := range c.List(intent.KindSecret) {
 		if s := o.Spec.(*intent.SecretSpec); o.Metadata.Site == site && s.Type == "bmc" {
-			st.BMCs = append(st.BMCs, d.bmc(o, changes[o.Metadata.Name]))
+			ch, _, err := d.lastChange(ctx, site, o.Metadata.Name)
+			if err != nil {
+				return nil, err
+			}
+			st.BMCs = append(st.BMCs, d.bmc(o, ch))
 		}
 	}
 	roster, err := d.Roster(ctx, site)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
@@ -82,26 +83,31 @@ func (s *Secrets) EnsureBootKey(ctx context.Context, site string) error {
 	return nil
 }
 
-// RenewBootKey makes the next version of a site's boot key, once per cause.
-func (s *Secrets) RenewBootKey(ctx context.Context, site, cause string) error {
+// RenewBootKey makes the next version of a site's boot key, once per cause; done tells that this call did.
+func (s *Secrets) RenewBootKey(ctx context.Context, site, cause string) (done bool, err error) {
 	marker := "renewed/" + site + "/" + cause
 	if _, err := s.Store.Get(ctx, marker); !errors.Is(err, store.ErrAbsent) {
-		return err
+		return false, err
 	}
 	ver, err := s.Version(ctx, site, BootKey)
 	if err != nil {
-		return err
+		return false, err
 	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails: crypto/rand, Go 1.24
 	c := store.Commit{If: []store.Guard{{Key: marker}}, Put: map[string][]byte{marker: []byte("1")}}
 	if err := s.Put(c.Put, site, BootKey, ver+1, seal.NewSecret(key)); err != nil {
-		return err
+		return false, err
 	}
-	if _, err := s.Store.Commit(ctx, c); err != nil && !errors.Is(err, store.ErrConflict) {
-		return err
+	return once(s.Store.Commit(ctx, c))
+}
+
+// once tells whether a commit was the first that its guard let through.
+func once(_ uint64, err error) (bool, error) {
+	if errors.Is(err, store.ErrConflict) {
+		return false, nil
 	}
-	return nil
+	return err == nil, err
 }
 
 // dek returns the data key of one agent, making and storing it the first time; fresh tells so.
@@ -272,7 +278,28 @@ func (s *Secrets) Forget(ctx context.Context, site, agent string) error {
 	return err
 }
 
-// Reseal is the commit after which an agent is told everything anew, under the data key of the next number.
+func readableKey(site, agent string) string { return "readable/" + site + "/" + agent }
+
+// Readable lists the secrets that an agent was told, also when it is gone, in order of names; not the boot key, which is ours to renew.
+func (s *Secrets) Readable(ctx context.Context, site, agent string) ([]string, error) {
+	names := map[string]bool{}
+	e, err := s.Store.Get(ctx, readableKey(site, agent))
+	if err != nil && !errors.Is(err, store.ErrAbsent) {
+		return nil, err
+	}
+	for _, name := range strings.Fields(string(e.Value)) {
+		names[name] = true
+	}
+	prefix := store.ToldKey(site, agent, "")
+	err = s.Store.Range(ctx, prefix, "", func(e store.Entry) error {
+		names[strings.TrimPrefix(e.Key, prefix)] = true
+		return nil
+	})
+	delete(names, BootKey)
+	return slices.Sorted(maps.Keys(names)), err
+}
+
+// Reseal is the commit after which an agent is told everything anew, under the data key of the next number. What it could read is kept.
 func (s *Secrets) Reseal(ctx context.Context, site, agent string) (store.Commit, error) {
 	c := store.Commit{}
 	e, err := s.Store.Get(ctx, store.DEKKey(site, agent))
@@ -285,6 +312,16 @@ func (s *Secrets) Reseal(ctx context.Context, site, agent string) (store.Commit,
 		c.Delete = []string{store.DEKKey(site, agent)}
 	} else if !errors.Is(err, store.ErrAbsent) {
 		return c, err
+	}
+	names, err := s.Readable(ctx, site, agent)
+	if err != nil {
+		return c, err
+	}
+	if len(names) > 0 {
+		if c.Put == nil {
+			c.Put = map[string][]byte{}
+		}
+		c.Put[readableKey(site, agent)] = []byte(strings.Join(names, "\n"))
 	}
 	err = s.Store.Range(ctx, store.ToldKey(site, agent, ""), "", func(e store.Entry) error {
 		c.Delete = append(c.Delete, e.Key)

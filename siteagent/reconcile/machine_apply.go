@@ -32,11 +32,20 @@ type Config struct {
 	Around  func() Surroundings
 	// Dial opens a session with a machine's BMC; the Controller closes it.
 	Dial func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error)
+	// Chore says what a machine's BMC needs that no state of the machine asks for; nil: nothing now. Nil func: nobody looks.
+	Chore func(v MachineView) *Chore
 	// Recovering tells that this agent's state is older than its peers': it claims nothing.
 	Recovering func() bool
 	// Fit says why this agent's store may not stand behind a destructive step now; nil error: it may. Nil func: nobody looks.
 	Fit func() error
 	Log *slog.Logger
+}
+
+// Chore is done under the machine's claim while nothing else is to be done to the machine. Failed is told why it failed, or why the
+// BMC was not reached; it says by the next plan when it wants to be tried again.
+type Chore struct {
+	Do     func(ctx context.Context, cl intent.Claim, ctl bmc.Controller) error
+	Failed func(ctx context.Context, err error)
 }
 
 const (
@@ -139,6 +148,7 @@ func (c *Controller) machines(ctx context.Context, want Want) {
 		v.SlotFree = slots > 0
 		step := PlanMachine(v)
 		if !step.Changed {
+			c.chores(ctx, v)
 			continue
 		}
 		if step.Action == ActionNetboot {
@@ -148,6 +158,32 @@ func (c *Controller) machines(ctx context.Context, want Want) {
 			c.start(ctx, machineID(v.Name), func(ctx context.Context) error { return c.applyMachine(ctx, v, step) })
 		}
 	}
+}
+
+// chores starts what the BMC of a machine needs, if the machine rests and is this agent's.
+func (c *Controller) chores(ctx context.Context, v MachineView) {
+	if c.cfg.Chore == nil || !resting(v.Status) || !c.Owns(v.Name) {
+		return
+	}
+	ch := c.cfg.Chore(v)
+	if ch == nil {
+		return
+	}
+	c.start(ctx, machineID(v.Name), func(ctx context.Context) error {
+		defer c.let(ctx, v.Name)
+		ctl, fence, err := c.device(ctx, v)
+		if err == nil {
+			cl, cerr := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
+			if cerr != nil {
+				return cerr // the site's matter, not the BMC's
+			}
+			err = ch.Do(ctx, cl, ctl)
+		}
+		if err != nil {
+			ch.Failed(ctx, err)
+		}
+		return err
+	})
 }
 
 // applyMachine carries one step out: claim, journal, device, read back, status. Every part may be repeated after a crash.

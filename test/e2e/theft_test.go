@@ -3,9 +3,11 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +16,10 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/test/e2e/procs"
+	"github.com/skerry-metal/skerry/test/sim/bmc"
+	"github.com/skerry-metal/skerry/test/sim/vm"
 )
 
 // buildSkerry builds the program: what is tested is what is written, not what was built once.
@@ -45,7 +50,9 @@ func TestTheft(t *testing.T) {
 	}
 	pass := strings.Fields(rest)[0]
 	const password = "MARKED-correct-horse-battery"
+	controller, addr := rackBMC(t, password)
 	s.Apply(`{"apiVersion":"skerry/v1","kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + password + `"}}}`)
+	s.Apply(`{"apiVersion":"skerry/v1","kind":"Machine","metadata":{"name":"m1","site":"lon1"},"spec":{"bmc":{"address":"` + addr + `","protocol":"redfish","secret":"bmc"},"nics":[{"mac":"52:54:00:88:00:01"}]}}`)
 	marked := map[string]string{
 		"the kit's passphrase": pass, "a BMC's password": password, "a user's token": strings.Split(s.Token, ".")[2],
 		"a join token": strings.Split(tok.Token, ".")[2],
@@ -97,8 +104,10 @@ func TestTheft(t *testing.T) {
 		st, err := s.API("coordinator").SiteStatus(ctx, "lon1")
 		return err == nil && procs.Alive(st) == "a1 s1" && st.Head == st.Published
 	})
-	if _, err := s.API("coordinator").Revoke(ctx, api.RevokeRequest{Kind: "agent", ID: "lon1/a2", Reason: "stolen"}); err != nil {
-		t.Fatal(err)
+	theft := api.RevokeRequest{Kind: "agent", ID: "lon1/a2", Reason: "stolen", RotateBMC: true}
+	said, err := s.API("coordinator").Revoke(ctx, theft)
+	if err != nil || len(said.Changing) != 1 {
+		t.Fatalf("%+v, %v", said, err)
 	}
 	s.Until("both agents heard of the revocation", func(ctx context.Context) bool {
 		for _, a := range []string{"a1", "s1"} {
@@ -113,12 +122,24 @@ func TestTheft(t *testing.T) {
 		t.Errorf("at the end %+v, %v", st, err)
 	}
 
+	s.Until("the BMC has another password than the thief, and only the new one is kept", func(ctx context.Context) bool {
+		r, err := s.API("coordinator").Revoke(ctx, theft) // asked again, it says how far it is
+		return err == nil && len(r.Changing) == 1 && r.Changing[0].Since == nil && r.Changing[0].Left() == 0 && controller.Password() != password
+	})
+	marked["the BMC's new password"] = controller.Password()
 	noTrace(t, s, marked)
 
-	// Restarted without its kit, the spare is who it became.
+	restartedWithoutKit(t, s, kit, file)
+}
+
+// restartedWithoutKit: the spare is who it became.
+func restartedWithoutKit(t *testing.T, s *procs.Site, files ...string) {
+	t.Helper()
 	s.Kill("s1")
-	if err := errors.Join(os.Remove(kit), os.Remove(file)); err != nil {
-		t.Fatal(err)
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.Agent("s1")
 	s.Until("s1 is back", func(ctx context.Context) bool {
@@ -135,7 +156,73 @@ func run(ctx context.Context, exe string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// noTrace looks for marked secrets where they must never be: in what processes log and keep, and in their environments.
+// off is a machine that nobody powers on.
+type off struct{}
+
+func (off) On(context.Context) error       { return nil }
+func (off) Off(context.Context) error      { return nil }
+func (off) Reset(context.Context) error    { return nil }
+func (off) Shutdown(context.Context) error { return nil }
+func (off) PowerOn() bool                  { return false }
+
+// rackBMC is a controller of a machine that is off, on loopback.
+func rackBMC(t *testing.T, password string) (*bmc.BMC, string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := bmc.SelfSigned(net.IPv4(127, 0, 0, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bmc.New(bmc.Config{User: "root", Password: password, Firmware: vm.UEFIPXE}, off{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Serve(ctx, ln, cert) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return b, ln.Addr().String()
+}
+
+// answers are what the API says about everything that touches a secret.
+func answers(t *testing.T, s *procs.Site) map[string]any {
+	t.Helper()
+	c, ctx := s.API("coordinator"), t.Context()
+	out := map[string]any{}
+	put := func(what string, v any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		out[what] = v
+	}
+	for _, kind := range []intent.Kind{intent.KindSecret, intent.KindMachine, intent.KindUser, intent.KindAgent} {
+		info, _ := kind.Info()
+		items, err := c.List(ctx, info, "", "")
+		put(string(kind), items, err)
+	}
+	secrets, err := c.SecretStatus(ctx, "lon1")
+	put("secret status", secrets, err)
+	keys, err := c.KeyStatus(ctx)
+	put("keys", keys, err)
+	site, err := c.SiteStatus(ctx, "lon1")
+	put("the site", site, err)
+	var lines []api.AuditLine
+	err = c.Audit(ctx, api.AuditQuery{}, func(l api.AuditLine) error { lines = append(lines, l); return nil })
+	put("the audit log", lines, err)
+	var events []intent.Event
+	err = c.Events(ctx, api.EventQuery{Site: "lon1"}, func(e intent.Event) error { events = append(events, e); return nil })
+	put("events", events, err)
+	return out
+}
+
+// noTrace (F21) looks for marked secrets where they must never be: in what processes log and keep, in their environments and
+// command lines, and in what the API answers.
 func noTrace(t *testing.T, s *procs.Site, marked map[string]string) {
 	t.Helper()
 	looked := 0
@@ -159,9 +246,18 @@ func noTrace(t *testing.T, s *procs.Site, marked map[string]string) {
 		return err
 	})
 	for name, p := range s.Procs {
-		b, eerr := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid()))
-		err = errors.Join(err, eerr)
-		look("the environment of "+name, b)
+		for _, file := range []string{"environ", "cmdline"} {
+			b, eerr := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Pid(), file))
+			err = errors.Join(err, eerr)
+			look("the "+file+" of "+name, b)
+		}
+	}
+	for what, v := range answers(t, s) {
+		b, merr := json.Marshal(v)
+		if err = errors.Join(err, merr); len(b) < 20 {
+			t.Errorf("%s says only %q", what, b)
+		}
+		look("the answer about "+what, b)
 	}
 	if err != nil || looked < 20 {
 		t.Errorf("looked at %d places, %v", looked, err)

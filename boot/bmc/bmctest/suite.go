@@ -32,6 +32,9 @@ type Device struct {
 	Fence intent.Strength
 	// BootMayFail and its reason: the device accepts overrides and undoes them.
 	BootMayFail bool
+	// Password returns what the device takes now. PasswordError is what a change ends with that the device refuses or ignores.
+	Password      func() string
+	PasswordError error
 }
 
 func claim(n uint64) intent.Claim {
@@ -54,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Device) {
 		{"fence-race", fenceRace},
 		{"foreign-tag", foreignTag},
 		{"deadline", deadline},
+		{"password", password},
 		{"close", closing},
 	}
 	for _, c := range cases {
@@ -260,6 +264,43 @@ func closing(t *testing.T, ctx context.Context, d Device) {
 		}
 		if n := d.Sessions(); n != 0 && !d.SessionsMayLeak {
 			t.Fatalf("%d sessions left", n)
+		}
+	}
+}
+
+// password: nil means that the new one counts and that this Controller goes on with it; an error that says so, that the one before
+// does. A stale claim changes nothing.
+func password(t *testing.T, ctx context.Context, d Device) {
+	before := d.Password()
+	if err := d.Controller.RaiseFence(ctx, claim(9).Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Controller.SetPassword(ctx, claim(8), "Stale0claim0word"); d.Fence == intent.StrengthHard && (!errors.Is(err, bmc.ErrFenced) || d.Password() != before) {
+		t.Fatalf("under a stale claim: %v", err)
+	}
+	const next = "Abcdefgh23456789"
+	for range 2 { // again: it is so already
+		err := d.Controller.SetPassword(ctx, claim(9), next)
+		if d.PasswordError != nil {
+			if !errors.Is(err, d.PasswordError) || d.Password() != before {
+				t.Fatalf("%v, want %v", err, d.PasswordError)
+			}
+			continue
+		}
+		if err != nil || d.Password() != next {
+			t.Fatalf("the device takes the new one: %v; %v", d.Password() == next, err)
+		}
+	}
+	if _, err := d.Controller.Power(ctx); err != nil {
+		t.Fatalf("after the change: %v", err)
+	}
+	if d.PasswordError == nil {
+		old := d.Another()
+		if _, err := old.Power(ctx); !errors.Is(err, bmc.ErrAuth) {
+			t.Errorf("with the one before: %v, want %v", err, bmc.ErrAuth)
+		}
+		if err := old.Close(ctx); err != nil {
+			t.Error(err)
 		}
 	}
 }

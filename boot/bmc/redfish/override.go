@@ -23,10 +23,15 @@ func (c *Controller) patch(ctx context.Context, etag string, payload any) error 
 	if err != nil {
 		return err
 	}
+	return c.patchAt(ctx, path, etag, payload)
+}
+
+// patchAt is patch for any resource.
+func (c *Controller) patchAt(ctx context.Context, path, etag string, payload any) error {
 	c.mu.Lock()
 	bare := c.bare
 	c.mu.Unlock()
-	err = c.patchOnce(ctx, path, etag, bare, payload)
+	err := c.patchOnce(ctx, path, etag, bare, payload)
 	if status(err) != http.StatusPreconditionFailed || etag == "" {
 		return err
 	}

@@ -51,6 +51,7 @@ type Controller struct {
 	probed   bool // caps.Fence is known
 	bare     bool // quirk etag-bare
 	authFail time.Time
+	password string // that it logs in with: SetPassword changes it
 
 	login chan struct{} // one login at a time
 }
@@ -66,7 +67,7 @@ func New(cfg Config) (*Controller, error) {
 		cfg.Address = "https://" + cfg.Address
 	}
 	p := &pinner{pin: strings.ToLower(cfg.Pin), onPin: cfg.OnPin}
-	return &Controller{cfg: cfg, gov: newGovernor(p, cfg.RatePerSec), login: make(chan struct{}, 1)}, nil
+	return &Controller{cfg: cfg, password: cfg.Password, gov: newGovernor(p, cfg.RatePerSec), login: make(chan struct{}, 1)}, nil
 }
 
 // Caps returns what is known so far.
@@ -98,7 +99,7 @@ func (c *Controller) session(ctx context.Context) (*gofish.APIClient, error) {
 		defer cancel()
 		var err error
 		cl, err = gofish.ConnectContext(rctx, gofish.ClientConfig{
-			Endpoint: c.cfg.Address, Username: c.cfg.User, Password: c.cfg.Password,
+			Endpoint: c.cfg.Address, Username: c.cfg.User, Password: c.credential(),
 			HTTPClient: &http.Client{Transport: c.gov, CheckRedirect: noRedirect}, NoModifyTransport: true, ReuseConnections: true,
 		})
 		return classify(err)

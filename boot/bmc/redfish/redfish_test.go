@@ -110,7 +110,7 @@ func (x *box) direct(method, body string) map[string]any {
 	x.t.Helper()
 	for range 10 {
 		r := httptest.NewRequest(method, "/redfish/v1/Systems/1", strings.NewReader(body))
-		r.SetBasicAuth("admin", "secret")
+		r.SetBasicAuth("admin", x.b.Password())
 		r.Header.Set("If-Match", "*")
 		w := httptest.NewRecorder()
 		x.b.ServeHTTP(w, r)
@@ -137,7 +137,7 @@ func (x *box) device(faults ...sim.Fault) bmctest.Device {
 		},
 		Tag:      x.b.AssetTag,
 		SetTag:   func(s string) { b, _ := json.Marshal(map[string]string{"AssetTag": s}); x.direct("PATCH", string(b)) },
-		Sessions: x.b.Sessions, Fence: intent.StrengthHard,
+		Sessions: x.b.Sessions, Fence: intent.StrengthHard, Password: x.b.Password,
 	}
 	for _, f := range faults {
 		switch f {
@@ -147,6 +147,10 @@ func (x *box) device(faults ...sim.Fault) bmctest.Device {
 			d.SessionsMayLeak = true
 		case sim.EnableReverts:
 			d.BootMayFail = true
+		case sim.PasswordIgnored:
+			d.PasswordError = bmc.ErrNoEffect
+		case sim.PasswordPolicy:
+			d.PasswordError = bmc.ErrPolicy
 		}
 	}
 	return d
@@ -184,7 +188,7 @@ func TestModeReverts(t *testing.T) {
 func TestWrongPassword(t *testing.T) {
 	x := newBox(t, sim.Lockout3)
 	c := x.driver()
-	c.cfg.Password = "wrong"
+	c.password = "wrong"
 	for range 5 {
 		if _, err := c.Power(context.Background()); !errors.Is(err, bmc.ErrAuth) {
 			t.Fatal(err)
@@ -259,7 +263,7 @@ func TestSessionEnded(t *testing.T) {
 	}
 	id := s.ID[strings.LastIndex(s.ID, "/")+1:]
 	r := httptest.NewRequest("DELETE", "/redfish/v1/SessionService/Sessions/"+id, nil)
-	r.SetBasicAuth("admin", "secret")
+	r.SetBasicAuth("admin", x.b.Password())
 	x.b.ServeHTTP(httptest.NewRecorder(), r)
 	if _, err := c.Power(context.Background()); err != nil {
 		t.Fatalf("after the session ended: %v", err)

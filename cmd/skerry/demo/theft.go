@@ -79,6 +79,18 @@ func (w *walk) theft(context.Context, *errgroup.Group) error {
 				return err == nil && l.Head.Seq == 1, nil
 			})
 		}},
+		{"7 every BMC gets another password than the thief read, set and proven by the agents of the site", func() (string, error) {
+			out, err := w.l.cli(w.ctx, "coord", "agent", "revoke", "lon1/a1", "--reason", "stolen", "--rotate-bmc")
+			if err != nil {
+				return "", err
+			}
+			for line := range strings.Lines(out) {
+				if strings.HasPrefix(line, "secret") {
+					return strings.Join(strings.Fields(line), " "), nil
+				}
+			}
+			return "", fmt.Errorf("no password was changed:\n%s", out)
+		}},
 	} {
 		if err := w.r.step(step.name, step.do); err != nil {
 			return err

@@ -55,7 +55,7 @@ func (b *BMC) login(user, pass string) bool {
 	if b.faults[Lockout3] && b.failed >= 3 {
 		return false
 	}
-	if user != b.cfg.User || pass != b.cfg.Password {
+	if user != b.cfg.User || pass != b.password {
 		b.failed++
 		return false
 	}

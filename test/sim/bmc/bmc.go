@@ -68,7 +68,8 @@ type BMC struct {
 	version  uint64 // of the system resource; the ETag
 	sessions map[string]*session
 	nextID   int
-	failed   int // wrong logins in a row
+	password string // of cfg.User, as it was changed
+	failed   int    // wrong logins in a row
 	started  time.Time
 	wasOn    bool // power state before powerAt
 	powerAt  time.Time
@@ -100,7 +101,7 @@ func New(cfg Config, p Power) *BMC {
 	defDur(&cfg.PostTime, 3*time.Second)
 	defDur(&cfg.StaleTime, 3*time.Second)
 	defDur(&cfg.LoginTime, 2700*time.Millisecond)
-	b := &BMC{cfg: cfg, power: p, faults: map[Fault]bool{}, sessions: map[string]*session{}, version: 1}
+	b := &BMC{cfg: cfg, power: p, password: cfg.Password, faults: map[Fault]bool{}, sessions: map[string]*session{}, version: 1}
 	b.boot = bootState{Enabled: "Disabled", Target: "None", Mode: b.modes()[0]}
 	b.mux = http.NewServeMux()
 	b.routes()

@@ -10,24 +10,28 @@ type Fault string
 
 // The faults that are built.
 const (
-	ModeReverts   Fault = "mode-reverts"    // mode accepted, then undone
-	EnableReverts Fault = "enable-reverts"  // override accepted, then undone
-	ModeRefused   Fault = "mode-refused"    // 400 if the mode is sent
-	ModeResend    Fault = "mode-resend"     // 400 unless the mode is sent with every override
-	OnceIgnored   Fault = "once-ignored"    // a one-time override is consumed, the disk boots all the same
-	ETagRequired  Fault = "etag-required"   // 428 without If-Match
-	ETagBare      Fault = "etag-bare"       // 412 unless If-Match is the ETag without quotes
-	ETagIgnored   Fault = "etag-ignored"    // a stale If-Match is accepted
-	SessionCap8   Fault = "session-cap-8"   // the ninth login is refused
-	SessionLeak   Fault = "session-leak"    // DELETE says 204 and frees nothing
-	LoginSlow     Fault = "login-slow"      // a login takes 2.7 s
-	PostLocked    Fault = "post-locked"     // no changes for a while after each start
-	NodeBusy      Fault = "node-busy"       // two writes of three are refused
-	Storm503      Fault = "storm-503"       // every other request is 503
-	PowerStale    Fault = "power-stale"     // the old power state is shown for a while
-	VendorEmpty   Fault = "vendor-empty"    // the service root names no vendor
-	ResetNoValues Fault = "reset-no-values" // the reset action lists no allowed values
-	Lockout3      Fault = "lockout-3"       // three wrong passwords lock the account
+	ModeReverts     Fault = "mode-reverts"     // mode accepted, then undone
+	EnableReverts   Fault = "enable-reverts"   // override accepted, then undone
+	ModeRefused     Fault = "mode-refused"     // 400 if the mode is sent
+	ModeResend      Fault = "mode-resend"      // 400 unless the mode is sent with every override
+	OnceIgnored     Fault = "once-ignored"     // a one-time override is consumed, the disk boots all the same
+	ETagRequired    Fault = "etag-required"    // 428 without If-Match
+	ETagBare        Fault = "etag-bare"        // 412 unless If-Match is the ETag without quotes
+	ETagIgnored     Fault = "etag-ignored"     // a stale If-Match is accepted
+	SessionCap8     Fault = "session-cap-8"    // the ninth login is refused
+	SessionLeak     Fault = "session-leak"     // DELETE says 204 and frees nothing
+	LoginSlow       Fault = "login-slow"       // a login takes 2.7 s
+	PostLocked      Fault = "post-locked"      // no changes for a while after each start
+	NodeBusy        Fault = "node-busy"        // two writes of three are refused
+	Storm503        Fault = "storm-503"        // every other request is 503
+	PowerStale      Fault = "power-stale"      // the old power state is shown for a while
+	VendorEmpty     Fault = "vendor-empty"     // the service root names no vendor
+	ResetNoValues   Fault = "reset-no-values"  // the reset action lists no allowed values
+	Lockout3        Fault = "lockout-3"        // three wrong passwords lock the account
+	PasswordIgnored Fault = "password-ignored" // a new password is accepted, the one before goes on to count
+	PasswordPolicy  Fault = "password-policy"  // 400 unless the password has a special character
+	PasswordLogout  Fault = "password-logout"  // a change of password ends every session
+	PasswordLost    Fault = "password-lost"    // the password is changed, the answer to it never comes
 )
 
 // Faults returns all faults that are built.
@@ -35,6 +39,7 @@ func Faults() []Fault {
 	return []Fault{
 		ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
 		SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
+		PasswordIgnored, PasswordPolicy, PasswordLogout, PasswordLost,
 	}
 }
 

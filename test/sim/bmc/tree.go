@@ -34,6 +34,9 @@ func (b *BMC) routes() {
 	handle("GET "+sessionsPath, b.listSessions)
 	handle("GET "+sessionsPath+"/{id}", b.getSession)
 	handle("DELETE "+sessionsPath+"/{id}", b.deleteSession)
+	handle("GET "+accountsPath, b.listAccounts)
+	handle("GET "+accountsPath+"/{id}", b.getAccount)
+	handle("PATCH "+accountsPath+"/{id}", b.patchAccount)
 	handle("GET /redfish/v1", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, b.root()) })
 	handle("GET /redfish", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"v1": "/redfish/v1/"})
@@ -91,12 +94,7 @@ func (b *BMC) static() map[string]map[string]any {
 		},
 		"/redfish/v1/AccountService": {
 			"@odata.type": "#AccountService.v1_9_0.AccountService", "Id": "AccountService", "Name": "Account Service",
-			"ServiceEnabled": true, "Accounts": link("/redfish/v1/AccountService/Accounts"),
-		},
-		"/redfish/v1/AccountService/Accounts": collection("/redfish/v1/AccountService/Accounts", "#ManagerAccountCollection.ManagerAccountCollection", "1"),
-		"/redfish/v1/AccountService/Accounts/1": {
-			"@odata.type": "#ManagerAccount.v1_8_0.ManagerAccount", "Id": "1", "Name": "User Account",
-			"UserName": b.cfg.User, "RoleId": "Administrator", "Enabled": true, "Locked": false,
+			"ServiceEnabled": true, "Accounts": link(accountsPath),
 		},
 		sys + "/Processors": collection(sys+"/Processors", "#ProcessorCollection.ProcessorCollection", "CPU0"),
 		sys + "/Processors/CPU0": {

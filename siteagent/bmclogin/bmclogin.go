@@ -1,0 +1,262 @@
+package bmclogin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/redfish"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+)
+
+// The journal's kinds; the key is the machine, for a pin MACHINE@ADDRESS.
+const (
+	kindPin   = "bmc-pin"   // TLS key as first seen: hex SHA-256 of its SPKI
+	kindTaken = "bmc-login" // taken
+	kindTry   = "bmc-try"   // try, written by the agent that tried
+)
+
+// taken is the newest version of a secret that a BMC was seen to take.
+type taken struct {
+	Secret string `json:"secret"`
+	Ver    uint64 `json:"ver"`
+}
+
+// try is the last attempt to prove a version that failed.
+type try struct {
+	Secret string    `json:"secret"`
+	Ver    uint64    `json:"ver"`
+	N      int       `json:"n"` // how often by now
+	Why    string    `json:"why"`
+	At     time.Time `json:"at"`
+}
+
+// Config is what Logins works with.
+type Config struct {
+	Site    string
+	Journal *claim.Journal
+	// Secret opens a secret that is sealed to this agent; Version returns its version, 0 where there is none.
+	Secret  func(name string) (seal.Secret, error)
+	Version func(name string) uint64
+	Now     func() time.Time
+	Log     *slog.Logger
+	// Rate is how many requests a second a BMC gets; zero takes the driver's.
+	Rate float64
+}
+
+// Logins is the logins of one agent.
+type Logins struct{ Config }
+
+// values of a secret of type bmc; Previous stands in a version that not every BMC has taken.
+type values struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Previous string `json:"previous-password"`
+}
+
+func (l *Logins) values(name string) (v values, err error) {
+	s, err := l.Secret(name)
+	if err != nil {
+		return v, err
+	}
+	if json.Unmarshal(s.Reveal(), &v) != nil || v.Username == "" {
+		return v, fmt.Errorf("cannot use secret %s: it holds no values of a bmc secret", name)
+	}
+	return v, nil
+}
+
+// Taken returns the newest version of its secret that a machine's BMC was seen to take, 0 for none.
+func (l *Logins) Taken(machine, secret string) uint64 {
+	t, ok := claim.Load[taken](l.Journal, kindTaken, machine)
+	if !ok || t.Secret != secret {
+		return 0
+	}
+	return t.Ver
+}
+
+// Dial opens a session with a machine's BMC. While a change of the password is under way and not seen done there, it finds out by
+// login which of the two works, the one before first. Errors: bmc.ErrAuth when neither does; then it does not try again for a while.
+func (l *Logins) Dial(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error) {
+	ver := l.Version(spec.Secret)
+	v, err := l.values(spec.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if v.Previous == "" || l.Taken(machine, spec.Secret) >= ver {
+		return l.open(machine, spec, v.Username, v.Password)
+	}
+	if t, ok := l.tried(machine, spec.Secret, ver); ok && t.Why == whyAuth && l.Now().Before(t.next()) {
+		return nil, fmt.Errorf("cannot log in: %w: it refused the new password and the one before; the next try is at %s", bmc.ErrAuth, t.next().UTC().Format(time.RFC3339))
+	}
+	for _, password := range []string{v.Previous, v.Password} {
+		ctl, err := l.open(machine, spec, v.Username, password)
+		if err != nil {
+			return nil, err
+		}
+		if _, err = ctl.Identify(ctx); err == nil && password == v.Password {
+			err = l.took(ctx, machine, intent.Epoch{}, spec.Secret, ver, "found in use")
+		}
+		if err == nil {
+			return ctl, nil
+		}
+		if cerr := ctl.Close(ctx); cerr != nil {
+			l.Log.Debug("BMC session not closed", "machine", machine, "err", cerr)
+		}
+		if !errors.Is(err, bmc.ErrAuth) {
+			return nil, err
+		}
+	}
+	err = fmt.Errorf("cannot log in: %w: neither the new password nor the one before", bmc.ErrAuth)
+	l.failed(ctx, machine, spec.Secret, ver, err)
+	return nil, err
+}
+
+// open makes a driver; it connects when it is first used. The TLS key is the declared one, else the first that any agent of the site saw.
+func (l *Logins) open(machine string, spec *intent.BMCSpec, user, password string) (bmc.Controller, error) {
+	key := machine + "@" + spec.Address
+	cfg := redfish.Config{Address: spec.Address, User: user, Password: password, Site: l.Site, Logger: l.Log, RatePerSec: l.Rate, OnPin: func(pin string) { l.pin(machine, key, pin) }}
+	if spec.Pin != "" {
+		d, err := intent.ParseDigest(spec.Pin)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Pin = d.Hex()
+	} else if pin, ok := claim.Load[string](l.Journal, kindPin, key); ok {
+		cfg.Pin = pin
+	}
+	return redfish.New(cfg)
+}
+
+func (l *Logins) pin(machine, key, pin string) {
+	err := l.Journal.Append(context.Background(), claim.Local,
+		claim.Draft{Kind: kindPin, Key: key, Body: pin},
+		reconcile.Event(machine, "", intent.Epoch{}, "bmc.pinned", "TLS key "+pin[:min(len(pin), 12)]+" is believed from now on", nil))
+	if err != nil {
+		l.Log.Warn("BMC key not journaled", "machine", machine, "err", err)
+	}
+}
+
+// took journals that a BMC takes a version.
+func (l *Logins) took(ctx context.Context, machine string, e intent.Epoch, secret string, ver uint64, how string) error {
+	fields := map[string]string{"secret": secret, "version": fmt.Sprint(ver)}
+	err := l.Journal.Append(ctx, claim.Replicated,
+		claim.Draft{Kind: kindTaken, Key: machine, Body: taken{secret, ver}},
+		reconcile.Event(machine, "", e, "bmc.login.proven", fmt.Sprintf("secret %s version %d: %s", secret, ver, how), fields))
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
+// Chore proves the newest version of a machine's secret at its BMC, once, and sets the new password first where it has to. Nil: there
+// is nothing to do now. It implements reconcile.Config's Chore.
+func (l *Logins) Chore(v reconcile.MachineView) *reconcile.Chore {
+	if v.Spec.BMC == nil {
+		return nil
+	}
+	secret := v.Spec.BMC.Secret
+	ver := l.Version(secret)
+	if ver == 0 || l.Taken(v.Name, secret) >= ver {
+		return nil
+	}
+	if t, ok := l.tried(v.Name, secret, ver); ok && l.Now().Before(t.next()) {
+		return nil
+	}
+	return &reconcile.Chore{
+		Do: func(ctx context.Context, cl intent.Claim, ctl bmc.Controller) error {
+			return l.prove(ctx, v.Name, secret, ver, cl, ctl)
+		},
+		Failed: func(ctx context.Context, err error) { l.failed(ctx, v.Name, secret, ver, err) },
+	}
+}
+
+// prove works on a session that Dial opened.
+func (l *Logins) prove(ctx context.Context, machine, secret string, ver uint64, cl intent.Claim, ctl bmc.Controller) error {
+	v, err := l.values(secret)
+	switch {
+	case err != nil:
+		return err
+	case l.Version(secret) != ver || l.Taken(machine, secret) >= ver:
+		return nil // another one by now, or Dial found it in use
+	case v.Previous == "":
+		if _, err := ctl.Identify(ctx); err != nil {
+			return err
+		}
+		return l.took(ctx, machine, cl.Epoch, secret, ver, "it logs in")
+	}
+	if err := ctl.SetPassword(ctx, cl, v.Password); err != nil {
+		return err
+	}
+	return l.took(ctx, machine, cl.Epoch, secret, ver, "the BMC took the new password")
+}
+
+// The kinds of failure, as they are journaled and counted.
+const (
+	whyAuth    = "login refused"
+	whyPolicy  = "password refused"
+	whyIgnored = "change ignored"
+	whyUnknown = "outcome unknown"
+	whyOther   = "not reached"
+)
+
+func why(err error) string {
+	switch {
+	case errors.Is(err, bmc.ErrNoEffect):
+		return whyIgnored
+	case errors.Is(err, bmc.ErrPolicy), errors.Is(err, bmc.ErrUnsupported):
+		return whyPolicy
+	case errors.Is(err, bmc.ErrUnknown):
+		return whyUnknown
+	case errors.Is(err, bmc.ErrAuth):
+		return whyAuth
+	}
+	return whyOther
+}
+
+const (
+	firstRest = time.Minute
+	loginRest = 15 * time.Minute // after a login that was refused (boot.md section 4)
+	lastRest  = time.Hour
+)
+
+// next is when the next attempt may be.
+func (t try) next() time.Time {
+	rest := min(firstRest<<min(t.N-1, 10), lastRest)
+	if t.Why != whyOther {
+		rest = max(rest, loginRest)
+	}
+	return t.At.Add(rest)
+}
+
+func (l *Logins) tried(machine, secret string, ver uint64) (try, bool) {
+	t, ok := claim.Load[try](l.Journal, kindTry, machine)
+	return t, ok && t.Secret == secret && t.Ver == ver
+}
+
+// failed journals an attempt, and tells its reason once. The reason is the driver's: it quotes the controller, never a password.
+func (l *Logins) failed(ctx context.Context, machine, secret string, ver uint64, err error) {
+	ctx = context.WithoutCancel(ctx)
+	old, again := l.tried(machine, secret, ver)
+	if again && old.Why == whyAuth && l.Now().Before(old.next()) {
+		return // Dial counted it
+	}
+	t := try{Secret: secret, Ver: ver, N: old.N + 1, Why: why(err), At: l.Now().UTC()}
+	if !again {
+		t.N = 1
+	}
+	drafts := []claim.Draft{{Kind: kindTry, Key: machine, Body: t}}
+	if !again || old.Why != t.Why {
+		drafts = append(drafts, reconcile.Event(machine, "", intent.Epoch{}, "bmc.login.refused", fmt.Sprintf("secret %s version %d: %s: %v", secret, ver, t.Why, err),
+			map[string]string{"secret": secret, "version": fmt.Sprint(ver)}))
+	}
+	if jerr := l.Journal.Append(ctx, claim.Local, drafts...); jerr != nil {
+		l.Log.Warn("attempt at a BMC not journaled", "machine", machine, "err", jerr)
+	}
+}

@@ -1,0 +1,379 @@
+package bmclogin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/redfish"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/storage/state"
+	sim "github.com/skerry-metal/skerry/test/sim/bmc"
+	"github.com/skerry-metal/skerry/test/sim/vm"
+)
+
+const (
+	before = "Before0the0change"
+	after  = "After23456789abc"
+)
+
+// off is a machine that nobody powers on.
+type off struct{}
+
+func (off) On(context.Context) error       { return nil }
+func (off) Off(context.Context) error      { return nil }
+func (off) Reset(context.Context) error    { return nil }
+func (off) Shutdown(context.Context) error { return nil }
+func (off) PowerOn() bool                  { return false }
+
+// bench is one simulated BMC and the lives of an agent over one store.
+type bench struct {
+	t    *testing.T
+	sim  *sim.BMC
+	addr string
+	dir  string
+	now  time.Time
+	log  strings.Builder // all that the agent logs
+
+	mu     sync.Mutex // guards what follows
+	left   int        // requests until the agent dies; below zero: it does not
+	late   bool       // it dies after the BMC did what was asked, before the answer
+	die    context.CancelFunc
+	dead   bool // the BMC does not answer
+	asked  int  // requests
+	logins int  // that were refused
+}
+
+func newBench(t *testing.T, faults ...sim.Fault) *bench {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "skerry-bmclogin-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	b := &bench{t: t, dir: dir, left: -1, now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), sim: sim.New(sim.Config{User: "root", Password: before, Firmware: vm.UEFIPXE, LoginTime: time.Millisecond}, off{})}
+	if err := b.sim.SetFaults(faults...); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewTLSServer(http.HandlerFunc(b.serve))
+	t.Cleanup(srv.Close)
+	b.addr = strings.TrimPrefix(srv.URL, "https://")
+	return b
+}
+
+// status keeps what was answered.
+type status struct {
+	http.ResponseWriter
+	code int
+}
+
+func (s *status) WriteHeader(code int) { s.code = code; s.ResponseWriter.WriteHeader(code) }
+
+func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	dies := b.left == 0
+	b.left--
+	b.asked++
+	dead := b.dead
+	b.mu.Unlock()
+	switch {
+	case dead:
+		panic(http.ErrAbortHandler)
+	case dies && b.late:
+		b.sim.ServeHTTP(httptest.NewRecorder(), r)
+		fallthrough
+	case dies:
+		b.die()
+		panic(http.ErrAbortHandler)
+	}
+	s := &status{w, 200}
+	b.sim.ServeHTTP(s, r)
+	if s.code == http.StatusUnauthorized && r.Method == http.MethodPost {
+		b.mu.Lock()
+		b.logins++
+		b.mu.Unlock()
+	}
+}
+
+// wrong returns how many logins were refused since the last call.
+func (b *bench) wrong() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.logins
+	b.logins = 0
+	return n
+}
+
+func (b *bench) set(do func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	do()
+}
+
+// secret is a version of the BMC's secret, as a coordinator makes them.
+func secret(ver uint64) values {
+	return map[uint64]values{
+		1: {Username: "root", Password: before},
+		2: {Username: "root", Password: after, Previous: before},
+		3: {Username: "root", Password: after},
+	}[ver]
+}
+
+// life is one process life of the agent at a version of the secret: it does what there is to do, once. It says what was journaled
+// as taken, and why it failed.
+func (b *bench) life(ver uint64) (got uint64, err error) {
+	b.t.Helper()
+	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	db, err := state.Open(state.Config{Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), UserFraction: -1, UserFree: 1, VitalFree: 1, StopFree: 1})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer db.Close()
+	j, err := claim.OpenJournal(db, "lon1", "a1", log)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	l := &Logins{Config{
+		Site: "lon1", Journal: j, Log: log, Now: func() time.Time { return b.now }, Rate: 500,
+		Secret: func(string) (seal.Secret, error) {
+			v, err := json.Marshal(secret(ver))
+			return seal.NewSecret(v), err
+		},
+		Version: func(string) uint64 { return ver },
+	}}
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	defer cancel()
+	b.set(func() { b.die = cancel })
+	spec := &intent.BMCSpec{Address: b.addr, Protocol: "redfish", Secret: "bmc"}
+	v := reconcile.MachineView{Name: "m1", Spec: &intent.MachineSpec{BMC: spec}}
+	err = b.chore(ctx, l, v)
+	b.records(j)
+	return l.Taken("m1", "bmc"), err
+}
+
+// chore does as reconcile's loop; what the process's death interrupts is told to nobody.
+func (b *bench) chore(ctx context.Context, l *Logins, v reconcile.MachineView) error {
+	ch := l.Chore(v)
+	if ch == nil {
+		return nil
+	}
+	ctl, err := l.Dial(ctx, v.Name, v.Spec.BMC)
+	if err == nil {
+		cl := intent.Claim{ID: "machine/m1", Epoch: intent.Epoch{Generation: 1, N: 1 << 16}, Owner: "a1"}
+		err = ch.Do(ctx, cl, ctl)
+		if cerr := ctl.Close(ctx); cerr != nil && err == nil && ctx.Err() == nil {
+			b.t.Error(cerr)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		ch.Failed(ctx, err)
+	}
+	return err
+}
+
+// records greps what is written for passwords.
+func (b *bench) records(j *claim.Journal) {
+	b.t.Helper()
+	rs, err := j.Range("a1", 1, claim.MaxPull)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	text := string(marshal(b.t, rs)) + b.log.String()
+	if strings.Contains(text, before) || strings.Contains(text, after) {
+		b.t.Error("a password stands in the journal or the log")
+	}
+}
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *bench) events() (out []string) {
+	b.t.Helper()
+	db, err := state.Open(state.Config{Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), UserFraction: -1, UserFree: 1, VitalFree: 1, StopFree: 1})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer db.Close()
+	j, err := claim.OpenJournal(db, "lon1", "a1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	err = j.Events(nil, func(e intent.Event) error {
+		if e.Type != "bmc.pinned" {
+			out = append(out, e.Type+" "+e.Fields["version"])
+		}
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
+// TestCrashes ends the agent before and after each request of a change of password that the BMC sees. The next life, under the same
+// versions, always ends with the new password in use and journaled; at no time does the BMC see more than two wrong logins in a row.
+func TestCrashes(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for n := 0; ; n++ {
+			b := newBench(t)
+			if got, err := b.life(1); got != 1 || err != nil {
+				t.Fatalf("before the change: version %d, %v", got, err)
+			}
+			b.set(func() { b.left, b.late = n, late })
+			got, err := b.life(2)
+			if at := b.sim.Password(); at != before && at != after {
+				t.Fatalf("request %d, late %v: the BMC takes something else", n, late)
+			}
+			if err == nil {
+				if got != 2 || b.sim.Password() != after || n < 8 {
+					t.Fatalf("without a crash at request %d: version %d, the new password %v", n, got, b.sim.Password() == after)
+				}
+				t.Logf("late %v: %d requests", late, n)
+				break
+			}
+			b.set(func() { b.left = -1 })
+			if got, err := b.life(2); got != 2 || err != nil || b.sim.Password() != after {
+				t.Fatalf("request %d, late %v: the next life ends with version %d, %v; the new password %v", n, late, got, err, b.sim.Password() == after)
+			}
+			if k := b.wrong(); k > 2 {
+				t.Fatalf("request %d, late %v: %d wrong logins", n, late, k)
+			}
+			if got, err := b.life(3); got != 3 || err != nil {
+				t.Fatalf("request %d, late %v: version 3: %d, %v", n, late, got, err)
+			}
+		}
+	}
+}
+
+// TestFaults: whatever the BMC does, what is journaled as taken works, a refusal is told once, and the next try waits.
+func TestFaults(t *testing.T) {
+	f := func(fault sim.Fault, want uint64, events ...string) {
+		t.Run(string(fault), func(t *testing.T) {
+			b := newBench(t)
+			if got, err := b.life(1); got != 1 || err != nil {
+				t.Fatal(got, err)
+			}
+			if err := b.sim.SetFaults(fault); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				got, err := b.life(2)
+				if got != want || (want == 2) != (err == nil) && i == 0 {
+					t.Fatalf("version %d, %v", got, err)
+				}
+				if k := b.wrong(); k > 2 || i > 0 && k > 0 && i < 2 {
+					t.Errorf("time %d: %d wrong logins", i, k)
+				}
+				if i == 1 {
+					b.now = b.now.Add(loginRest)
+				}
+			}
+			if (b.sim.Password() == after) != (want == 2) {
+				t.Errorf("the BMC takes the new password: %v", b.sim.Password() == after)
+			}
+			if d := cmp.Diff(append([]string{"bmc.login.proven 1"}, events...), b.events()); d != "" {
+				t.Errorf("-want +got\n%s", d)
+			}
+			if want == 2 {
+				return
+			}
+			if err := b.sim.SetFaults(); err != nil { // somebody mended it
+				t.Fatal(err)
+			}
+			b.now = b.now.Add(lastRest)
+			if got, err := b.life(2); got != 2 || err != nil || b.sim.Password() != after {
+				t.Errorf("mended: version %d, %v", got, err)
+			}
+		})
+	}
+	f(sim.PasswordIgnored, 1, "bmc.login.refused 2")
+	f(sim.PasswordPolicy, 1, "bmc.login.refused 2")
+	f(sim.PasswordLogout, 2, "bmc.login.proven 2")
+	f(sim.PasswordLost, 2, "bmc.login.proven 2")
+	f(sim.ETagRequired, 2, "bmc.login.proven 2")
+	f(sim.ETagBare, 2, "bmc.login.proven 2")
+	f(sim.Lockout3, 2, "bmc.login.proven 2")
+	f(sim.SessionCap8, 2, "bmc.login.proven 2")
+}
+
+// TestNeitherWorks: somebody set another password by hand. The BMC sees each of ours once, then not again for a quarter of an hour,
+// whatever restarts; a version with the right one mends it.
+func TestNeitherWorks(t *testing.T) {
+	b := newBench(t, sim.Lockout3)
+	if got, err := b.life(1); got != 1 || err != nil {
+		t.Fatal(got, err)
+	}
+	ctl, err := redfish.New(redfish.Config{Address: b.addr, User: "root", Password: before, Site: "lon1", Logger: slog.New(slog.DiscardHandler), RatePerSec: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ctl.SetPassword(t.Context(), intent.Claim{Epoch: intent.Epoch{Generation: 9, N: 1}}, "By0hand0by0hand"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ctl.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.wrong()
+	for i := range 4 {
+		if got, err := b.life(2); got != 1 || i == 0 && !errors.Is(err, bmc.ErrAuth) {
+			t.Fatalf("version %d, %v", got, err)
+		}
+	}
+	if k := b.wrong(); k != 2 {
+		t.Errorf("%d wrong logins, want each password once", k)
+	}
+}
+
+// TestUnreachable: a BMC that is away keeps its version, is asked less and less often, and takes the change when it is back.
+func TestUnreachable(t *testing.T) {
+	b := newBench(t)
+	if got, err := b.life(1); got != 1 || err != nil {
+		t.Fatal(got, err)
+	}
+	b.set(func() { b.dead, b.asked = true, 0 })
+	var waits []time.Duration
+	for last := b.now; len(waits) < 9; {
+		if got, _ := b.life(2); got != 1 {
+			t.Fatalf("version %d of a BMC that does not answer", got)
+		}
+		b.set(func() {
+			if b.asked > 0 {
+				waits, last, b.asked = append(waits, b.now.Sub(last)), b.now, 0
+			}
+		})
+		b.now = b.now.Add(time.Minute)
+	}
+	want := []time.Duration{0, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 16 * time.Minute, 32 * time.Minute, time.Hour, time.Hour}
+	if d := cmp.Diff(want, waits); d != "" {
+		t.Errorf("waits (-want +got)\n%s", d)
+	}
+	if d := cmp.Diff([]string{"bmc.login.proven 1", "bmc.login.refused 2"}, b.events()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	b.now = b.now.Add(time.Hour)
+	b.set(func() { b.dead = false })
+	if got, err := b.life(2); got != 2 || err != nil || b.sim.Password() != after {
+		t.Errorf("back: version %d, %v", got, err)
+	}
+}
