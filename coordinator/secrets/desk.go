@@ -236,6 +236,9 @@ func (d *Desk) changePassword(ctx context.Context, by api.Caller, site string, r
 		return api.Refuse(fmt.Sprintf("a change of secret %s is under way, and some BMC may know the password before it alone: `skerry secret status --site %s`", r.BMC, site))
 	}
 	v, err := d.values(ctx, site, r.BMC)
+	if errors.Is(err, api.ErrNotFound) {
+		return api.Refuse(fmt.Sprintf("the value of secret %s was lost with the store that made it, and only the site's agents have it: set another password at the BMCs, then tell it with `skerry secret set %s --site %s`", r.BMC, r.BMC, site))
+	}
 	if err != nil || r.DryRun {
 		return err
 	}
