@@ -58,6 +58,7 @@ type Config struct {
 	Recovered bool
 	Version   string
 	Logger    *slog.Logger
+	Network   transport.Network // nil: this machine's
 }
 
 // Default returns the defaults of Config.
@@ -366,7 +367,7 @@ func (c *Coordinator) wire() (err error) {
 		Leaf: c.issuer.Leaf, Web: c.issuer.Web,
 	}
 	c.end, err = transport.New(transport.Config{
-		Listen: c.cfg.Listen, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
+		Listen: c.cfg.Listen, Network: c.cfg.Network, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
 		UDP: []string{trust.ALPNUplink, trust.ALPNBulk},
 		TCP: []string{trust.ALPNUplink, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
 		Refused: func(from net.Addr, err error) {

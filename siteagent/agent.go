@@ -59,6 +59,7 @@ type Config struct {
 	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
 	Version    string
 	Logger     *slog.Logger
+	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
 }
 
 // Default returns the defaults of Config.
@@ -113,6 +114,9 @@ type Agent struct {
 // Run joins if it must, then serves its site until ctx ends. Nothing on this path waits for a coordinator once the agent has
 // joined. Stop order: what answers first, then what writes, then the store.
 func Run(ctx context.Context, cfg Config) error {
+	if cfg.Network == nil {
+		cfg.Network = transport.Host{}
+	}
 	id, own, err := loadIdentity(ctx, cfg)
 	if err != nil {
 		return err
@@ -203,7 +207,8 @@ func (a *Agent) open() error {
 func (a *Agent) wire() (err error) {
 	log, self := a.cfg.Logger, a.id.Agent
 	a.end, err = transport.New(transport.Config{
-		Listen: a.cfg.Management, Log: log, ResetKey: a.reset,
+		Network: a.cfg.Network,
+		Listen:  a.cfg.Management, Log: log, ResetKey: a.reset,
 		TLS: &trust.TLS{
 			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.replica.View,
 			Leaf: a.keys.Leaf, Web: a.keys.Web,
@@ -261,7 +266,7 @@ func (a *Agent) wireSite() {
 		},
 	}
 	a.site.Assets = a.assets.Missing
-	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log}}
+	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
 		Dial: a.logins.Dial, Chore: a.logins.Chore, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },

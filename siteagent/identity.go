@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -57,7 +56,7 @@ func joinSite(ctx context.Context, cfg Config, dir string) (*keys.Identity, erro
 		about.Addr = []string{cfg.Management}
 	}
 	for {
-		res, err := join.Join(ctx, &net.Dialer{Timeout: 10 * time.Second}, addr, token, fresh, about)
+		res, err := join.Join(ctx, cfg.Network, addr, token, fresh, about)
 		if err == nil {
 			id := &keys.Identity{
 				Site: res.Answer.Site, Agent: res.Answer.Agent, Domain: res.Answer.Domain, Pin: token.Pin, Coordinator: []string{addr},

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -120,7 +119,9 @@ func (a *Agent) vacant(ctx context.Context) error {
 			continue
 		}
 		for _, addr := range p.Addr {
-			if c, err := (&net.Dialer{Timeout: offerWait}).DialContext(ctx, "tcp", addr); err == nil {
+			dctx, cancel := context.WithTimeout(ctx, offerWait)
+			c, err := a.cfg.Network.DialContext(dctx, "tcp", addr)
+			if cancel(); err == nil {
 				return errors.Join(fmt.Errorf("cannot take the place of %s: something answers at %s; stop it first", replaces, addr), c.Close())
 			}
 		}
@@ -172,7 +173,7 @@ func (a *Agent) offerTo(ctx context.Context, p intent.RosterAgent, env *intent.E
 	for _, r := range a.replica.View().Roots {
 		roots.AddCert(r)
 	}
-	cl := &http.Client{Timeout: offerWait, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+	cl := &http.Client{Timeout: offerWait, Transport: &http.Transport{DisableKeepAlives: true, DialContext: a.cfg.Network.DialContext, TLSClientConfig: &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: roots, Time: func() time.Time { now, _ := a.floor.Now(); return now },
 	}}}
 	err = errors.New("it has no address")

@@ -68,6 +68,8 @@ type Config struct {
 	Refused func(from net.Addr, err error)
 	// ResetKey, the same in each run, lets a peer notice at once that we restarted. Empty: it waits for its idle timeout.
 	ResetKey []byte
+	// Network opens the sockets; nil: Host.
+	Network Network
 	// Lane forces a lane for Dial, for sites where UDP is blocked and for tests.
 	Lane Lane
 }
@@ -75,9 +77,9 @@ type Config struct {
 // Endpoint is the one endpoint of a process.
 type Endpoint struct {
 	cfg Config
-	udp *net.UDPConn
+	udp net.PacketConn
 	qt  *quic.Transport
-	tcp *net.TCPListener
+	tcp net.Listener
 
 	handlers map[string]map[byte]StreamHandler // by ALPN, kind; set before Run
 	sessions map[string]func(context.Context, *Conn)
@@ -109,7 +111,10 @@ type link struct {
 
 // New binds both sockets and starts nothing. Close undoes it when Run is never called.
 func New(cfg Config) (*Endpoint, error) {
-	tcp, udp, err := bind(cfg.Listen)
+	if cfg.Network == nil {
+		cfg.Network = Host{}
+	}
+	tcp, udp, err := bind(cfg.Network, cfg.Listen)
 	if err != nil {
 		return nil, err
 	}
@@ -129,25 +134,21 @@ func New(cfg Config) (*Endpoint, error) {
 }
 
 // bind opens TCP and UDP on one port.
-func bind(addr string) (*net.TCPListener, *net.UDPConn, error) {
+func bind(n Network, addr string) (net.Listener, net.PacketConn, error) {
 	const tries = 20 // a port free for TCP may be taken for UDP; twenty in a row is a full machine
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot listen on %q: %w", addr, err)
 	}
 	for i := 0; ; i++ {
-		l, err := net.Listen("tcp", addr)
+		tcp, err := n.Listen("tcp", addr)
 		if err != nil {
 			return nil, nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 		}
-		tcp := l.(*net.TCPListener)
 		at := net.JoinHostPort(host, strconv.Itoa(tcp.Addr().(*net.TCPAddr).Port))
-		ua, err := net.ResolveUDPAddr("udp", at)
+		udp, err := n.ListenPacket("udp", at)
 		if err == nil {
-			var udp *net.UDPConn
-			if udp, err = net.ListenUDP("udp", ua); err == nil {
-				return tcp, udp, nil
-			}
+			return tcp, udp, nil
 		}
 		_ = tcp.Close() // the UDP error is what counts
 		if port != "0" || i == tries {

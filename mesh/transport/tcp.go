@@ -41,7 +41,7 @@ func (e *Endpoint) acceptTCP(ctx context.Context) {
 	conf := e.cfg.TLS.Server(e.cfg.TCP...)
 	var open atomic.Int64
 	for {
-		raw, err := e.tcp.AcceptTCP()
+		raw, err := e.tcp.Accept()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -58,7 +58,6 @@ func (e *Endpoint) acceptTCP(ctx context.Context) {
 			_ = raw.Close()
 			continue
 		}
-		_ = raw.SetKeepAliveConfig(keepAlive()) // without it a dead peer costs a descriptor, no more
 		e.halfOpen.Add(1)
 		open.Add(1)
 		t := &tracked{Conn: raw, onDone: func() { open.Add(-1) }}
@@ -228,8 +227,7 @@ func (c *Conn) drainParked() {
 func (e *Endpoint) dialTLS(ctx context.Context, addr, alpn string, want trust.Want) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*handshakeTimeout) // SYN retries of a lossy WAN, then the handshake
 	defer cancel()
-	d := net.Dialer{KeepAliveConfig: keepAlive()}
-	raw, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := e.cfg.Network.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot dial %s over TCP: %w", addr, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
@@ -49,6 +50,8 @@ type Config struct {
 	Log     *slog.Logger
 	// Rate is how many requests a second a BMC gets; zero takes the driver's.
 	Rate float64
+	// Dial opens connections; nil: this machine's network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Logins is the logins of one agent.
@@ -121,7 +124,7 @@ func (l *Logins) Dial(ctx context.Context, machine string, spec *intent.BMCSpec)
 // open makes a driver; it connects when it is first used. The TLS key is the declared one, else the first that any agent of the site saw.
 func (l *Logins) open(machine string, spec *intent.BMCSpec, user, password string) (bmc.Controller, error) {
 	key := machine + "@" + spec.Address
-	cfg := redfish.Config{Address: spec.Address, User: user, Password: password, Site: l.Site, Logger: l.Log, RatePerSec: l.Rate, OnPin: func(pin string) { l.pin(machine, key, pin) }}
+	cfg := redfish.Config{Address: spec.Address, User: user, Password: password, Site: l.Site, Logger: l.Log, RatePerSec: l.Rate, Dial: l.Config.Dial, OnPin: func(pin string) { l.pin(machine, key, pin) }}
 	if spec.Pin != "" {
 		d, err := intent.ParseDigest(spec.Pin)
 		if err != nil {

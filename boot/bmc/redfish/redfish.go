@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -30,6 +31,8 @@ type Config struct {
 	OnPin    func(pin string) // told the first key seen; may be nil
 	// RatePerSec is how many requests a second the controller gets at most; zero takes 2. Simulators stand more.
 	RatePerSec float64
+	// Dial opens connections; nil: this machine's network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 const (
@@ -67,7 +70,7 @@ func New(cfg Config) (*Controller, error) {
 		cfg.Address = "https://" + cfg.Address
 	}
 	p := &pinner{pin: strings.ToLower(cfg.Pin), onPin: cfg.OnPin}
-	return &Controller{cfg: cfg, password: cfg.Password, gov: newGovernor(p, cfg.RatePerSec), login: make(chan struct{}, 1)}, nil
+	return &Controller{cfg: cfg, password: cfg.Password, gov: newGovernor(p, cfg), login: make(chan struct{}, 1)}, nil
 }
 
 // Caps returns what is known so far.

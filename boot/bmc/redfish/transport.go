@@ -1,6 +1,7 @@
 package redfish
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -65,12 +66,20 @@ type governor struct {
 	gate  chan struct{}
 }
 
-func newGovernor(p *pinner, perSec float64) *governor {
+func newGovernor(p *pinner, cfg Config) *governor {
+	perSec, dial := cfg.RatePerSec, cfg.Dial
 	if perSec <= 0 {
 		perSec = ratePerSec
 	}
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	return &governor{limit: rate.NewLimiter(rate.Limit(perSec), rateBurst), gate: make(chan struct{}, 1), next: &http.Transport{
-		DialContext: (&net.Dialer{Timeout: dialLimit}).DialContext,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, dialLimit)
+			defer cancel()
+			return dial(ctx, network, addr)
+		},
 		// Verified by pin, above: a name or a date in a controller's own certificate proves nothing.
 		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true, VerifyConnection: p.verify, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: dialLimit,

@@ -1,0 +1,11 @@
+// Package memnet is a network in memory: hosts with one address each, streams and packets between them, and what goes wrong on wires.
+//
+// Holds: Net (Host, Cut, Unplug) and Host, which is a transport.Network. A cut loses packets and holds streams up, as a retransmitting
+// TCP would; a host that is unplugged is gone without a word, and its streams are reset when it is back.
+//
+// Imported by: tests. Everything waits on channels and timers only, so that a testing/synctest bubble's clock moves on.
+//
+// Concurrency: safe for concurrent use. Packets take a moment; streams deliver at once.
+//
+// Tests: beside the files; test/fault runs whole domains over it.
+package memnet
