@@ -342,3 +342,28 @@ func TestAdoptedStaysTheSame(t *testing.T) {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
+
+// Both agents of a site bring a change at once. The one that comes second finds the object moved by the first, and no conflict: it is
+// the same change, and nothing is left waiting for a person.
+func TestToldByTwoAtOnce(t *testing.T) {
+	s := found1(t)
+	s.apply(firstSite)
+	keys := s.join("lon1", "a1")
+	real, once := s.desk.Catalog, false
+	s.desk.Catalog = func() *intent.Catalog {
+		if !once { // the other one is faster, right after this one looked for a decision
+			once = true
+			if got, err := s.propose("lon1", keys, "lon1-1", webOfTwo, 1, nil); err != nil || got != "adopt" {
+				t.Errorf("the first: %q, %v", got, err)
+			}
+		}
+		return real()
+	}
+	got, err := s.propose("lon1", keys, "lon1-1", webOfTwo, 1, nil)
+	if err != nil || got != "adopt" {
+		t.Errorf("the second: %q, %v", got, err)
+	}
+	if w := s.waiting(); len(w) > 0 {
+		t.Errorf("%v waits", w)
+	}
+}

@@ -60,10 +60,8 @@ func (d *Desk) Take(ctx context.Context, site string, env *intent.Envelope) (str
 	if err != nil {
 		return "", err
 	}
-	if e, err := d.Store.Get(ctx, store.OverrideKey(site, o.ID)); err == nil {
-		return d.repeat(ctx, site, o.ID, string(e.Value)) // told twice, or we died before the ack
-	} else if !errors.Is(err, store.ErrAbsent) {
-		return "", err
+	if decided, err := d.again(ctx, site, o.ID); decided != "" || err != nil {
+		return decided, err
 	}
 	if err := d.mayChange(site, o); err != nil {
 		return "", err
@@ -87,7 +85,24 @@ func (d *Desk) Take(ctx context.Context, site string, env *intent.Envelope) (str
 		}
 		why = e.Error()
 	}
-	return Conflict, d.keep(ctx, site, o.ID, kept{env, why, d.Now().UTC()})
+	if err := d.keep(ctx, site, o.ID, kept{env, why, d.Now().UTC()}); errors.Is(err, errDecided) {
+		return d.again(ctx, site, o.ID)
+	} else if err != nil {
+		return "", err
+	}
+	return Conflict, nil
+}
+
+// again finishes what was decided on an override that is told twice, or that we died over before the ack; "" for one that is new.
+func (d *Desk) again(ctx context.Context, site, id string) (string, error) {
+	e, err := d.Store.Get(ctx, store.OverrideKey(site, id))
+	if errors.Is(err, store.ErrAbsent) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return d.repeat(ctx, site, id, string(e.Value))
 }
 
 // Preview says what Take would answer, as far as that can be told without doing it, and Settled for what was decided before.

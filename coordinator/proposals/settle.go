@@ -33,9 +33,16 @@ func (d *Desk) keep(ctx context.Context, site, id string, k kept) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode proposal %s: %w", id, err)
 	}
-	_, err = d.Store.Commit(ctx, store.Commit{Put: map[string][]byte{key: v}})
+	// Both agents of a site bring it: what one of them saw adopted a moment ago does not wait for anybody.
+	c := store.Commit{If: []store.Guard{{Key: store.OverrideKey(site, id)}}, Put: map[string][]byte{key: v}}
+	if _, err = d.Store.Commit(ctx, c); errors.Is(err, store.ErrConflict) {
+		return errDecided
+	}
 	return err
 }
+
+// errDecided: somebody decided meanwhile.
+var errDecided = errors.New("the override was decided meanwhile")
 
 // List returns what of a site waits for a person, with both values, in order of ids.
 func (d *Desk) List(ctx context.Context, site string) ([]api.Proposal, error) {

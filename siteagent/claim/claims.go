@@ -105,7 +105,8 @@ func (c *Claims) Holder(id string) string {
 	return p.Owner
 }
 
-// Strange tells that a device holds a higher epoch than any that this agent knows of: somebody whom it did not hear drove it.
+// Strange tells that a device holds, or held when this agent took it by its fence alone, a higher epoch than any that this agent knew:
+// somebody whom it did not hear drove it. A majority's promise ends that.
 func (c *Claims) Strange(ctx context.Context, id string, fence Fence) (bool, error) {
 	p, err := c.own.load(id)
 	if err != nil {
@@ -115,7 +116,7 @@ func (c *Claims) Strange(ctx context.Context, id string, fence Fence) (bool, err
 	if err != nil {
 		return false, fmt.Errorf("cannot read fence of %s: %w", id, err)
 	}
-	return e.Compare(p.Epoch) > 0, nil
+	return p.Strange || e.Compare(p.Epoch) > 0, nil
 }
 
 // Held returns the claim on id if this process holds it.
@@ -177,11 +178,11 @@ func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 	if !ok {
 		return intent.Claim{}, fmt.Errorf("cannot claim %s: %w: this agent is not in the roster", id, ErrNotHeld)
 	}
-	top, strength, err := c.top(ctx, id, fence)
+	top, strength, strange, err := c.top(ctx, id, fence)
 	if err != nil {
 		return intent.Claim{}, err
 	}
-	want := Promise{ID: id, Epoch: top.Next(generation, rank), Owner: c.self, Boot: c.boot}
+	want := Promise{ID: id, Epoch: top.Next(generation, rank), Owner: c.self, Boot: c.boot, Strange: strange}
 	votes, heard, err := c.collect(ctx, generation, members, &want)
 	if err != nil {
 		c.giveBack(ctx, want)
@@ -200,6 +201,12 @@ func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 			return intent.Claim{}, fmt.Errorf("cannot raise fence of %s: %w", id, err)
 		}
 	}
+	if want.Strange && !hard { // who drove it promised, or is outvoted
+		if want.Strange, err = false, c.own.known(want); err != nil {
+			c.giveBack(ctx, want)
+			return intent.Claim{}, err
+		}
+	}
 	c.mu.Lock()
 	c.held[id] = held{want, hard}
 	if !hard {
@@ -212,22 +219,22 @@ func (c *Claims) acquire(ctx context.Context, id string, fence Fence) (intent.Cl
 
 // top returns the highest epoch that this agent and the device know of. A store that lost its tail may have forgotten what it
 // promised: it asks for nothing.
-func (c *Claims) top(ctx context.Context, id string, fence Fence) (intent.Epoch, intent.Strength, error) {
+func (c *Claims) top(ctx context.Context, id string, fence Fence) (_ intent.Epoch, _ intent.Strength, strange bool, _ error) {
 	if c.own.db.Recovering() {
-		return intent.Epoch{}, intent.StrengthNone, fmt.Errorf("cannot claim %s: %w: this agent's state is behind", id, ErrNotHeld)
+		return intent.Epoch{}, intent.StrengthNone, false, fmt.Errorf("cannot claim %s: %w: this agent's state is behind", id, ErrNotHeld)
 	}
 	mine, err := c.own.load(id)
 	if err != nil || fence == nil {
-		return mine.Epoch, intent.StrengthNone, err
+		return mine.Epoch, intent.StrengthNone, mine.Strange, err
 	}
 	onDevice, strength, err := fence.ReadFence(ctx)
 	if err != nil {
-		return intent.Epoch{}, intent.StrengthNone, fmt.Errorf("cannot read fence of %s: %w", id, err)
+		return intent.Epoch{}, intent.StrengthNone, false, fmt.Errorf("cannot read fence of %s: %w", id, err)
 	}
 	if onDevice.Compare(mine.Epoch) > 0 {
-		return onDevice, strength, nil
+		return onDevice, strength, true, nil
 	}
-	return mine.Epoch, strength, nil
+	return mine.Epoch, strength, mine.Strange, nil
 }
 
 // rounds is how often one Acquire asks everybody: once, again above a higher epoch that was heard of, and again when an
@@ -290,6 +297,7 @@ func (c *Claims) ask(ctx context.Context, generation uint64, members []Member, w
 func (c *Claims) askOne(ctx context.Context, peer string, generation uint64, want Promise) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	want.Strange = false
 	return c.remote.Promise(ctx, peer, generation, want)
 }
 

@@ -17,6 +17,8 @@ type Promise struct {
 	Owner    string       `json:"owner"`
 	Boot     string       `json:"boot"` // random id of the owner's process life
 	Released bool         `json:"released,omitempty"`
+	// Strange: the device was driven by somebody whom this agent has not heard since. It is of the own table only.
+	Strange bool `json:"strange,omitempty"`
 	// Yielded are earlier holders who promised this one themselves, so that their own release need not have been heard by
 	// everybody. It is part of the question, never of the table.
 	Yielded map[string]intent.Epoch `json:"yielded,omitempty"`
@@ -105,6 +107,18 @@ func (p promises) confirm(want Promise) error {
 		return &Refusal{"lower", have.Epoch, have.Owner}
 	}
 	return nil
+}
+
+// known notes that a majority promised: the device is not strange any more.
+func (p promises) known(want Promise) error {
+	return p.db.UpdateVital(func(tx *state.Tx) error {
+		have, err := p.get(tx, want.ID)
+		if err != nil || !have.Strange {
+			return err
+		}
+		have.Strange = false
+		return p.put(tx, have)
+	})
 }
 
 // release marks what the owner was promised up to this epoch as given back. One that it asked for later stands.

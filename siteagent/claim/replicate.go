@@ -3,6 +3,7 @@ package claim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -151,24 +152,49 @@ const gather = 25 * time.Millisecond
 // pull asks each live peer for its own chain, so that an agent that was away learns what it missed.
 func (j *Journal) pull(ctx context.Context, peers Peers) {
 	for _, p := range peers.Live() {
-		for {
-			from := j.Heads()[p] + 1
-			pctx, cancel := context.WithTimeout(ctx, pushTimeout)
-			records, err := peers.Pull(pctx, p, p, from)
-			cancel()
-			if err != nil {
-				j.log.Debug("cannot pull journal", "peer", p, "err", err)
-				break
+		if err := j.pullFrom(ctx, peers, p, p); err != nil {
+			j.log.Debug("cannot pull journal", "peer", p, "err", err)
+		}
+	}
+}
+
+// pullFrom takes from a peer what it has of an agent's chain beyond ours.
+func (j *Journal) pullFrom(ctx context.Context, peers Peers, peer, agent string) error {
+	for {
+		pctx, cancel := context.WithTimeout(ctx, pushTimeout)
+		records, err := peers.Pull(pctx, peer, agent, j.Heads()[agent]+1)
+		cancel()
+		if err != nil || len(records) == 0 {
+			return err
+		}
+		if _, err := j.Receive(agent, records); err != nil {
+			j.log.Warn("journal does not link", "peer", peer, "agent", agent, "err", err)
+			return err
+		}
+	}
+}
+
+// Catch takes from every live peer all that it has, its own chain and others'. A decision is made after it: who was parted from
+// this agent until a moment ago may have decided the same. Errors name a live peer that did not answer.
+func (j *Journal) Catch(ctx context.Context) error {
+	j.mu.Lock()
+	peers := j.peers
+	chains := slices.Collect(maps.Keys(j.heads))
+	j.mu.Unlock()
+	if peers == nil {
+		return nil
+	}
+	for _, p := range peers.Live() {
+		for _, agent := range append(slices.Clone(chains), p) {
+			if agent == j.self {
+				continue
 			}
-			if len(records) == 0 {
-				break
-			}
-			if _, err := j.Receive(p, records); err != nil {
-				j.log.Warn("peer's journal does not link", "peer", p, "err", err)
-				break
+			if err := j.pullFrom(ctx, peers, p, agent); err != nil {
+				return fmt.Errorf("cannot take the journal of %s from %s: %w", agent, p, err)
 			}
 		}
 	}
+	return nil
 }
 
 // Level tells whether every live peer holds this agent's chain to its end: nothing of it is missing here, nothing there.

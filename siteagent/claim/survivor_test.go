@@ -71,4 +71,22 @@ func TestStrange(t *testing.T) {
 	}
 	strange(a, false)
 	strange(b, true)
+	b.sees["a"] = Member{Since: m.now}
+	m.now = m.now.Add(HoldOff)
+	a.claims.Release(t.Context(), id)
+	if _, err := b.claims.Acquire(t.Context(), id, m.fence(id)); err != nil {
+		t.Fatal(err)
+	}
+	b.claims.Release(t.Context(), id)
+	b.start()
+	strange(b, true) // it took the device, and knows no more of what was done to it
+	for _, x := range []*modelAgent{a, b} {
+		for _, y := range []*modelAgent{a, b} {
+			x.sees[y.name] = Member{Alive: true, Since: m.now}
+		}
+	}
+	if _, err := b.claims.Acquire(t.Context(), id, m.fence(id)); err != nil {
+		t.Fatal(err)
+	}
+	strange(b, false)
 }

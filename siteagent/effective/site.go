@@ -3,6 +3,8 @@ package effective
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -100,7 +102,20 @@ func (w *Site) Want() reconcile.Want {
 			}
 			return fmt.Sprintf("intent %d.%d", e.State.Head.Epoch, e.State.Head.Seq)
 		},
+		Knows: e.knows,
 	}
+}
+
+// knows tells whether a cause, as Want gives them, is part of this revision: an agent that was away is behind its peers for a while.
+func (e *Intent) knows(cause string) bool {
+	if id, ok := strings.CutPrefix(cause, "override "); ok {
+		return slices.ContainsFunc(e.Overrides, func(d intent.Override) bool { return d.ID == id })
+	}
+	var h intent.Head
+	if n, err := fmt.Sscanf(cause, "intent %d.%d", &h.Epoch, &h.Seq); n != 2 || err != nil {
+		return false
+	}
+	return e.State.Head.Compare(h) >= 0
 }
 
 const defaultBootSlots = 16

@@ -22,7 +22,7 @@ func (c *Controller) instances(ctx context.Context, want Want) {
 }
 
 func (c *Controller) instanceView(want Want) InstanceView {
-	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause}
+	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause, Knows: want.Knows}
 	_, members := c.cfg.Members()
 	alive := 0
 	for _, m := range members {
@@ -88,6 +88,12 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 		// The peer is dead: the plan took only the first machine of the instance's order, and the machine's hard fence stands.
 	default:
 		return err
+	}
+	if err := c.cfg.Journal.Catch(ctx); err != nil {
+		return fmt.Errorf("cannot bind %s to %s: %w", b.Instance, b.Machine, err)
+	}
+	if now, _ := c.viewOf(b.Machine); !t.Release && now.Status.State != intent.StateAvailable {
+		return fmt.Errorf("cannot bind %s to %s: the machine is %s by now", b.Instance, b.Machine, now.Status.State)
 	}
 	if why := t.taken(Bindings(c.cfg.Journal)); why != "" {
 		return fmt.Errorf("cannot bind %s to %s: %s", b.Instance, b.Machine, why)

@@ -28,6 +28,7 @@ type InstanceView struct {
 	Majority   bool               // bindings can be claimed by a majority
 	Deleted    map[string]bool    // uids of arrays whose tombstone, or deleting override, was seen
 	Cause      func(arrayUID string) string
+	Knows      func(cause string) bool // nil: every one
 }
 
 // BindTask gives a machine to an instance, or (Release) takes it back.
@@ -38,7 +39,7 @@ type BindTask struct {
 
 // PlanInstances returns the bindings to make and to release, in a fixed order. Bindings are sticky: a standing one is kept
 // whatever would be chosen today. A binding whose array is merely absent is kept too (promise 4): only a tombstone or a
-// smaller count releases. Without a majority an instance takes only the first machine of its rendezvous order.
+// smaller count releases, and a count only in an intent as new as the one that bound it. Without a majority an instance takes only the first machine of its rendezvous order.
 func PlanInstances(v InstanceView) []BindTask {
 	var tasks []BindTask
 	taken := map[string]bool{}
@@ -72,6 +73,9 @@ func PlanInstances(v InstanceView) []BindTask {
 		shrunk := false
 		for _, o := range v.Catalog.List(intent.KindInstanceArray) {
 			shrunk = shrunk || (o.Metadata.UID == b.ArrayUID && b.Index >= o.Spec.(*intent.InstanceArraySpec).Count)
+		}
+		if shrunk && v.Knows != nil && !v.Knows(b.Cause) {
+			shrunk = false // the array was larger when the instance was bound, in an intent that this agent has not heard yet
 		}
 		if shrunk || (!seen[b.ArrayUID] && v.Deleted[b.ArrayUID]) {
 			b.Released = true

@@ -205,3 +205,26 @@ func TestTaken(t *testing.T) {
 	f("release of an earlier binding", true, true, Binding{Instance: "i1", Machine: "m9", Generation: 3})
 	f("release of an absent one", true, true)
 }
+
+// TestShrunkIsNotBehind: an agent that was away and reads from its peers' journal of instances which its own intent does not ask for yet
+// gives none of them back. What a tombstone says counts whoever is behind.
+func TestShrunkIsNotBehind(t *testing.T) {
+	v := siteView(true, array("web", "small", 3))
+	for _, m := range []string{"m1", "m2", "m3"} {
+		v.Candidates = append(v.Candidates, Candidate{m, "small"})
+	}
+	v.Cause = func(string) string { return "intent 1.9" }
+	v = carry(v, PlanInstances(v))
+	v.Catalog = intent.NewCatalog(array("web", "small", 1)) // of intent 1.5
+	for knows, want := range map[bool]int{false: 0, true: 2} {
+		v.Knows = func(cause string) bool { return knows && cause == "intent 1.9" }
+		if got := PlanInstances(v); len(got) != want {
+			t.Errorf("intent 1.9 known %v: %d are given back, want %d", knows, len(got), want)
+		}
+	}
+	v.Catalog, v.Deleted = intent.NewCatalog(), map[string]bool{"uid-web": true}
+	v.Knows = func(string) bool { return false }
+	if got := PlanInstances(v); len(got) != 3 {
+		t.Errorf("deleted: %d are given back, want 3", len(got))
+	}
+}

@@ -19,7 +19,9 @@ type Want struct {
 	Catalog *intent.Catalog
 	Deleted map[string]bool              // uids of removed arrays
 	Cause   func(arrayUID string) string // "intent 1.42", "override ID"
-	Wake    <-chan struct{}              // closed when it changes
+	// Knows tells whether a cause of an earlier decision is part of this intent. Nil func: every one is.
+	Knows func(cause string) bool
+	Wake  <-chan struct{} // closed when it changes
 }
 
 // Config is what a Controller works with.

@@ -2,13 +2,17 @@
 
 package fault
 
+import "time"
+
 // The long tier: under an hour each (trust.md section 12).
 const (
-	tierKills   = 2000   // F1
-	tierCuts    = 500    // F3
-	tierFlips   = 5000   // F4
-	tierFulls   = 20     // F5
-	tierCopies  = 20     // F6
-	tierHostile = 50_000 // F14
-	tierTurns   = 60     // F18
+	tierKills     = 2000                // F1
+	tierCuts      = 500                 // F3
+	tierFlips     = 5000                // F4
+	tierFulls     = 20                  // F5
+	tierCopies    = 20                  // F6
+	tierHostile   = 50_000              // F14
+	tierHistories = 300                 // F10
+	tierAway      = 30 * 24 * time.Hour // F7: between two lives
+	tierTurns     = 60                  // F18
 )

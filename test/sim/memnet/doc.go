@@ -3,7 +3,9 @@
 // Holds: Net (Host, Cut, Unplug) and Host, which is a transport.Network. A cut loses packets and holds streams up, as a retransmitting
 // TCP would; a host that is unplugged is gone without a word, and its streams are reset when it is back.
 //
-// Imported by: tests. Everything waits on channels and timers only, so that a testing/synctest bubble's clock moves on.
+// Imported by: tests.
+//
+// Promises: everything waits on channels and timers only, so that the clock of a testing/synctest bubble moves on.
 //
 // Concurrency: safe for concurrent use. Packets take a moment; streams deliver at once.
 //
