@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/members"
@@ -47,7 +48,7 @@ func MakeKit(ctx context.Context, cfg KitConfig) (*Kit, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(ctx, kitLimit)
 	defer cancel()
-	id, err := joinSite(ctx, Config{Join: cfg.Join, Logger: cfg.Logger}, dir)
+	id, err := joinSite(ctx, Config{Join: cfg.Join, Network: transport.Host{}, Logger: cfg.Logger}, dir)
 	if err != nil {
 		return nil, err
 	}
