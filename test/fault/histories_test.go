@@ -49,14 +49,14 @@ func (h *history) agents() (out []string) {
 
 // wire cuts or heals what lies between two boxes, or between a site and the coordinator.
 func (h *history) wire(a, b string, cut bool) {
+	if b == "coordinator" && cut && !h.cuts[[2]string{a, b}] {
+		h.taken[a] = map[string]int{} // what was taken before may have had its answer
+	}
 	h.cuts[[2]string{a, b}] = cut
 	h.note("%s - %s: cut %v", a, b, cut)
 	if b == "coordinator" {
 		for _, id := range []string{"/a1", "/a2"} {
 			h.net.Cut(h.boxes[a+id].ip, h.boxes[b].ip, cut)
-		}
-		if !cut {
-			h.taken[a] = map[string]int{}
 		}
 		return
 	}
