@@ -80,7 +80,7 @@ func (w *walk) theft(context.Context, *errgroup.Group) error {
 			})
 		}},
 		{"7 every BMC gets another password than the thief read, set and proven by the agents of the site", func() (string, error) {
-			out, err := w.l.cli(w.ctx, "coord", "agent", "revoke", "lon1/a1", "--reason", "stolen", "--rotate-bmc")
+			out, err := w.l.cli(w.ctx, "coord", "agent", "revoke", "lon1/a1", "--reason", "stolen", "--rotate-bmc", "--wait", "5m")
 			if err != nil {
 				return "", err
 			}
