@@ -76,6 +76,9 @@ func (d *Desk) RotateSecrets(ctx context.Context, by api.Caller, site string, r 
 		if err := d.changePassword(ctx, by, site, r); err != nil {
 			return nil, err
 		}
+		if !r.DryRun {
+			d.Finish(ctx, site) // where no machine uses it, nobody is waited for
+		}
 		return d.SecretStatus(ctx, site)
 	}
 	roster, err := d.Roster(ctx, site)
@@ -251,7 +254,7 @@ func (d *Desk) changePassword(ctx context.Context, by api.Caller, site string, r
 	for _, m := range markers {
 		more.Put[m] = []byte("1")
 	}
-	if err := d.put(ctx, by, o, v, "BMC password: "+r.Reason, more); err != nil {
+	if err := d.put(ctx, by, o, v, strings.TrimSuffix("new BMC password: "+r.Reason, ": "), more); err != nil {
 		return err
 	}
 	return d.Publish(ctx, site)
