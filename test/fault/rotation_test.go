@@ -150,6 +150,7 @@ func (f *fleet) crash(name string) {
 	begun := time.Now()
 	f.setHurt(name, true)
 	f.kill(name)
+	gone := time.Now()
 	if name == "coordinator" {
 		f.coordinatorUp()
 		f.wait("the site is reached again", func() bool {
@@ -159,7 +160,11 @@ func (f *fleet) crash(name string) {
 	} else {
 		site, id, _ := strings.Cut(name, "/")
 		f.agentUp(site, id)
-		f.wait(name+" answers, with a session", func() bool { return f.ask(f.client(false), name) == nil && f.keys(id).Up })
+		// A session of the process that is dead counts as up until somebody notices: what counts is one that was heard since.
+		f.wait(name+" answers, with a session", func() bool {
+			k := f.keys(id)
+			return f.ask(f.client(false), name) == nil && k.Up && k.Contact != nil && k.Contact.After(gone)
+		})
 	}
 	f.Logf("%s was back after %v", name, time.Since(begun).Round(time.Millisecond))
 	f.setHurt(name, false)
