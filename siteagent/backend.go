@@ -122,7 +122,7 @@ func (b *backend) statuses(c *intent.Catalog) (map[intent.Key]intent.MachineStat
 			st.Percent = int(p.Bytes * 100 / p.Total)
 		}
 		if v.Spec.BMC != nil {
-			st.BMCSecret = b.logins.Taken(v.Name, v.Spec.BMC.Secret)
+			st.BMCSecret = b.logins.Taken(v.Name, v.Spec.BMC)
 		}
 		machines[intent.Key{Kind: intent.KindMachine, Scope: b.w.ID(), Name: v.Name}] = st
 	}

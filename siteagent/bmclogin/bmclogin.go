@@ -17,12 +17,14 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
-// The journal's kinds; the key is the machine, for a pin MACHINE@ADDRESS.
+// The journal's kinds; the key is MACHINE@ADDRESS: with another address it is another BMC.
 const (
 	kindPin   = "bmc-pin"   // TLS key as first seen: hex SHA-256 of its SPKI
 	kindTaken = "bmc-login" // taken
-	kindTry   = "bmc-try"   // try, written by the agent that tried
+	kindTry   = "bmc-try"   // try
 )
+
+func keyOf(machine string, spec *intent.BMCSpec) string { return machine + "@" + spec.Address }
 
 // taken is the newest version of a secret that a BMC was seen to take.
 type taken struct {
@@ -76,35 +78,37 @@ func (l *Logins) values(name string) (v values, err error) {
 }
 
 // Taken returns the newest version of its secret that a machine's BMC was seen to take, 0 for none.
-func (l *Logins) Taken(machine, secret string) uint64 {
-	t, ok := claim.Load[taken](l.Journal, kindTaken, machine)
-	if !ok || t.Secret != secret {
+func (l *Logins) Taken(machine string, spec *intent.BMCSpec) uint64 {
+	t, ok := claim.Load[taken](l.Journal, kindTaken, keyOf(machine, spec))
+	if !ok || t.Secret != spec.Secret {
 		return 0
 	}
 	return t.Ver
 }
 
-// Dial opens a session with a machine's BMC. While a change of the password is under way and not seen done there, it finds out by
-// login which of the two works, the one before first. Errors: bmc.ErrAuth when neither does; then it does not try again for a while.
+// Dial opens a session with a machine's BMC and logs in. While a change of the password is under way and not seen done there, it
+// finds out by login which of the two works, the one before first. Errors: bmc.ErrAuth when none does; then nobody of this site tries
+// again for a while, whoever asks: controllers lock accounts.
 func (l *Logins) Dial(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error) {
 	ver := l.Version(spec.Secret)
 	v, err := l.values(spec.Secret)
 	if err != nil {
 		return nil, err
 	}
-	if v.Previous == "" || l.Taken(machine, spec.Secret) >= ver {
-		return l.open(machine, spec, v.Username, v.Password)
+	if t, ok := l.tried(machine, spec, ver); ok && t.Why == whyAuth && l.Now().Before(t.next()) {
+		return nil, fmt.Errorf("cannot log in: %w: it refused what secret %s has; the next try is at %s", bmc.ErrAuth, spec.Secret, t.next().UTC().Format(time.RFC3339))
 	}
-	if t, ok := l.tried(machine, spec.Secret, ver); ok && t.Why == whyAuth && l.Now().Before(t.next()) {
-		return nil, fmt.Errorf("cannot log in: %w: it refused the new password and the one before; the next try is at %s", bmc.ErrAuth, t.next().UTC().Format(time.RFC3339))
+	passwords := []string{v.Password}
+	if v.Previous != "" && l.Taken(machine, spec) < ver {
+		passwords = []string{v.Previous, v.Password}
 	}
-	for _, password := range []string{v.Previous, v.Password} {
+	for i, password := range passwords {
 		ctl, err := l.open(machine, spec, v.Username, password)
 		if err != nil {
 			return nil, err
 		}
-		if _, err = ctl.Identify(ctx); err == nil && password == v.Password {
-			err = l.took(ctx, machine, intent.Epoch{}, spec.Secret, ver, "found in use")
+		if _, err = ctl.Boot(ctx); err == nil && i == 1 { // the cheapest read behind a login
+			err = l.took(ctx, machine, spec, intent.Epoch{}, ver, "found in use")
 		}
 		if err == nil {
 			return ctl, nil
@@ -116,14 +120,14 @@ func (l *Logins) Dial(ctx context.Context, machine string, spec *intent.BMCSpec)
 			return nil, err
 		}
 	}
-	err = fmt.Errorf("cannot log in: %w: neither the new password nor the one before", bmc.ErrAuth)
-	l.failed(ctx, machine, spec.Secret, ver, err)
+	err = fmt.Errorf("cannot log in: %w: %d passwords of secret %s are refused", bmc.ErrAuth, len(passwords), spec.Secret)
+	l.failed(ctx, machine, spec, ver, err)
 	return nil, err
 }
 
 // open makes a driver; it connects when it is first used. The TLS key is the declared one, else the first that any agent of the site saw.
 func (l *Logins) open(machine string, spec *intent.BMCSpec, user, password string) (bmc.Controller, error) {
-	key := machine + "@" + spec.Address
+	key := keyOf(machine, spec)
 	cfg := redfish.Config{Address: spec.Address, User: user, Password: password, Site: l.Site, Logger: l.Log, RatePerSec: l.Rate, Dial: l.Config.Dial, OnPin: func(pin string) { l.pin(machine, key, pin) }}
 	if spec.Pin != "" {
 		d, err := intent.ParseDigest(spec.Pin)
@@ -147,11 +151,11 @@ func (l *Logins) pin(machine, key, pin string) {
 }
 
 // took journals that a BMC takes a version.
-func (l *Logins) took(ctx context.Context, machine string, e intent.Epoch, secret string, ver uint64, how string) error {
-	fields := map[string]string{"secret": secret, "version": fmt.Sprint(ver)}
+func (l *Logins) took(ctx context.Context, machine string, spec *intent.BMCSpec, e intent.Epoch, ver uint64, how string) error {
+	fields := map[string]string{"secret": spec.Secret, "version": fmt.Sprint(ver)}
 	err := l.Journal.Append(ctx, claim.Replicated,
-		claim.Draft{Kind: kindTaken, Key: machine, Body: taken{secret, ver}},
-		reconcile.Event(machine, "", e, "bmc.login.proven", fmt.Sprintf("secret %s version %d: %s", secret, ver, how), fields))
+		claim.Draft{Kind: kindTaken, Key: keyOf(machine, spec), Body: taken{spec.Secret, ver}},
+		reconcile.Event(machine, "", e, "bmc.login.proven", fmt.Sprintf("secret %s version %d: %s", spec.Secret, ver, how), fields))
 	if errors.Is(err, claim.ErrWaitingPeer) {
 		return nil
 	}
@@ -164,40 +168,40 @@ func (l *Logins) Chore(v reconcile.MachineView) *reconcile.Chore {
 	if v.Spec.BMC == nil {
 		return nil
 	}
-	secret := v.Spec.BMC.Secret
-	ver := l.Version(secret)
-	if ver == 0 || l.Taken(v.Name, secret) >= ver {
+	spec := v.Spec.BMC
+	ver := l.Version(spec.Secret)
+	if ver == 0 || l.Taken(v.Name, spec) >= ver {
 		return nil
 	}
-	if t, ok := l.tried(v.Name, secret, ver); ok && l.Now().Before(t.next()) {
+	if t, ok := l.tried(v.Name, spec, ver); ok && l.Now().Before(t.next()) {
 		return nil
 	}
 	return &reconcile.Chore{
 		Do: func(ctx context.Context, cl intent.Claim, ctl bmc.Controller) error {
-			return l.prove(ctx, v.Name, secret, ver, cl, ctl)
+			return l.prove(ctx, v.Name, spec, ver, cl, ctl)
 		},
-		Failed: func(ctx context.Context, err error) { l.failed(ctx, v.Name, secret, ver, err) },
+		Failed: func(ctx context.Context, err error) { l.failed(ctx, v.Name, spec, ver, err) },
 	}
 }
 
 // prove works on a session that Dial opened.
-func (l *Logins) prove(ctx context.Context, machine, secret string, ver uint64, cl intent.Claim, ctl bmc.Controller) error {
-	v, err := l.values(secret)
+func (l *Logins) prove(ctx context.Context, machine string, spec *intent.BMCSpec, ver uint64, cl intent.Claim, ctl bmc.Controller) error {
+	v, err := l.values(spec.Secret)
 	switch {
 	case err != nil:
 		return err
-	case l.Version(secret) != ver || l.Taken(machine, secret) >= ver:
+	case l.Version(spec.Secret) != ver || l.Taken(machine, spec) >= ver:
 		return nil // another one by now, or Dial found it in use
 	case v.Previous == "":
 		if _, err := ctl.Identify(ctx); err != nil {
 			return err
 		}
-		return l.took(ctx, machine, cl.Epoch, secret, ver, "it logs in")
+		return l.took(ctx, machine, spec, cl.Epoch, ver, "it logs in")
 	}
 	if err := ctl.SetPassword(ctx, cl, v.Password); err != nil {
 		return err
 	}
-	return l.took(ctx, machine, cl.Epoch, secret, ver, "the BMC took the new password")
+	return l.took(ctx, machine, spec, cl.Epoch, ver, "the BMC took the new password")
 }
 
 // The kinds of failure, as they are journaled and counted.
@@ -231,6 +235,9 @@ const (
 
 // next is when the next attempt may be.
 func (t try) next() time.Time {
+	if t.Why == whyAuth {
+		return t.At.Add(loginRest)
+	}
 	rest := min(firstRest<<min(t.N-1, 10), lastRest)
 	if t.Why != whyOther {
 		rest = max(rest, loginRest)
@@ -238,28 +245,28 @@ func (t try) next() time.Time {
 	return t.At.Add(rest)
 }
 
-func (l *Logins) tried(machine, secret string, ver uint64) (try, bool) {
-	t, ok := claim.Load[try](l.Journal, kindTry, machine)
-	return t, ok && t.Secret == secret && t.Ver == ver
+func (l *Logins) tried(machine string, spec *intent.BMCSpec, ver uint64) (try, bool) {
+	t, ok := claim.Load[try](l.Journal, kindTry, keyOf(machine, spec))
+	return t, ok && t.Secret == spec.Secret && t.Ver == ver
 }
 
 // failed journals an attempt, and tells its reason once. The reason is the driver's: it quotes the controller, never a password.
-func (l *Logins) failed(ctx context.Context, machine, secret string, ver uint64, err error) {
+func (l *Logins) failed(ctx context.Context, machine string, spec *intent.BMCSpec, ver uint64, err error) {
 	ctx = context.WithoutCancel(ctx)
-	old, again := l.tried(machine, secret, ver)
+	old, again := l.tried(machine, spec, ver)
 	if again && old.Why == whyAuth && l.Now().Before(old.next()) {
 		return // Dial counted it
 	}
-	t := try{Secret: secret, Ver: ver, N: old.N + 1, Why: why(err), At: l.Now().UTC()}
+	t := try{Secret: spec.Secret, Ver: ver, N: old.N + 1, Why: why(err), At: l.Now().UTC()}
 	if !again {
 		t.N = 1
 	}
-	drafts := []claim.Draft{{Kind: kindTry, Key: machine, Body: t}}
+	drafts := []claim.Draft{{Kind: kindTry, Key: keyOf(machine, spec), Body: t}}
 	if !again || old.Why != t.Why {
-		drafts = append(drafts, reconcile.Event(machine, "", intent.Epoch{}, "bmc.login.refused", fmt.Sprintf("secret %s version %d: %s: %v", secret, ver, t.Why, err),
-			map[string]string{"secret": secret, "version": fmt.Sprint(ver)}))
+		drafts = append(drafts, reconcile.Event(machine, "", intent.Epoch{}, "bmc.login.refused", fmt.Sprintf("secret %s version %d: %s: %v", spec.Secret, ver, t.Why, err),
+			map[string]string{"secret": spec.Secret, "version": fmt.Sprint(ver)}))
 	}
-	if jerr := l.Journal.Append(ctx, claim.Local, drafts...); jerr != nil {
+	if jerr := l.Journal.Append(ctx, claim.Replicated, drafts...); jerr != nil && !errors.Is(jerr, claim.ErrWaitingPeer) {
 		l.Log.Warn("attempt at a BMC not journaled", "machine", machine, "err", jerr)
 	}
 }

@@ -48,6 +48,7 @@ type bench struct {
 	addr string
 	dir  string
 	now  time.Time
+	said string          // by events
 	log  strings.Builder // all that the agent logs
 
 	mu     sync.Mutex // guards what follows
@@ -134,9 +135,8 @@ func secret(ver uint64) values {
 	}[ver]
 }
 
-// life is one process life of the agent at a version of the secret: it does what there is to do, once. It says what was journaled
-// as taken, and why it failed.
-func (b *bench) life(ver uint64) (got uint64, err error) {
+// open gives fn the logins of one process life of the agent, at a version of the secret.
+func (b *bench) open(ver uint64, fn func(ctx context.Context, l *Logins, v reconcile.MachineView)) {
 	b.t.Helper()
 	log := slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db, err := state.Open(state.Config{Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), UserFraction: -1, UserFree: 1, VitalFree: 1, StopFree: 1})
@@ -160,10 +160,39 @@ func (b *bench) life(ver uint64) (got uint64, err error) {
 	defer cancel()
 	b.set(func() { b.die = cancel })
 	spec := &intent.BMCSpec{Address: b.addr, Protocol: "redfish", Secret: "bmc"}
-	v := reconcile.MachineView{Name: "m1", Spec: &intent.MachineSpec{BMC: spec}}
-	err = b.chore(ctx, l, v)
+	fn(ctx, l, reconcile.MachineView{Name: "m1", Spec: &intent.MachineSpec{BMC: spec}})
 	b.records(j)
-	return l.Taken("m1", "bmc"), err
+}
+
+// life does what there is to do in one life, once. It says what was journaled as taken, and why it failed.
+func (b *bench) life(ver uint64) (got uint64, err error) {
+	b.t.Helper()
+	b.open(ver, func(ctx context.Context, l *Logins, v reconcile.MachineView) {
+		err = b.chore(ctx, l, v)
+		got = l.Taken("m1", v.Spec.BMC)
+	})
+	return got, err
+}
+
+// dials opens sessions as steps and power commands do, in one life.
+func (b *bench) dials(n int, ver uint64) (refused int) {
+	b.t.Helper()
+	b.open(ver, func(ctx context.Context, l *Logins, v reconcile.MachineView) {
+		for range n {
+			ctl, err := l.Dial(ctx, "m1", v.Spec.BMC)
+			switch {
+			case errors.Is(err, bmc.ErrAuth):
+				refused++
+			case err != nil:
+				b.t.Error(err)
+			default:
+				if err := ctl.Close(ctx); err != nil {
+					b.t.Error(err)
+				}
+			}
+		}
+	})
+	return refused
 }
 
 // chore does as reconcile's loop; what the process's death interrupts is told to nobody.
@@ -208,27 +237,37 @@ func marshal(t *testing.T, v any) []byte {
 	return b
 }
 
+// events lists what was told, with the version that it is about.
 func (b *bench) events() (out []string) {
 	b.t.Helper()
-	db, err := state.Open(state.Config{Dir: filepath.Join(b.dir, "state"), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), UserFraction: -1, UserFree: 1, VitalFree: 1, StopFree: 1})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer db.Close()
-	j, err := claim.OpenJournal(db, "lon1", "a1", slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	err = j.Events(nil, func(e intent.Event) error {
-		if e.Type != "bmc.pinned" {
-			out = append(out, e.Type+" "+e.Fields["version"])
+	b.open(1, func(_ context.Context, l *Logins, _ reconcile.MachineView) {
+		err := l.Journal.Events(nil, func(e intent.Event) error {
+			if b.said += e.Message; e.Type != "bmc.pinned" {
+				out = append(out, e.Type+" "+e.Fields["version"])
+			}
+			return nil
+		})
+		if err != nil {
+			b.t.Fatal(err)
 		}
-		return nil
 	})
+	return out
+}
+
+// byHand gives the BMC another password behind our back.
+func (b *bench) byHand() {
+	b.t.Helper()
+	ctl, err := redfish.New(redfish.Config{Address: b.addr, User: "root", Password: b.sim.Password(), Site: "lon1", Logger: slog.New(slog.DiscardHandler), RatePerSec: 500})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return out
+	if err := ctl.SetPassword(b.t.Context(), intent.Claim{Epoch: intent.Epoch{Generation: 9, N: 1}}, "By0hand0by0hand"); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := ctl.Close(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+	b.wrong()
 }
 
 // TestCrashes ends the agent before and after each request of a change of password that the BMC sees. The next life, under the same
@@ -295,6 +334,9 @@ func TestFaults(t *testing.T) {
 			if d := cmp.Diff(append([]string{"bmc.login.proven 1"}, events...), b.events()); d != "" {
 				t.Errorf("-want +got\n%s", d)
 			}
+			if fault == sim.PasswordDenied && !strings.Contains(b.said, "InsufficientPrivilege") {
+				t.Errorf("the controller's reason is not told: %s", b.said)
+			}
 			if want == 2 {
 				return
 			}
@@ -309,40 +351,67 @@ func TestFaults(t *testing.T) {
 	}
 	f(sim.PasswordIgnored, 1, "bmc.login.refused 2")
 	f(sim.PasswordPolicy, 1, "bmc.login.refused 2")
+	f(sim.PasswordDenied, 1, "bmc.login.refused 2")
 	f(sim.PasswordLogout, 2, "bmc.login.proven 2")
 	f(sim.PasswordLost, 2, "bmc.login.proven 2")
 	f(sim.ETagRequired, 2, "bmc.login.proven 2")
 	f(sim.ETagBare, 2, "bmc.login.proven 2")
 	f(sim.Lockout3, 2, "bmc.login.proven 2")
 	f(sim.SessionCap8, 2, "bmc.login.proven 2")
+	f(sim.NodeBusy, 2, "bmc.login.proven 2")
+	f(sim.Storm503, 2, "bmc.login.proven 2")
 }
 
-// TestNeitherWorks: somebody set another password by hand. The BMC sees each of ours once, then not again for a quarter of an hour,
-// whatever restarts; a version with the right one mends it.
-func TestNeitherWorks(t *testing.T) {
-	b := newBench(t, sim.Lockout3)
+// TestChangedByHand: somebody set another password at the BMC. It sees what we have once, then nothing for a quarter of an hour, whoever
+// asks, chore, step or power command, and whatever restarts; whether a change is under way or not.
+func TestChangedByHand(t *testing.T) {
+	f := func(name string, ver uint64, have uint64, wrong int) {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, sim.Lockout3)
+			for v := uint64(1); v <= have; v++ {
+				if got, err := b.life(v); got != v || err != nil {
+					t.Fatal(got, err)
+				}
+			}
+			b.byHand()
+			for range 2 { // now, and a quarter of an hour later
+				if _, err := b.life(ver); ver > have && !errors.Is(err, bmc.ErrAuth) {
+					t.Errorf("the chore ends with %v", err)
+				}
+				for range 2 {
+					if n := b.dials(3, ver); n != 3 {
+						t.Errorf("%d of 3 dials were refused", n)
+					}
+				}
+				if k := b.wrong(); k != wrong {
+					t.Errorf("%d wrong logins, want %d", k, wrong)
+				}
+				b.now = b.now.Add(loginRest)
+				if err := b.sim.SetFaults(); err != nil { // an account that was locked is open by then
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	f("never proven", 1, 0, 1)
+	f("proven", 1, 1, 1)
+	f("while a change is under way", 2, 1, 2)
+	f("after a change", 2, 2, 1)
+	f("the version after a change", 3, 2, 1)
+}
+
+// TestAnotherBMC: a machine whose BMC has another address by now has another BMC, which has taken nothing.
+func TestAnotherBMC(t *testing.T) {
+	b := newBench(t)
 	if got, err := b.life(1); got != 1 || err != nil {
 		t.Fatal(got, err)
 	}
-	ctl, err := redfish.New(redfish.Config{Address: b.addr, User: "root", Password: before, Site: "lon1", Logger: slog.New(slog.DiscardHandler), RatePerSec: 500})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ctl.SetPassword(t.Context(), intent.Claim{Epoch: intent.Epoch{Generation: 9, N: 1}}, "By0hand0by0hand"); err != nil {
-		t.Fatal(err)
-	}
-	if err := ctl.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.wrong()
-	for i := range 4 {
-		if got, err := b.life(2); got != 1 || i == 0 && !errors.Is(err, bmc.ErrAuth) {
-			t.Fatalf("version %d, %v", got, err)
+	b.addr = newBench(t).addr
+	b.open(1, func(_ context.Context, l *Logins, v reconcile.MachineView) {
+		if got := l.Taken("m1", v.Spec.BMC); got != 0 || l.Chore(v) == nil {
+			t.Errorf("another BMC counts as having taken version %d", got)
 		}
-	}
-	if k := b.wrong(); k != 2 {
-		t.Errorf("%d wrong logins, want each password once", k)
-	}
+	})
 }
 
 // TestUnreachable: a BMC that is away keeps its version, is asked less and less often, and takes the change when it is back.

@@ -356,3 +356,64 @@ func TestMachineDrivenByWhoIsNotHeard(t *testing.T) {
 		t.Errorf("m1 belongs to %d instances: %v", len(bound), bound)
 	}
 }
+
+// TestChores: what a BMC needs is done under the claim, by the one agent that acts on the machine, while the machine rests, and never
+// in the middle of an installation; why it failed is told, and that a claim was refused is not the BMC's failure.
+func TestChores(t *testing.T) {
+	owner, other := owners()
+	p := newPair(t, pairMachine(), smallType())
+	seen, failed := map[intent.MachineState]int{}, 0
+	fails := errors.New("it fails")
+	for name, h := range p.half {
+		h.cfg.Chore = func(v MachineView) *Chore {
+			return &Chore{
+				Do: func(_ context.Context, cl intent.Claim, ctl bmc.Controller) error {
+					seen[v.Status.State]++
+					if held, ok := h.claims.Held(machineID("m1")); name != owner || !ok || held.Epoch != cl.Epoch || ctl != p.bmc {
+						t.Errorf("done by %s under %v (%v)", name, cl, ok)
+					}
+					return fails
+				},
+				Failed: func(_ context.Context, err error) {
+					if failed++; !errors.Is(err, fails) {
+						t.Errorf("told of %v", err)
+					}
+				},
+			}
+		}
+	}
+	p.put(owner, KindInventory, goodFacts())
+	p.until("the inspection", p.is(intent.StateAvailable))
+	p.round()
+	if seen[intent.StateAvailable] == 0 {
+		t.Error("nothing was done while the machine rested")
+	}
+	if _, err := p.half[other].claims.Acquire(t.Context(), machineID("m1"), p.bmc); err != nil {
+		t.Fatal(err)
+	}
+	before := seen[intent.StateAvailable]
+	p.half[owner].turn() // its claim is refused
+	if seen[intent.StateAvailable] != before || failed != before {
+		t.Errorf("without the claim: done %d times, %d failures told, %d before", seen[intent.StateAvailable], failed, before)
+	}
+	p.half[other].claims.Release(t.Context(), machineID("m1"))
+	p.cat.Put(ownedBy(t, owner, other))
+	p.until("the installation", p.is(intent.StateInstalling))
+	for range 3 {
+		p.round()
+	}
+	done := 0
+	for state, n := range seen {
+		if done += n; !resting(intent.MachineStatus{State: state}) {
+			t.Errorf("%d times while the machine was %s", n, state)
+		}
+	}
+	if done == 0 || failed != done {
+		t.Errorf("done %d times, %d failures told", done, failed)
+	}
+	for _, h := range p.half {
+		if v, _ := h.View("m1"); v.Status.State != intent.StateInstalling {
+			t.Errorf("the machine is %s at %s", v.Status.State, h.name)
+		}
+	}
+}

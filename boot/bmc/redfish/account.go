@@ -71,7 +71,7 @@ func (c *Controller) SetPassword(ctx context.Context, cl intent.Claim, password 
 		return fmt.Errorf("cannot change password: %w", err)
 	}
 	err = c.patchPassword(ctx, a, password)
-	if err != nil && !errors.Is(err, bmc.ErrUnknown) && !errors.Is(err, bmc.ErrAuth) { // refused, and it says so
+	if err != nil && !errors.Is(err, bmc.ErrUnknown) && status(err) != http.StatusUnauthorized { // refused, and it says so
 		return fmt.Errorf("cannot change password: %w", err)
 	}
 	was := c.credential()
@@ -85,7 +85,7 @@ func (c *Controller) SetPassword(ctx context.Context, cl intent.Claim, password 
 		return fmt.Errorf("cannot change password: %w: neither the new one nor the one before logs in: %w", bmc.ErrUnknown, lerr)
 	}
 	if err != nil { // its answer was lost, and it was not done
-		return fmt.Errorf("cannot change password: %w: the one before still logs in", bmc.ErrBusy)
+		return fmt.Errorf("cannot change password: %w: the one before still logs in: %v", bmc.ErrBusy, err)
 	}
 	return &bmc.QuirkError{Quirk: "password-ignored", Err: fmt.Errorf("cannot change password: %w: the one before still logs in", bmc.ErrNoEffect)}
 }
@@ -103,8 +103,7 @@ func (c *Controller) patchPassword(ctx context.Context, a *account, password str
 		}
 		a.ETag = cmp.Or(etag, a.ETag)
 	}
-	switch st := status(err); {
-	case st >= 400 && st < 500 && st != http.StatusUnauthorized && st != http.StatusForbidden && !errors.Is(err, bmc.ErrBusy):
+	if st := status(err); st >= 400 && st < 500 && st != http.StatusUnauthorized && !errors.Is(err, bmc.ErrBusy) {
 		return fmt.Errorf("%w: %w", bmc.ErrPolicy, err)
 	}
 	return err

@@ -216,7 +216,7 @@ func (c *Controller) do(ctx context.Context, method, path string, payload any, h
 			relogin = false
 			c.drop(cl)
 			return fmt.Errorf("%w: session ended: %w", errBusy, err)
-		case err == nil || status(err) != 0 || errors.Is(err, bmc.ErrPin):
+		case err == nil || status(err) != 0 || errors.Is(err, bmc.ErrPin) || errors.Is(err, bmc.ErrUnsupported):
 			return err
 		case ctx.Err() != nil:
 			return errors.Join(bmc.ErrUnknown, ctx.Err())

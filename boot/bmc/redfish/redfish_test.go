@@ -149,7 +149,7 @@ func (x *box) device(faults ...sim.Fault) bmctest.Device {
 			d.BootMayFail = true
 		case sim.PasswordIgnored:
 			d.PasswordError = bmc.ErrNoEffect
-		case sim.PasswordPolicy:
+		case sim.PasswordPolicy, sim.PasswordDenied:
 			d.PasswordError = bmc.ErrPolicy
 		}
 	}
@@ -360,4 +360,45 @@ func TestRecordedTrees(t *testing.T) {
 	if d := cmp.Diff(string(want), b.String()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
+}
+
+// TestLinksLeadNowhereElse: a controller names its resources; a name that is no path would lead to another host with our password or
+// our session.
+func TestLinksLeadNowhereElse(t *testing.T) {
+	asked := make(chan string, 100)
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.URL.Path }))
+	defer other.Close()
+	f := func(what, sessions, session, system string) {
+		t.Helper()
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				w.Header().Set("X-Auth-Token", "t")
+				w.Header().Set("Location", session)
+				w.WriteHeader(http.StatusCreated)
+				return
+			}
+			fmt.Fprintf(w, `{"@odata.id":"/redfish/v1/","Links":{"Sessions":{"@odata.id":%q}},"Systems":{"@odata.id":"/redfish/v1/Systems"},"Members":[{"@odata.id":%q}]}`, sessions, system)
+		}))
+		defer srv.Close()
+		c, err := New(Config{Address: srv.URL, User: "u", Password: "p", Site: "lon1", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Power(t.Context())
+		err = errors.Join(err, c.Close(t.Context()))
+		if !errors.Is(err, bmc.ErrUnsupported) && session[0] == '/' { // a session that cannot be ended counts as gone
+			t.Errorf("%s: %v", what, err)
+		}
+		select {
+		case path := <-asked:
+			t.Errorf("%s: another host was asked for %s", what, path)
+		default:
+		}
+	}
+	const sessions, session, system = "/redfish/v1/SessionService/Sessions", "/redfish/v1/SessionService/Sessions/1", "/redfish/v1/Systems/1"
+	away := "@" + strings.TrimPrefix(other.URL, "http://") + "/x"
+	f("a login that leads away", away, session, system)
+	f("a session that leads away", sessions, away, system)
+	f("a system that leads away", sessions, session, away)
+	f("no system", sessions, session, "")
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,7 @@ func (p *pinner) verify(s tls.ConnectionState) error {
 
 // governor is the http.RoundTripper of one controller: one request at a time, two a second, bounded bodies.
 type governor struct {
+	host  string // the controller's: links are its own words, and one like "@elsewhere" would lead away with our credentials
 	next  *http.Transport
 	limit *rate.Limiter
 	gate  chan struct{}
@@ -74,7 +76,7 @@ func newGovernor(p *pinner, cfg Config) *governor {
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	return &governor{limit: rate.NewLimiter(rate.Limit(perSec), rateBurst), gate: make(chan struct{}, 1), next: &http.Transport{
+	return &governor{host: cfg.Address[strings.Index(cfg.Address, "://")+3:], limit: rate.NewLimiter(rate.Limit(perSec), rateBurst), gate: make(chan struct{}, 1), next: &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialLimit)
 			defer cancel()
@@ -120,6 +122,9 @@ func (g *governor) RoundTrip(r *http.Request) (*http.Response, error) {
 const stormTries = 3
 
 func (g *governor) once(r *http.Request) (*http.Response, error) {
+	if r.URL.Host != g.host {
+		return nil, fmt.Errorf("cannot ask %.60q: %w: the controller is %s, and its link leads elsewhere", r.URL.Host, bmc.ErrUnsupported, g.host)
+	}
 	if err := g.limit.Wait(r.Context()); err != nil {
 		return nil, err
 	}

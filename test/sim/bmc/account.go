@@ -63,6 +63,9 @@ func (b *BMC) patchAccount(w http.ResponseWriter, r *http.Request) {
 		return
 	case b.refuseBusy(w), b.refuseMatch(w, r.Header.Get("If-Match")):
 		return
+	case b.faults[PasswordDenied]:
+		fail(w, http.StatusForbidden, "Base.1.8.InsufficientPrivilege", "There are insufficient privileges for the account to perform the requested operation.")
+		return
 	case name == "":
 		fail(w, http.StatusBadRequest, "Base.1.8.PropertyValueConflict", "The account has no user name.")
 		return

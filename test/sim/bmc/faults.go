@@ -30,6 +30,7 @@ const (
 	Lockout3        Fault = "lockout-3"        // three wrong passwords lock the account
 	PasswordIgnored Fault = "password-ignored" // a new password is accepted, the one before goes on to count
 	PasswordPolicy  Fault = "password-policy"  // 400 unless the password has a special character
+	PasswordDenied  Fault = "password-denied"  // 403: the account may not change it
 	PasswordLogout  Fault = "password-logout"  // a change of password ends every session
 	PasswordLost    Fault = "password-lost"    // the password is changed, the answer to it never comes
 )
@@ -39,7 +40,7 @@ func Faults() []Fault {
 	return []Fault{
 		ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
 		SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
-		PasswordIgnored, PasswordPolicy, PasswordLogout, PasswordLost,
+		PasswordIgnored, PasswordPolicy, PasswordDenied, PasswordLogout, PasswordLost,
 	}
 }
 
