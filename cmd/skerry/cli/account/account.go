@@ -38,6 +38,8 @@ type Shell interface {
 	FindKind(name string) (intent.KindInfo, error)
 	Args(names ...string) cobra.PositionalArgs
 	ArgsUpTo(least int, names ...string) cobra.PositionalArgs
+	// Partial ends a command with the exit code of what is not finished.
+	Partial() error
 }
 
 // HintError carries the next command to try.
@@ -94,24 +96,37 @@ const completeLimit = 3 * time.Second
 
 // completeNames offers the names of a kind's objects as the first argument.
 func (a *verbs) completeNames(kind intent.Kind) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return complete(a.Shell, kind, func(o *intent.Object) string { return o.Metadata.Name })
+}
+
+// CompleteAgents offers SITE/AGENT as the first argument, or as a flag's value.
+func CompleteAgents(s Shell) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return complete(s, intent.KindAgent, func(o *intent.Object) string { return o.Metadata.Site + "/" + o.Metadata.Name })
+}
+
+func complete(s Shell, kind intent.Kind, text func(*intent.Object) string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(c *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(given) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), completeLimit)
 		defer cancel()
-		info, _ := kind.Info()
-		cl, err := a.Client()
+		cl, err := s.Client()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		items, err := cl.List(ctx, info, "", a.Project())
+		info, _ := kind.Info()
+		site, project := "", s.Project()
+		if info.Scope == intent.ScopeSite {
+			site, project = s.Site(), ""
+		}
+		items, err := cl.List(ctx, info, site, project)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
 		var out []string
 		for _, o := range items {
-			out = append(out, o.Metadata.Name)
+			out = append(out, text(o))
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}

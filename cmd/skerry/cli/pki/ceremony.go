@@ -29,7 +29,7 @@ type roots struct {
 }
 
 // InitCmd returns `init`, which makes the roots of a domain.
-func InitCmd(s Shell) *cobra.Command {
+func InitCmd(s account.Shell) *cobra.Command {
 	v, r := verbs{s}, roots{}
 	c := &cobra.Command{
 		Use: "init --domain DOMAIN --holders N --threshold M --out DIR", Short: "Make the roots of a domain, on a computer without network", Args: s.Args(),
@@ -160,7 +160,7 @@ type signature struct {
 }
 
 // SignCmd returns `sign`, with which a holder signs a trust document.
-func SignCmd(s Shell) *cobra.Command {
+func SignCmd(s account.Shell) *cobra.Command {
 	v, g := verbs{s}, signature{}
 	c := &cobra.Command{
 		Use: "sign FILE --holder HOLDER.age", Short: "Look at the next trust document and sign it, as a holder of the roots", Args: s.Args("FILE"),

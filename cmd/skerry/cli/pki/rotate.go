@@ -16,14 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Shell is what the verbs need of the command line that they hang in.
-type Shell interface {
-	account.Shell
-	// Partial ends a command with the exit code of what is not finished.
-	Partial() error
-}
-
-type verbs struct{ Shell }
+type verbs struct{ account.Shell }
 
 // rotation are the flags of one command.
 type rotation struct {
@@ -34,7 +27,7 @@ type rotation struct {
 }
 
 // RotateCmd returns `rotate` and what hangs below it.
-func RotateCmd(s Shell) *cobra.Command {
+func RotateCmd(s account.Shell) *cobra.Command {
 	v := verbs{s}
 	c := &cobra.Command{
 		Use: "rotate", Short: "Change keys for new ones: accept, use, retire", Args: s.Args(),
@@ -59,7 +52,7 @@ func (v verbs) agentCmd() *cobra.Command {
 			"do so by themselves once a year. Exit code 3 when somebody is waited for.",
 		Example: "  skerry pki rotate agent lon1/a1 --dry-run\n  skerry pki rotate agent lon1/a1\n  skerry pki rotate agent --site lon1 --all\n" +
 			"  skerry pki rotate agent lon1/a1 --force-after 400d   # retire without peers that were silent so long",
-		ValidArgsFunction: v.completeAgents,
+		ValidArgsFunction: account.CompleteAgents(v),
 		RunE: func(c *cobra.Command, given []string) error {
 			r.Site = v.Site()
 			switch {
@@ -233,29 +226,4 @@ func parseAge(s string) (time.Duration, error) {
 		return 0, bad
 	}
 	return d, nil
-}
-
-// completeLimit is how long a shell waits for names.
-const completeLimit = 3 * time.Second
-
-func (v verbs) completeAgents(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(given) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), completeLimit)
-	defer cancel()
-	cl, err := v.Client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	info, _ := intent.KindAgent.Info()
-	items, err := cl.List(ctx, info, v.Site(), "")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var out []string
-	for _, o := range items {
-		out = append(out, o.Metadata.Site+"/"+o.Metadata.Name)
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

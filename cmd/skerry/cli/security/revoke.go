@@ -37,7 +37,7 @@ func (v verbs) agentRevokeCmd() *cobra.Command {
 			"Prints which secrets that host could read: change them at their source. --rotate-bmc changes the passwords of BMCs among them; the\n" +
 			"same command goes on with it, and ends with 3 while a BMC was not reached. There is no way back: a box that returns\njoins under another id. A site that is cut off does it by itself, for itself: `skerry agent quarantine`.",
 		Example:           "  skerry agent revoke lon1/a2 --reason stolen --dry-run\n  skerry agent revoke lon1/a2 --reason stolen --rotate-bmc",
-		ValidArgsFunction: v.completeAgents,
+		ValidArgsFunction: account.CompleteAgents(v),
 		RunE: func(c *cobra.Command, given []string) error {
 			site, agent, err := v.splitAgent(given[0])
 			if err != nil {

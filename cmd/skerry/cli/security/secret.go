@@ -17,23 +17,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Shell is what the verbs need of the command line that they hang in.
-type Shell interface {
-	account.Shell
-	// Partial ends a command with the exit code of what is not finished.
-	Partial() error
-}
-
-type verbs struct{ Shell }
+type verbs struct{ account.Shell }
 
 // Commands returns `revoke` and `secret`.
-func Commands(s Shell) []*cobra.Command {
+func Commands(s account.Shell) []*cobra.Command {
 	v := verbs{s}
 	return []*cobra.Command{v.revokeCmd(), v.secretCmd()}
 }
 
 // AgentCommands returns what hangs below `agent`.
-func AgentCommands(s Shell) []*cobra.Command {
+func AgentCommands(s account.Shell) []*cobra.Command {
 	v := verbs{s}
 	return []*cobra.Command{v.agentListCmd(), v.agentRevokeCmd(), v.agentQuarantineCmd()}
 }
@@ -217,7 +210,7 @@ func (v verbs) rotateCmd() *cobra.Command {
 	c.Flags().StringVar(&r.Reason, "reason", "", "kept in the audit log")
 	c.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be made anew, change nothing")
 	c.Flags().DurationVar(&wait, "wait", time.Minute, "how long to follow BMCs that can be reached")
-	if err := c.RegisterFlagCompletionFunc("agent", v.completeAgents); err != nil {
+	if err := c.RegisterFlagCompletionFunc("agent", account.CompleteAgents(v)); err != nil {
 		panic("cli: the flag was just made: " + err.Error())
 	}
 	return c
@@ -343,29 +336,4 @@ func rowsOf(t account.Table, bs []api.BMCSecret) {
 			}
 		}
 	}
-}
-
-// completeLimit is how long a shell waits for names.
-const completeLimit = 3 * time.Second
-
-func (v verbs) completeAgents(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(given) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), completeLimit)
-	defer cancel()
-	cl, err := v.Client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	info, _ := intent.KindAgent.Info()
-	items, err := cl.List(ctx, info, v.Site(), "")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var out []string
-	for _, o := range items {
-		out = append(out, o.Metadata.Site+"/"+o.Metadata.Name)
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }
