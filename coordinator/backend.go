@@ -53,6 +53,9 @@ type backend struct {
 // Describe implements api.Backend.
 func (b *backend) Describe() api.Info { return b.info }
 
+// Now implements api.Backend.
+func (b *backend) Now() time.Time { return b.now() }
+
 // Snapshot implements api.Backend.
 func (b *backend) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
 	c, rev := b.objects.Snapshot()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
 	"github.com/skerry-metal/skerry/coordinator/backup"
+	"github.com/skerry-metal/skerry/coordinator/clock"
 	"github.com/skerry-metal/skerry/coordinator/founding"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
@@ -56,10 +57,16 @@ type Config struct {
 	Without []string
 	// Recovered ends what a restore began: agents of sites that nobody here knows are not admitted any more.
 	Recovered bool
-	Version   string
-	Logger    *slog.Logger
-	Network   transport.Network // nil: this machine's
+	// ClockOK says that a person has looked at this machine's clock, which leads by far what is known to have passed.
+	ClockOK bool
+	Version string
+	Logger  *slog.Logger
+	Network transport.Network // nil: this machine's
+	Wall    func() time.Time  `json:"-"` // the clock of this machine; nil: time.Now
 }
+
+// buildTime is the lowest time that a floor starts from: this code did not exist before.
+func buildTime() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) }
 
 // Default returns the defaults of Config.
 func Default() Config {
@@ -96,6 +103,7 @@ type Coordinator struct {
 	kick  chan struct{}
 	locks map[string]*sync.Mutex // one writer per chain in this process
 
+	clock    *clock.Clock
 	recovery *recovery.Recovery
 	rotation *rotation.Rotation
 	sticks   *sticks.Desk
@@ -122,7 +130,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if err := c.revoker.enforce(ctx); err != nil {
-		if held, herr := recovery.Held(ctx, c.store); herr != nil || len(held) == 0 {
+		if held, herr := recovery.Held(ctx, c.store); herr != nil || len(held) == 0 && !errors.Is(err, clock.ErrLeads) {
 			return errors.Join(err, herr)
 		}
 		cfg.Logger.Warn("revocations are enforced when no site is held any more; their holders may not speak already", "err", err)
@@ -136,6 +144,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return backup.Serve(ctx, cfg.Data, c.store, cfg.Logger) })
 	g.Go(func() error { return c.audit.Run(ctx) })
+	g.Go(func() error { return c.clock.Run(ctx) })
 	g.Go(func() error { return c.rotation.Run(ctx) })
 	g.Go(func() error { return c.serveMetrics(ctx) })
 	g.Go(func() error {
@@ -211,7 +220,10 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if c.keys, err = seal.Load(keys); err != nil {
 		return err
 	}
-	if c.issuer, err = c.keyDir().Issuer(c.keys.TLS, time.Now()); err != nil {
+	if c.clock, err = clock.Open(ctx, c.store, buildTime(), c.cfg.Wall, c.cfg.ClockOK, c.cfg.Logger); err != nil {
+		return err
+	}
+	if c.issuer, err = c.keyDir().Issuer(c.keys.TLS, c.clock.Now()); err != nil {
 		return err
 	}
 	c.writer, err = publish.OpenWriter(filepath.Join(keys, fileWriter))
@@ -223,16 +235,19 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return err
 	}
 	sec := &secrets.Secrets{Store: c.store, Master: dek, Binding: seal.Binding{Domain: c.domain, Site: "at-rest", Agent: c.id}}
-	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: c.writer.Signer, Writers: c.trust.Writers, Log: c.cfg.Logger, Now: time.Now, Keys: c.signKeys})
-	if c.objects, err = openObjects(ctx, c.store, sec, c.audit, time.Now); err != nil {
+	c.audit = auditlog.New(auditlog.Config{Store: c.store, ID: c.id, Signer: c.writer.Signer, Writers: c.trust.Writers, Log: c.cfg.Logger, Now: c.clock.Now, Keys: c.signKeys})
+	if c.objects, err = openObjects(ctx, c.store, sec, c.audit, c.clock.Now); err != nil {
 		return err
 	}
 	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
 	pub := &publish.Publisher{
-		Store: c.store, Signer: c.writer.Signer, Now: time.Now, Epoch: func(k crypto.PublicKey) (uint64, error) { return publish.EpochOf(c.trust.Body(), k) },
+		Store: c.store, Signer: c.writer.Signer, Now: c.clock.Now, Epoch: c.epoch,
 		Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat },
+		Requires: func() intent.Requires {
+			return intent.Requires{Trust: c.trust.Head().Seq, Revocation: c.revoker.stream.Head().Seq}
+		},
 	}
-	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: time.Now, changed: c.rosterChanged, locked: c.lockSite}
+	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: c.clock.Now, changed: c.rosterChanged, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {
 		return err
@@ -246,11 +261,11 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	}
 	c.agents.revoked = stream.Has
 	c.desk = &proposals.Desk{
-		Store: c.store, Audit: c.audit, Now: time.Now, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }, Roster: c.agents.Roster,
+		Store: c.store, Audit: c.audit, Now: c.clock.Now, Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat }, Roster: c.agents.Roster,
 		Apply: c.objects.Apply, Publish: c.agents.Sync, Lock: c.lockSite, Open: pub.Open, Notify: func(site string) { c.uplink.Notify(site) },
 	}
 	c.vault = &secrets.Desk{
-		Secrets: sec, Audit: c.audit, Now: time.Now, Catalog: c.desk.Catalog, Roster: c.agents.Roster, Apply: c.objects.Apply, Publish: c.agents.Sync,
+		Secrets: sec, Audit: c.audit, Now: c.clock.Now, Catalog: c.desk.Catalog, Roster: c.agents.Roster, Apply: c.objects.Apply, Publish: c.agents.Sync,
 		Reports: c.objects.said, Lock: c.lockSite, Log: c.cfg.Logger,
 	}
 	c.revoker.vault = c.vault
@@ -335,6 +350,9 @@ func (c *Coordinator) obeyTrust() {
 		}
 		return n
 	})
+	if f := c.trust.Body().Floor; f != nil {
+		c.clock.Lower(*f)
+	}
 	c.closeGone()
 	c.uplink.Notify("")
 }
@@ -345,6 +363,23 @@ func (c *Coordinator) obeyRevocations() int {
 	closed := c.closeGone()
 	c.uplink.Notify("")
 	return closed
+}
+
+// epoch is that in which a key may sign now, which the clock must allow too.
+func (c *Coordinator) epoch(k crypto.PublicKey) (uint64, error) {
+	epoch, err := publish.EpochOf(c.trust.Body(), k)
+	if err != nil {
+		return 0, err
+	}
+	return epoch, c.clock.Sign()
+}
+
+// held says why nothing is published to a site, "" where it is.
+func (c *Coordinator) held(ctx context.Context, site string) (string, error) {
+	if err := c.clock.Leads(); err != nil {
+		return err.Error(), nil
+	}
+	return c.recovery.Text(ctx, site)
 }
 
 // lockSite makes this process the only writer of a site's chain until the returned function is called.
@@ -381,12 +416,12 @@ func (c *Coordinator) wire() (err error) {
 	c.rotation = rotation.New(rotation.Config{
 		Store: c.store, Trust: c.trust, Obey: c.obeyTrust, Audit: c.audit, Refused: c.refused, Log: c.cfg.Logger,
 		Ask: func(site, agent string) http.RoundTripper { return c.uplink.RoundTripper(site, agent) },
-		ID:  c.id, Leaf: func() []byte { return c.issuer.Leaf().Certificate[0] }, Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: time.Now,
+		ID:  c.id, Leaf: func() []byte { return c.issuer.Leaf().Certificate[0] }, Writer: c.writer.Public, Revocations: c.revoker.stream, Reports: c.objects.heard, Now: c.clock.Now, Leads: c.clock.Leads,
 		Sessions: func() []uplink.SessionInfo { return c.uplink.Sessions() }, CA: func() *x509.Certificate { return c.issuer.CA().Cert },
 		Certify: c.agents.recertify, Reseal: c.agents.secrets.Reseal, Publish: c.published, Lock: c.lockSite, Notify: func(site string) { c.uplink.Notify(site) },
 		Dirty: func(site string) { c.markDirty([]string{site}) },
 	})
-	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Returns: c.rotation, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Log: c.cfg.Logger})
+	redeemer := join.NewRedeemer(join.Config{Store: c.agents, Granter: c.agents, Returns: c.rotation, Trust: func() []*intent.Envelope { return c.trust.From(1) }, Now: c.clock.Now, Log: c.cfg.Logger})
 	c.end.HandleJoin(func(ctx context.Context, conn *tls.Conn) {
 		if err := redeemer.Handle(ctx, conn, join.SourceOf(conn)); err != nil {
 			c.cfg.Logger.Warn("join refused", "from", conn.RemoteAddr().String(), "err", err)
@@ -395,7 +430,7 @@ func (c *Coordinator) wire() (err error) {
 	})
 	c.sticks = &sticks.Desk{
 		ID: c.id, Domain: c.domain, Store: c.store, Trust: c.trust, Revocations: c.revoker.stream, Pub: c.agents.pub, Audit: c.audit, Proposals: c.desk,
-		Roster: c.agents.Roster, Report: c.objects.setReportAt, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.recovery.Text, Now: time.Now,
+		Roster: c.agents.Roster, Report: c.objects.setReportAt, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.held, Now: c.clock.Now,
 		Admit: func(ctx context.Context, site string, env *intent.Envelope) error {
 			return c.backend.Admit(ctx, site, env)
 		},
@@ -403,7 +438,7 @@ func (c *Coordinator) wire() (err error) {
 	}
 	c.rotation.Domain = &succession.Succession{
 		Keys: c.keyDir(), Issuer: c.issuer, Lacks: c.rotation.Lacks, Ask: func() { c.uplink.Notify("") }, Store: c.store, Trust: c.trust, Writer: c.writer, Audit: c.audit,
-		Add: c.rotation.AddTrust, Status: c.rotation.KeyStatus, Heads: c.appliedHeads, Sites: c.objects.sitesNow, Now: time.Now,
+		Add: c.rotation.AddTrust, Status: c.rotation.KeyStatus, Heads: c.appliedHeads, Sites: c.objects.sitesNow, Now: c.clock.Now,
 		Publish: func(ctx context.Context, site string) (intent.Head, error) {
 			head, _, err := c.published(ctx, site)
 			return head, err
@@ -412,8 +447,8 @@ func (c *Coordinator) wire() (err error) {
 	c.backend = &backend{
 		Documents: c.sticks, Vault: c.vault, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: time.Now,
-		reverse: c.reverse, connected: c.connected, held: c.recovery.Text,
+		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
+		reverse: c.reverse, connected: c.connected, held: c.held,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{
@@ -461,7 +496,7 @@ func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {
 		c.cfg.Logger.Warn("agents are heard, and nothing is published", "err", err)
 	}
 	return uplink.Welcome{
-		Coordinator: c.id, Epoch: epoch, Now: time.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head(), Revocation: c.revoker.stream.Head(), Intent: head},
+		Coordinator: c.id, Epoch: epoch, Now: c.clock.Now().UTC(), Heads: uplink.Heads{Trust: c.trust.Head(), Revocation: c.revoker.stream.Head(), Intent: head},
 		SpreadSeconds: int(c.cfg.Spread / time.Second), Coordinators: c.trust.Body().Coordinators,
 	}, nil
 }

@@ -67,7 +67,7 @@ func TestInit(t *testing.T) {
 }
 
 func TestStartWithoutInit(t *testing.T) {
-	_, _, err := openAt(t.Context(), t.TempDir())
+	_, _, err := openAt(t.Context(), Config{Data: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "skerry coordinator init") {
 		t.Errorf("an empty directory says %v", err)
 	}

@@ -41,6 +41,12 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 		}
 		return float64(len(held))
 	})
+	set.NewGauge("skerry_clock_trusted", func() float64 {
+		if c.clock.Trusted() {
+			return 1
+		}
+		return 0
+	})
 	set.NewGauge("skerry_audit_broken_chains", func() float64 { return float64(c.audit.Broken(ctx)) })
 	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(c.audit.Uses()) })
 	mux := http.NewServeMux()

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -35,6 +36,9 @@ type scene struct {
 	admin api.Caller
 	token string
 	close func()
+
+	wall   func() time.Time // the clock of its machine; nil: the true one
+	looked bool             // somebody looked at it
 }
 
 func found1(t testing.TB) *scene {
@@ -52,7 +56,7 @@ func found1(t testing.TB) *scene {
 // open starts the coordinator of the scene's directory; what ran before must be closed.
 func (s *scene) open() {
 	s.Helper()
-	c, end, err := openAt(s.Context(), s.data)
+	c, end, err := openAt(s.Context(), Config{Data: s.data, Wall: s.wall, ClockOK: s.looked})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -267,8 +271,9 @@ func marshal(t testing.TB, v any) []byte {
 }
 
 // openAt opens and wires a coordinator as Run does, without its goroutines.
-func openAt(ctx context.Context, data string) (*Coordinator, func(), error) {
-	c := newCoordinator(Config{Data: data, Listen: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)})
+func openAt(ctx context.Context, cfg Config) (*Coordinator, func(), error) {
+	cfg.Listen, cfg.Logger = "127.0.0.1:0", slog.New(slog.DiscardHandler)
+	c := newCoordinator(cfg)
 	end, err := c.open(ctx)
 	if err != nil {
 		return nil, nil, err

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/beacon"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -31,7 +30,7 @@ func (c *Coordinator) sessionHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /u/1/trust", c.rotation.ServeTrust)
 	mux.HandleFunc("GET /u/1/revocations", c.revoker.serve)
-	mux.Handle("POST /u/1/beacon", &beacon.Giver{ID: c.id, Pub: c.agents.pub, Trust: c.trust.Head, Revocation: c.revoker.stream.Head, Held: c.recovery.Text, Now: time.Now})
+	mux.Handle("POST /u/1/beacon", &beacon.Giver{ID: c.id, Pub: c.agents.pub, Trust: c.trust.Head, Revocation: c.revoker.stream.Head, Held: c.held, Now: c.clock.Now})
 	mux.HandleFunc("GET /u/1/keys", c.rotation.ServeOrder)
 	mux.HandleFunc("POST /u/1/keys", c.rotation.ServeOffer)
 	mux.HandleFunc("POST /u/1/report", c.takeReport)

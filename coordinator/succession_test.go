@@ -319,3 +319,48 @@ func TestRotateCAByHolders(t *testing.T) {
 		t.Errorf("CAs are %s", got)
 	}
 }
+
+// A coordinator with a wrong clock signed, and raised what everybody believes to have passed: holders lower it, by the same file and
+// signatures as any trust document; said again it is nothing new.
+func TestLowerTheFloor(t *testing.T) {
+	s, hs := held(t)
+	leapt, right := time.Now().AddDate(3, 0, 0), time.Now().UTC().Truncate(time.Second)
+	s.wall = func() time.Time { return leapt }
+	s.restart()
+	if err := s.clock.Sign(); err == nil {
+		t.Fatal("a clock that leapt by three years signs")
+	}
+	s.looked = true // by mistake
+	s.restart()
+	if err := s.clock.Sign(); err != nil {
+		t.Fatal(err)
+	}
+	s.wall, s.looked = nil, false
+	s.restart()
+	if d := s.clock.Now().Sub(leapt).Abs(); d > time.Minute {
+		t.Fatalf("the floor is %v, want %v", s.clock.Now(), leapt)
+	}
+	q := api.RotateRequest{What: api.RotateFloor, Floor: &right}
+	dry := q
+	dry.DryRun = true
+	if st := s.rotate(dry); st.Offer != "" || st.Next == "" {
+		t.Errorf("dry run: %+v", st)
+	}
+	st := s.rotate(q)
+	if st.Offer == "" || st.Phase != api.PhaseAccept {
+		t.Fatalf("%+v", st)
+	}
+	s.signed(st, hs[0], hs[1])
+	if st := s.rotate(q); st.Phase != api.PhaseDone || st.Trust.Seq != 2 {
+		t.Errorf("%+v", st)
+	}
+	if d := time.Since(s.clock.Now()).Abs(); d > time.Minute {
+		t.Errorf("the coordinator's own floor is off by %v", d)
+	}
+	if st := s.rotate(q); st.Phase != api.PhaseDone || st.Trust.Seq != 2 {
+		t.Errorf("said again: %+v", st)
+	}
+	if _, err := s.server().Rotate(t.Context(), api.RotateRequest{What: api.RotateFloor}); err == nil {
+		t.Error("lowered to nothing")
+	}
+}

@@ -60,6 +60,7 @@ type Config struct {
 	Version    string
 	Logger     *slog.Logger
 	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
+	Wall       func() time.Time  `json:"-"` // the clock of this machine; nil: time.Now
 }
 
 // Default returns the defaults of Config.
@@ -180,7 +181,7 @@ func (a *Agent) open() error {
 	if err := marks.Save(mark); err != nil { // raised before the first word (trust.md section 3)
 		return err
 	}
-	a.floor = trust.NewFloor(buildTime(), mark.Floor)
+	a.floor = trust.NewFloor(buildTime(), mark.Floor, a.cfg.Wall)
 	a.ring = seal.NewRing(seal.Binding{Domain: a.id.Domain, Site: a.id.Site, Agent: a.id.Agent}, a.keys.All()...)
 	a.replica, err = replica.Open(replica.Config{
 		DB: a.db, Marks: marks, Mark: mark, Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Ring: a.ring, Floor: a.floor, Log: a.cfg.Logger,

@@ -60,6 +60,12 @@ type backend struct {
 // Describe implements api.Backend.
 func (b *backend) Describe() api.Info { return b.info }
 
+// Now implements api.Backend.
+func (b *backend) Now() time.Time {
+	now, _ := b.floor.Now()
+	return now
+}
+
 // revision folds the revisions of intent and journal into one number that rises with either.
 func (b *backend) revision() uint64 {
 	st := b.w.State()

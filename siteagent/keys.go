@@ -1,16 +1,13 @@
 package siteagent
 
 import (
-	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/keys"
-	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
 // newWorker wires what changes the agent's own keys.
@@ -59,13 +56,7 @@ func (a *Agent) behind(seq uint64) (late, unknown []string) {
 // installing tells whether a machine is in its ramdisk, or may boot into it: it knows the agents by their keys.
 func (a *Agent) installing() bool {
 	for _, v := range a.site.Views() {
-		if v.Status.State == intent.StateInstalling {
-			return true
-		}
-	}
-	for _, r := range a.journal.View(reconcile.KindWindow) {
-		var win reconcile.Window
-		if json.Unmarshal(r.Body, &win) == nil && time.Now().Before(win.Until) {
+		if v.Status.State == intent.StateInstalling || v.Open() {
 			return true
 		}
 	}

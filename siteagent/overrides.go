@@ -203,6 +203,7 @@ func (o *overrides) charge(ctx context.Context, e *effective.Intent, p *proposal
 // write signs and journals the overrides: on disk here and at every live peer before it is answered.
 func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *effective.Intent, p *proposal, charges map[string]map[string]int) ([]api.Result, error) {
 	seq, prev := o.last()
+	turn := intent.NextTurn(e.Overrides) - 1
 	var drafts []claim.Draft
 	byKey := map[intent.Key]string{}
 	for _, c := range p.changes {
@@ -210,9 +211,9 @@ func (o *overrides) write(ctx context.Context, by api.Caller, b api.Batch, e *ef
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode override: %w", err)
 		}
-		seq++
+		seq, turn = seq+1, turn+1
 		d := intent.Override{
-			Site: p.site, Agent: o.self, Seq: seq, Prev: prev, Time: time.Now().UTC(), ID: p.site + "-" + randomID(8),
+			Site: p.site, Agent: o.self, Seq: seq, Prev: prev, Turn: turn, Time: time.Now().UTC(), ID: p.site + "-" + randomID(8),
 			Author: intent.OverrideAuthor{User: by.User, Via: by.Via}, Reason: b.Reason,
 			Base: intent.OverrideBase{Seq: e.State.Head.Seq}, Op: c.op, Key: c.obj.Key(), Object: raw, Charge: charges[c.obj.Metadata.Project],
 		}
@@ -267,9 +268,7 @@ func (o *overrides) pending() []override.Record {
 			out = append(out, rec)
 		}
 	}
-	slices.SortFunc(out, func(a, b override.Record) int {
-		return cmp.Or(a.Doc.Time.Compare(b.Doc.Time), cmp.Compare(a.Doc.ID, b.Doc.ID))
-	})
+	slices.SortFunc(out, func(a, b override.Record) int { return a.Doc.Compare(b.Doc) })
 	return out
 }
 
@@ -297,11 +296,10 @@ func (o *overrides) reports() []intent.OverrideReport {
 	e := o.w.Now()
 	active := e.Active()
 	var out []intent.OverrideReport
-	for _, d := range e.Overrides {
+	for _, d := range slices.SortedFunc(slices.Values(e.Overrides), intent.Override.Compare) {
 		out = append(out, intent.OverrideReport{
 			ID: d.ID, Object: d.Key, Op: string(d.Op), State: override.State(d, active, e.State.Acks), Author: d.Author.User, Time: d.Time, Reason: d.Reason,
 		})
 	}
-	slices.SortFunc(out, func(a, b intent.OverrideReport) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
 	return out
 }

@@ -40,7 +40,7 @@ func newSiteAPI(t *testing.T) *siteAPI {
 	t.Helper()
 	a, o, db := cutOffStore(t)
 	b := &backend{
-		info: api.Info{Role: "site", ID: "a1", Site: "lon1"}, w: o.w, db: db, over: o, audit: o.audit,
+		info: api.Info{Role: "site", ID: "a1", Site: "lon1"}, w: o.w, db: db, over: o, audit: o.audit, floor: trust.NewFloor(time.Time{}, time.Time{}, nil),
 		cutOff: func(context.Context) bool { return true },
 	}
 	return &siteAPI{T: t, author: a, o: o, api: api.New(b, slog.New(slog.DiscardHandler)), tokens: map[string]string{}, certs: map[string]*x509.Certificate{}}

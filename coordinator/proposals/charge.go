@@ -21,6 +21,7 @@ import (
 type charged struct {
 	ID    string         `json:"id"`
 	Agent string         `json:"agent"`
+	Turn  uint64         `json:"turn,omitempty"`
 	Time  time.Time      `json:"time"`
 	Base  uint64         `json:"base"` // seq of the site's head when it was made
 	Took  map[string]int `json:"took"` // machines by type
@@ -42,7 +43,7 @@ func (d *Desk) charge(ctx context.Context, site string, o *intent.Override) erro
 	if _, err := d.Store.Get(ctx, key); !errors.Is(err, store.ErrAbsent) {
 		return err
 	}
-	mine := charged{ID: o.ID, Agent: o.Agent, Time: o.Time, Base: o.Base.Seq, Took: o.Charge}
+	mine := charged{ID: o.ID, Agent: o.Agent, Turn: o.Turn, Time: o.Time, Base: o.Base.Seq, Took: o.Charge}
 	all, err := d.charges(ctx, site, o.Key.Scope)
 	if err != nil {
 		return err
@@ -94,7 +95,9 @@ func (d *Desk) charges(ctx context.Context, site, project string) (out []charged
 // overdraft says where override id was one of those that together took more than the offline quota has, "" when none did. What
 // one was made beside is what was made before it and had no answer that its maker knew of.
 func overdraft(all []charged, id string, offline map[string]int) string {
-	slices.SortFunc(all, func(a, b charged) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(all, func(a, b charged) int {
+		return cmp.Or(cmp.Compare(a.Turn, b.Turn), a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+	})
 	for i, last := range all {
 		var beside []string
 		took, with := map[string]int{}, false

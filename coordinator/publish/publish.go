@@ -26,6 +26,8 @@ type Publisher struct {
 	// Epoch is that of a key in the newest trust document. Errors: ErrNoWriter.
 	Epoch func(crypto.PublicKey) (uint64, error)
 	Now   func() time.Time
+	// Requires names what a site must have before it follows the next entry.
+	Requires func() intent.Requires
 	// Catalog is asked for how long a site's beacons count.
 	Catalog func() *intent.Catalog
 }
@@ -262,7 +264,7 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	}
 	e := intent.Entry{
 		Header: document.Follow(c.head, intent.StreamIntent, epoch, c.p.Now()),
-		Site:   c.site, Kind: kind, Body: raw, StaleAfter: c.p.staleAfter(c.site),
+		Site:   c.site, Requires: c.p.Requires(), Kind: kind, Body: raw, StaleAfter: c.p.staleAfter(c.site),
 	}
 	payload, err := json.Marshal(e)
 	if err != nil {

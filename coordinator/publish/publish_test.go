@@ -156,8 +156,9 @@ func publisher(t testing.TB) *Publisher {
 	t.Cleanup(func() { s.Close() })
 	return &Publisher{
 		Store: s, Signer: func() crypto.Signer { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, 32)) }, Epoch: func(crypto.PublicKey) (uint64, error) { return 1, nil },
-		Now:     func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
-		Catalog: func() *intent.Catalog { return intent.NewCatalog() },
+		Now:      func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) },
+		Catalog:  func() *intent.Catalog { return intent.NewCatalog() },
+		Requires: func() intent.Requires { return intent.Requires{} },
 	}
 }
 

@@ -44,6 +44,7 @@ type Config struct {
 	Sessions    func() []uplink.SessionInfo
 	Reports     func(site string) Heard
 	Now         func() time.Time
+	Leads       func() error // why the clock is not believed; nil where it is
 
 	CA func() *x509.Certificate // of this coordinator: what Certify issues under
 	// Certify makes the entry that an agent's new keys get: its certificates, and the keys.

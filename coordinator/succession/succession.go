@@ -78,7 +78,7 @@ type step struct {
 func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequest) (*api.RotationStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, shared := s.Store.(store.Shared); shared && q.What != api.RotateRoot {
+	if _, shared := s.Store.(store.Shared); shared && q.What != api.RotateRoot && q.What != api.RotateFloor {
 		return nil, api.Refuse("several coordinators share this store, and each of them would need the new key: stop all but one, give that one the embedded store, or sign a trust document by hand")
 	}
 	x := &step{Succession: s, ctx: ctx, by: by, q: q}
@@ -96,8 +96,10 @@ func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequ
 		err = x.roots()
 	case api.RotateCA:
 		err = x.ca()
+	case api.RotateFloor:
+		err = x.floor()
 	default:
-		err = api.Refuse(fmt.Sprintf("cannot rotate %q: it is agent, ca, writer or root", q.What))
+		err = api.Refuse(fmt.Sprintf("cannot rotate %q: it is agent, ca, writer, root or floor", q.What))
 	}
 	return x.st, err
 }
@@ -121,7 +123,7 @@ func (x *step) open() error {
 		}
 		return nil
 	}
-	if begun && !x.q.Again {
+	if begun && !x.q.Again && x.q.What != api.RotateFloor {
 		x.st.Started, x.st.Phase, x.st.Next = x.rec.Started, api.PhaseDone, "the last rotation is done; --again begins a new one"
 		return nil
 	}
@@ -129,6 +131,9 @@ func (x *step) open() error {
 	x.st.Started = x.rec.Started
 	if x.q.DryRun {
 		x.st.Next = "nothing was changed; without --dry-run a new key is made, and the next trust document lists it"
+		if x.q.What == api.RotateFloor {
+			x.st.Next = "nothing was changed; without --dry-run the next trust document says it"
+		}
 		return nil
 	}
 	return x.keep("rotate")
@@ -244,6 +249,21 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 	}
 	_, err = x.Store.Commit(x.ctx, store.Commit{Put: put})
 	return o, err
+}
+
+// floor says in the next trust document how late it is at most: a wrong clock had raised what everybody believes to have passed.
+func (x *step) floor() error {
+	if x.q.Floor == nil {
+		return api.Refuse("cannot lower the time floor: say to what time")
+	}
+	to := x.q.Floor.UTC().Truncate(time.Second)
+	if now := x.body.Floor; now == nil || !now.Equal(to) {
+		waits, err := x.propose(nil, func(b *intent.TrustBody) { b.Floor = &to })
+		if err != nil || waits {
+			return err
+		}
+	}
+	return x.done()
 }
 
 // request puts the request that was offered before into o.

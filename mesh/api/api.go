@@ -25,6 +25,7 @@ type Backend interface {
 	Approvals
 	// Describe says who answers.
 	Describe() Info
+	Now() time.Time // what a token's end is measured by
 	// Snapshot returns the objects as they are now, status filled in, and the revision of that state. The catalog is
 	// shared and must not be changed.
 	Snapshot(ctx context.Context) (*intent.Catalog, uint64, error)

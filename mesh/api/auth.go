@@ -159,7 +159,7 @@ func (a *API) caller(r *http.Request) (Caller, error) {
 
 // identify returns whom the credentials name. With an error the caller is whom they named, for the audit log only.
 func (a *API) identify(c *intent.Catalog, r *http.Request) (Caller, error) {
-	header, now := r.Header.Get("Authorization"), time.Now()
+	header, now := r.Header.Get("Authorization"), a.b.Now()
 	var by, cert Caller
 	var err error
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {

@@ -61,6 +61,8 @@ func (m *memory) change(fn func(c *intent.Catalog)) {
 	m.wake = make(chan struct{})
 }
 
+func (m *memory) Now() time.Time { return time.Now() }
+
 func (m *memory) Describe() Info {
 	return Info{Role: "coordinator", ID: "c1", Domain: "edge.example", Version: "0"}
 }

@@ -15,6 +15,7 @@ const (
 	RotateCA     = "ca"     // the CA of this coordinator, and all certificates under it
 	RotateWriter = "writer" // the key that signs intent
 	RotateRoot   = "root"   // the keys that sign trust documents
+	RotateFloor  = "floor"  // no key: the time that has passed at least, where a wrong clock raised it
 )
 
 // The phases of a rotation, in the order that it walks them.
@@ -27,13 +28,14 @@ const (
 
 // RotateRequest begins a rotation, or goes on with the one that is under way.
 type RotateRequest struct {
-	What  string `json:"what" enum:"agent,ca,writer,root"`
+	What  string `json:"what" enum:"agent,ca,writer,root,floor"`
 	Site  string `json:"site,omitempty" maxLength:"63" doc:"site of the agents; of what agent only"`
 	Agent string `json:"agent,omitempty" maxLength:"63" doc:"one agent of the site"`
 	All   bool   `json:"all,omitempty" doc:"every agent of the site, one after the other"`
 	// Again begins a new rotation where the last one is done.
-	Again  bool `json:"again,omitempty"`
-	DryRun bool `json:"dryRun,omitempty"`
+	Again  bool       `json:"again,omitempty"`
+	DryRun bool       `json:"dryRun,omitempty"`
+	Floor  *time.Time `json:"floor,omitempty" doc:"of what floor only: no agent believes any more that it is later"`
 	// Next are the roots to announce, of what root only.
 	Next              *intent.RootSet `json:"next,omitempty"`
 	ForceAfterSeconds int64           `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
@@ -41,7 +43,7 @@ type RotateRequest struct {
 
 // RotationStatus is how far a rotation is.
 type RotationStatus struct {
-	What    string         `json:"what" enum:"agent,ca,writer,root"`
+	What    string         `json:"what" enum:"agent,ca,writer,root,floor"`
 	Target  string         `json:"target,omitempty"` // SITE/AGENT, SITE for all of its agents, empty for what belongs to the domain
 	Phase   string         `json:"phase" enum:"accept,use,retire,done"`
 	Started time.Time      `json:"started"`

@@ -1,6 +1,7 @@
 package intent
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 )
@@ -93,6 +94,25 @@ type Override struct {
 	// Object is the whole object wanted; for a tombstone, the object as it was.
 	Object json.RawMessage `json:"object"`
 	Charge map[string]int  `json:"charge,omitempty"` // machines by type that the change adds
+	// Turn is one above that of every override that the agent knew: what was made later has a higher one, whatever the clocks say.
+	Turn uint64 `json:"turn,omitempty"`
+}
+
+// maxTurn bounds what a number that somebody else wrote can do to the next.
+const maxTurn = 1 << 62
+
+// Compare puts overrides in the order in which they were made; those that knew nothing of each other by time.
+func (o Override) Compare(p Override) int {
+	return cmp.Or(cmp.Compare(o.Turn, p.Turn), o.Time.Compare(p.Time), cmp.Compare(o.ID, p.ID))
+}
+
+// NextTurn is the Turn of an override that is made when known are known.
+func NextTurn(known []Override) uint64 {
+	turn := uint64(0)
+	for _, o := range known {
+		turn = max(turn, min(o.Turn, maxTurn))
+	}
+	return turn + 1
 }
 
 // OverrideAuthor says who asked and how that was proven.

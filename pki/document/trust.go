@@ -16,6 +16,8 @@ type TrustChain struct {
 	Pin  intent.Digest
 	Head intent.Head
 	Body *intent.TrustBody // of the head; nil when empty; do not modify
+	// Floored is the newest document that lowered the time floor. What was signed before it may bear the time of a wrong clock.
+	Floored uint64
 
 	seen []intent.Digest // of documents 1 to the head; shared by copies, never written in place
 }
@@ -67,6 +69,9 @@ func (c *TrustChain) Accept(env *intent.Envelope) (*intent.TrustBody, error) {
 		return nil, fmt.Errorf("cannot accept trust %d: domain %q, was %q: %w", t.Seq, t.Domain, c.Body.Domain, ErrOtherSite)
 	}
 	c.Head, c.Body = intent.Head{Seq: t.Seq, Hash: env.Digest()}, t
+	if t.Floor != nil {
+		c.Floored = t.Seq
+	}
 	c.seen = append(slices.Clip(c.seen), env.Digest())
 	return t, nil
 }

@@ -84,7 +84,7 @@ type bench struct {
 func newBench(t *testing.T, d *pkitest.Domain, docs []*intent.Envelope) *bench {
 	t.Helper()
 	b := &bench{t: t, d: d, store: &memStore{m: map[string]Record{}}, grant: &granter{d: d}, back: &returner{}}
-	r := NewRedeemer(Config{Store: b.store, Granter: b.grant, Returns: b.back, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
+	r := NewRedeemer(Config{Store: b.store, Granter: b.grant, Returns: b.back, Trust: func() []*intent.Envelope { return docs }, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func (stubborn) Swap(context.Context, Record, Record) error { return ErrConflict
 
 // TestConflict: a lost swap grants nothing, unless the winner was this very key.
 func TestConflict(t *testing.T) {
-	r := NewRedeemer(Config{Store: stubborn{&memStore{m: map[string]Record{}}}, Log: slog.New(slog.DiscardHandler)})
+	r := NewRedeemer(Config{Store: stubborn{&memStore{m: map[string]Record{}}}, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	tok, err := NewToken(intent.Digest{})
 	if err != nil {
 		t.Fatal(err)
@@ -322,7 +322,7 @@ func FuzzHandle(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x56" + `{"back":{"site":"lon1","agent":"a1","sign":"","revocation":0,"intent":0,"proof":""}}  `))
 	back := &returner{}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := NewRedeemer(Config{Store: &memStore{m: map[string]Record{}}, Granter: g, Returns: back, Trust: func() []*intent.Envelope { return docs }, Log: slog.New(slog.DiscardHandler)})
+		r := NewRedeemer(Config{Store: &memStore{m: map[string]Record{}}, Granter: g, Returns: back, Trust: func() []*intent.Envelope { return docs }, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 		x, y := net.Pipe()
 		var wg sync.WaitGroup
 		wg.Go(func() {

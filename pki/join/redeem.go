@@ -66,6 +66,7 @@ type Config struct {
 	Granter Granter
 	Returns Returner
 	Trust   func() []*intent.Envelope // the trust chain from document 1 to the head
+	Now     func() time.Time
 	Log     *slog.Logger
 }
 
@@ -274,7 +275,7 @@ func (r *Redeemer) check(ctx context.Context, a *askMsg, spki intent.Digest) (Re
 	if err != nil {
 		return Record{}, fmt.Errorf("cannot look up token: %w", err)
 	}
-	if !rec.usable(intent.DigestOf(a.Secret), a.Serial, spki, time.Now()) {
+	if !rec.usable(intent.DigestOf(a.Secret), a.Serial, spki, r.cfg.Now()) {
 		return Record{}, ErrRefused
 	}
 	return rec, nil
@@ -287,7 +288,7 @@ func (r *Redeemer) redeem(ctx context.Context, rec Record, spki intent.Digest, a
 		return nil
 	}
 	spent := rec
-	spent.SpentBy, spent.SpentAt = spki, time.Now().UTC()
+	spent.SpentBy, spent.SpentAt = spki, r.cfg.Now().UTC()
 	err := r.cfg.Store.Swap(ctx, rec, spent)
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrAbsent) {
 		now, err := r.check(ctx, a, spki)

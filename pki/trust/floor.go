@@ -10,18 +10,23 @@ import (
 // jump would poison it. Safe for concurrent use.
 // Source: trust.md section 2.
 type Floor struct {
+	wall func() time.Time
 	mu   sync.Mutex // guards what follows
 	base time.Time  // the floor at the moment seen
 	seen time.Time  // carries the monotonic clock
 }
 
-// NewFloor starts from the newer of build and saved (zero: none saved).
-func NewFloor(build, saved time.Time) *Floor {
+// NewFloor starts from the newer of build and saved (zero: none saved). wall is the clock of the machine, which may be wrong and may
+// jump; nil is time.Now.
+func NewFloor(build, saved time.Time, wall func() time.Time) *Floor {
 	base := build
 	if saved.After(base) {
 		base = saved
 	}
-	return &Floor{base: base.UTC().Round(0), seen: time.Now()}
+	if wall == nil {
+		wall = time.Now
+	}
+	return &Floor{wall: wall, base: base.UTC().Round(0), seen: time.Now()}
 }
 
 // Value returns the floor, UTC.
@@ -42,18 +47,20 @@ func (f *Floor) Observe(issued time.Time) {
 	}
 }
 
-// Lower sets the floor to t even if that is earlier. Only the floor field of a verified trust document may do it.
+// Lower sets the floor to t where it lies above it. Only the floor field of a verified trust document may do it.
 func (f *Floor) Lower(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.base, f.seen = t.UTC().Round(0), time.Now()
+	if t.Before(f.value()) {
+		f.base, f.seen = t.UTC().Round(0), time.Now()
+	}
 }
 
 // Now returns max(wall, floor) and whether the wall clock is believed (it does not lie below the floor).
 func (f *Floor) Now() (now time.Time, trusted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wall := time.Now().UTC().Round(0)
+	wall := f.wall().UTC().Round(0)
 	floor := f.value()
 	if wall.Before(floor) {
 		return floor, false
@@ -65,5 +72,5 @@ func (f *Floor) Now() (now time.Time, trusted bool) {
 func (f *Floor) Ahead() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return time.Now().Round(0).Sub(f.value())
+	return f.wall().Round(0).Sub(f.value())
 }

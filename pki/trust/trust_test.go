@@ -299,7 +299,7 @@ func TestFloor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// The bubble's clock begins at 2000-01-01, below the build time: NTP has not run.
 		build := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		f := trust.NewFloor(build, time.Time{})
+		f := trust.NewFloor(build, time.Time{}, nil)
 		if now, ok := f.Now(); ok || !now.Equal(build) {
 			t.Errorf("Now = %v, %v; a clock below the floor is not believed", now, ok)
 		}
@@ -317,7 +317,7 @@ func TestFloor(t *testing.T) {
 			t.Errorf("Value = %v after a newer document", got)
 		}
 		saved := f.Value()
-		if got := trust.NewFloor(build, saved).Value(); !got.Equal(saved) {
+		if got := trust.NewFloor(build, saved, nil).Value(); !got.Equal(saved) {
 			t.Errorf("after a restart: %v, want %v", got, saved)
 		}
 		f.Lower(time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC))

@@ -277,7 +277,7 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	v, ok := s.inst.control.View(n.Machine)
 	win := v.Window
 	switch {
-	case !ok || win == nil || win.MAC != mac || time.Now().After(win.Until) || (v.Session != nil && v.Session.Nonce == win.Nonce):
+	case !ok || win == nil || win.MAC != mac || !v.Awaited():
 		in.Reason = string(v.Status.State)
 		return "no boot is awaited: " + string(v.Status.State), nil
 	case from.Unmap() != n.Addr:

@@ -95,7 +95,7 @@ func TestPermissionOnlyByTheOwner(t *testing.T) {
 // TestTokensDie: a boot token is good until its window ends, a session until the next one or the end of its binding.
 func TestTokensDie(t *testing.T) {
 	b := newBench(t)
-	w := reconcile.Window{Machine: "m1", MAC: testMAC, Nonce: "old", Opened: time.Now().Add(-time.Hour), Until: time.Now().Add(-time.Minute)}
+	w := reconcile.Window{Machine: "m1", MAC: testMAC, Nonce: "old", Opened: time.Now().Add(-time.Hour)}
 	b.add(reconcile.KindWindow, "m1", intent.Epoch{Generation: 1, N: 1}, w)
 	sg, err := b.inst.signers()
 	if err != nil {

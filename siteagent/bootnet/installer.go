@@ -97,7 +97,7 @@ func (i *installers) Hello(ctx context.Context, h install.Hello) (install.Sessio
 			}
 			return install.Session{}, i.reused(ctx, machine, win, h)
 		}
-		if now.After(win.Until) {
+		if v, ok := i.control.View(machine); !ok || v.Window == nil || v.Window.Nonce != win.Nonce || !v.Awaited() {
 			return install.Session{}, install.ErrToken
 		}
 		return i.open(ctx, sg, machine, win, h, now)

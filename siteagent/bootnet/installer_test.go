@@ -130,7 +130,7 @@ func (b *bench) add(kind, key string, epoch intent.Epoch, v any) {
 // window opens a boot window and returns the token that its script would carry.
 func (b *bench) window(nonce string) string {
 	b.t.Helper()
-	w := reconcile.Window{Machine: "m1", MAC: testMAC, Nonce: nonce, Task: "netboot/m1/0", Opened: time.Now(), Until: time.Now().Add(time.Minute)}
+	w := reconcile.Window{Machine: "m1", MAC: testMAC, Nonce: nonce, Task: "netboot/m1/0", Opened: time.Now()}
 	b.add(reconcile.KindWindow, "m1", intent.Epoch{Generation: 1, N: 1}, w)
 	sg, err := b.inst.signers()
 	if err != nil {

@@ -24,12 +24,17 @@ type Site struct {
 
 	mu    sync.Mutex // guards what follows
 	heard map[string]time.Time
+	dated map[string]dated
 	cache *Intent
+	born  time.Time // when this process began
 }
+
+// dated is when this process learned of what somebody's clock dated at.
+type dated struct{ at, learned time.Time }
 
 // New returns the site over its replica and journal; the caller sets Assets before it asks for views.
 func New(r *replica.Replica, j *claim.Journal) *Site {
-	return &Site{Replica: r, Journal: j, heard: map[string]time.Time{}}
+	return &Site{Replica: r, Journal: j, heard: map[string]time.Time{}, dated: map[string]dated{}, born: time.Now()}
 }
 
 // Intent is the intent with its overrides, for one revision of both. It is shared and must not be changed.
@@ -52,6 +57,23 @@ func (w *Site) heardOf(machine string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.heard[machine]
+}
+
+// learned returns when something came about, by this process's own clock, that a record dates at: when the record came, so that neither
+// the clock of its writer nor a jump of this one's counts. What was on disk when the process began is taken at its word, unless it lies
+// in the future.
+func (w *Site) learned(what string, at time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d, ok := w.dated[what]
+	if !ok || !d.at.Equal(at) {
+		d = dated{at, time.Now()}
+		if !ok && at.Before(w.born) {
+			d.learned = at
+		}
+		w.dated[what] = d
+	}
+	return d.learned
 }
 
 // Overrides lists every override of the journal.
@@ -126,7 +148,7 @@ func (w *Site) Around() reconcile.Surroundings {
 	if s := w.Spec(); s != nil && s.BootSlots > 0 {
 		slots = s.BootSlots
 	}
-	return reconcile.Surroundings{Now: time.Now(), Heard: w.heardOf, Assets: w.Assets, BootSlots: slots}
+	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots}
 }
 
 // Spec returns the site's object, or nil.

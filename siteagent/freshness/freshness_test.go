@@ -50,7 +50,7 @@ func newScene(t *testing.T) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.open(r, j, trust.NewFloor(time.Now().Add(-24*time.Hour), time.Time{}), "life-1")
+	s.open(r, j, trust.NewFloor(time.Now().Add(-24*time.Hour), time.Time{}, nil), "life-1")
 	return s
 }
 
@@ -197,9 +197,9 @@ func TestRestart(t *testing.T) {
 	s := newScene(t)
 	s.want("before", byIntent(), ByBeacon, "", "")
 	s.down = true
-	s.restart(trust.NewFloor(time.Now().Add(-time.Hour), time.Time{}))
+	s.restart(trust.NewFloor(time.Now().Add(-time.Hour), time.Time{}, nil))
 	s.want("with a clock that is believed", byIntent(), ByBeacon, "", "")
-	s.restart(trust.NewFloor(time.Now().Add(time.Hour), time.Time{}))
+	s.restart(trust.NewFloor(time.Now().Add(time.Hour), time.Time{}, nil))
 	s.want("with a clock below the floor", byIntent(), "", "clock", "set the clock")
 	s.down = false
 	s.want("a new one in this life", byIntent(), ByBeacon, "", "")

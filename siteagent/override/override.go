@@ -1,7 +1,6 @@
 package override
 
 import (
-	"cmp"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
@@ -119,12 +118,10 @@ func Effective(active *intent.Catalog, acks map[string]intent.AckBody, overrides
 	return o, nil
 }
 
-// inOrder sorts by time, then id: the order in which the site took them.
+// inOrder sorts by the order in which the site took them.
 func inOrder(ds []intent.Override) []intent.Override {
 	out := slices.Clone(ds)
-	slices.SortFunc(out, func(a, b intent.Override) int {
-		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(out, intent.Override.Compare)
 	return out
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -279,4 +280,25 @@ func TestSecondChange(t *testing.T) {
 	f(2, nil, StateConflict, "o2") // the coordinator's own change
 	f(1, map[string]intent.AckBody{"o1": {Override: "o1", Decision: "discard"}}, StateLocal, "o2")
 	f(3, map[string]intent.AckBody{"o1": adopted["o1"], "o2": {Override: "o2", Decision: "adopt", Rev: 3}}, StateAdopted, "")
+}
+
+// What was made later stands, also where the agent that took it has a clock that lies behind its peer's.
+func TestLaterStandsWhateverTheClock(t *testing.T) {
+	first := change(t, "o1", 50, 1, intent.OverridePut, array("web", 2, 2))
+	first.Turn = intent.NextTurn(nil)
+	second := change(t, "o2", 1, 1, intent.OverridePut, array("web", 3, 3))
+	second.Base.After, second.Turn = "o1", intent.NextTurn([]intent.Override{first})
+	active, both := intent.NewCatalog(array("web", 1, 1)), []intent.Override{first, second}
+	if got := Standing(active, nil, both, first.Key); got != "o2" {
+		t.Errorf("%s stands, want o2", got)
+	}
+	o, err := Effective(active, nil, both)
+	if err != nil || counts(o.Catalog)["web"] != 3 {
+		t.Errorf("%v, %v, want 3", counts(o.Catalog), err)
+	}
+	evil := first
+	evil.Turn = math.MaxUint64
+	if n := intent.NextTurn([]intent.Override{evil}); n == 0 || n != intent.NextTurn([]intent.Override{evil, first}) {
+		t.Errorf("the turn after the highest is %d", n)
+	}
 }

@@ -135,7 +135,7 @@ func (l *life) run() (v MachineView, j *claim.Journal, crashed string, done func
 		Spec: &intent.MachineSpec{BMC: &intent.BMCSpec{}, NICs: []intent.NIC{{MAC: "52:54:00:00:00:01", Boot: true}}},
 	}
 	around := func() Surroundings {
-		return Surroundings{Now: time.Now(), Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
+		return Surroundings{Now: time.Now(), Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
 	}
 	want := Want{Catalog: intent.NewCatalog(m), Cause: func(string) string { return "" }}
 	c := New(Config{

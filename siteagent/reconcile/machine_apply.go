@@ -227,7 +227,7 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 func (c *Controller) acted(v MachineView, step Step, task string) bool {
 	rec, ok := claim.Load[TaskRecord](c.cfg.Journal, KindTask, task)
 	return ok && step.Action == ActionNetboot && rec.State == "done" &&
-		v.Window != nil && v.Window.Task == task && !v.Window.Opened.Before(v.Status.Since) && v.Now.Before(v.Window.Until)
+		v.Window != nil && v.Window.Task == task && v.Pressed && v.Open()
 }
 
 // resting states hold no claim: the natural owner may take the machine back.
@@ -295,7 +295,7 @@ func newWindow(v MachineView, step Step, cl intent.Claim, task string) (*Window,
 	rand.Read(nonce) // never fails: crypto/rand, Go 1.24
 	return &Window{
 		Machine: v.Name, MAC: mac, Nonce: fmt.Sprintf("%x", nonce), Generation: step.Status.Generation, Epoch: cl.Epoch,
-		Task: task, Opened: v.Now, Until: v.Now.Add(windowOpen),
+		Task: task, Opened: v.Now,
 	}, nil
 }
 

@@ -48,7 +48,37 @@ type MachineView struct {
 	Types     map[string]*intent.MachineTypeSpec
 	Assets    string // why boot assets or image are not at the site yet; "" = they are
 	SlotFree  bool   // another machine may load an installer now
-	Now       time.Time
+	// Clocks of agents differ, and jump. Now and the times that follow are by this process's own; Entered and Opened are zero for what
+	// Status.Since and Window.Opened say.
+	Now     time.Time
+	Entered time.Time // into the state and phase
+	Opened  time.Time // of the window
+	Newer   bool      // the inventory is newer than the session, or there is none of the two
+	Pressed bool      // the window is newer than the status
+}
+
+// stay is how long the machine has been in its state and phase.
+func (v MachineView) stay() time.Duration {
+	if v.Entered.IsZero() {
+		return v.Now.Sub(v.Status.Since)
+	}
+	return v.Now.Sub(v.Entered)
+}
+
+// Awaited tells whether a boot of the machine is awaited: its window is open, and nobody said hello with its token.
+func (v MachineView) Awaited() bool {
+	return v.Open() && (v.Session == nil || v.Session.Nonce != v.Window.Nonce)
+}
+
+// Open tells whether its window is open.
+func (v MachineView) Open() bool {
+	switch {
+	case v.Window == nil:
+		return false
+	case v.Opened.IsZero():
+		return v.Now.Sub(v.Window.Opened) < windowOpen
+	}
+	return v.Now.Sub(v.Opened) < windowOpen
 }
 
 // Action is what is to be done to the device before the new status counts.
@@ -153,7 +183,7 @@ func (v MachineView) maintenance() Step {
 
 // inspect brings a machine from expected to available: network boot, hello, inventory, identity, type.
 func (v MachineView) inspect() Step {
-	if v.Inventory != nil && (v.Session == nil || !v.Inventory.Time.Before(v.Session.Since)) {
+	if v.Inventory != nil && (v.Session == nil || v.Newer) {
 		return v.judge()
 	}
 	switch v.Status.Phase {
@@ -344,7 +374,7 @@ func (v MachineView) TaskID() string {
 
 // late gives up a phase that took too long, and tries again or calls the machine broken.
 func (v MachineView) late(limit time.Duration, what string) Step {
-	if v.Now.Sub(v.Status.Since) <= limit {
+	if v.stay() <= limit {
 		return idle()
 	}
 	return v.failed(fmt.Sprintf("%s within %s", what, limit))
@@ -387,7 +417,7 @@ func (v MachineView) broken() Step {
 		return v.unbound()
 	case v.Binding.Released:
 		return v.release()
-	case v.Status.Attempts >= maxAttempts || v.Now.Sub(v.Status.Since) < retryAfter(v.Status.Attempts):
+	case v.Status.Attempts >= maxAttempts || v.stay() < retryAfter(v.Status.Attempts):
 		return idle()
 	}
 	return v.enter(intent.StateAllocated, PhaseAssets, "", "machine.allocated", "trying again")

@@ -64,7 +64,7 @@ func standing() *Binding {
 }
 
 func hello(v *MachineView) {
-	v.Window = &Window{Machine: "m1", MAC: "52:54:00:00:00:01", Nonce: "n1", Opened: at(0), Until: at(windowOpen)}
+	v.Window = &Window{Machine: "m1", MAC: "52:54:00:00:00:01", Nonce: "n1", Opened: at(0)}
 	v.Session = &Session{ID: "s1", Machine: "m1", Nonce: "n1", Since: at(5 * time.Second)}
 	v.LastWord = v.Now
 }
@@ -83,7 +83,7 @@ func done(attempt int, ok bool) func(*MachineView) {
 func reported(change func(*Facts)) func(*MachineView) {
 	return func(v *MachineView) {
 		hello(v)
-		v.Inventory = goodFacts()
+		v.Inventory, v.Newer = goodFacts(), true
 		change(v.Inventory)
 	}
 }
@@ -258,7 +258,7 @@ func settle(t *testing.T, what string, v MachineView, step Step) {
 			v.Accepted = step.Accept
 		}
 		if step.Action == ActionNetboot { // what act writes
-			v.Window = &Window{Nonce: "n2", Opened: v.Now, Until: v.Now.Add(windowOpen)}
+			v.Window = &Window{Nonce: "n2", Opened: v.Now}
 		}
 		step = PlanMachine(v)
 	}

@@ -55,7 +55,7 @@ func newPair(t *testing.T, objects ...*intent.Object) *pair {
 				return Want{Catalog: p.cat, Deleted: p.gone, Cause: func(string) string { return "intent 1.2" }}
 			},
 			Around: func() Surroundings {
-				return Surroundings{Now: time.Now(), Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
+				return Surroundings{Now: time.Now(), Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
 			},
 			Dial:       func(context.Context, string, *intent.BMCSpec) (bmc.Controller, error) { return p.bmc, nil },
 			Recovering: func() bool { return false },

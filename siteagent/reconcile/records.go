@@ -67,8 +67,7 @@ type Window struct {
 	Generation uint64       `json:"generation"`
 	Epoch      intent.Epoch `json:"epoch"`
 	Task       string       `json:"task"`
-	Opened     time.Time    `json:"opened"`
-	Until      time.Time    `json:"until"`
+	Opened     time.Time    `json:"opened"` // by the clock of who opened it
 }
 
 // Session is one installer that said hello.

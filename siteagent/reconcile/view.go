@@ -20,6 +20,8 @@ const (
 // Surroundings are what views need beside journal and intent.
 type Surroundings struct {
 	Now time.Time
+	// Learned returns when, by this process's clock, something came about that a record dates at.
+	Learned func(what string, at time.Time) time.Time
 	// Heard returns when this agent itself last heard of a machine's installer; zero: never.
 	Heard func(machine string) time.Time
 	// Assets says why boot assets or the binding's image are not complete at the site; "" = they are. b is nil for inspection.
@@ -93,26 +95,39 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 	if st := load[intent.MachineStatus](j, KindMachine, name); st != nil {
 		v.Status = *st
 	}
+	v.Entered = s.Learned("status/"+name, v.Status.Since)
+	if v.Window != nil {
+		v.Opened, v.Pressed = s.Learned("window/"+name, v.Window.Opened), newer(j, name, KindWindow, KindMachine)
+	}
 	if v.Session == nil {
 		return v
 	}
-	v.LastWord = v.Session.Since
-	if v.Inventory != nil && v.Inventory.Time.After(v.LastWord) {
-		v.LastWord = v.Inventory.Time
+	word := func(at time.Time) {
+		if at.After(v.LastWord) {
+			v.LastWord = at
+		}
 	}
-	if h := s.Heard(name); h.After(v.LastWord) {
-		v.LastWord = h
+	v.LastWord = s.Learned("session/"+name, v.Session.Since)
+	if v.Inventory != nil {
+		v.Newer = newer(j, name, KindInventory, KindSession)
+		word(s.Learned("inventory/"+name, v.Inventory.Time))
 	}
+	word(s.Heard(name))
 	if r, ok := j.Latest(KindProgress, name); ok {
 		var p Progress
 		if json.Unmarshal(r.Body, &p) == nil && p.Session == v.Session.ID {
-			if r.Time.After(v.LastWord) {
-				v.LastWord = r.Time
-			}
+			word(s.Learned("progress/"+name, r.Time))
 			v.Closed = p.Phase == ProgressOff || p.Phase == ProgressBoot
 		}
 	}
 	return v
+}
+
+// newer tells whether the record of kind a came after the one of kind b, or there is none of b.
+func newer(j *claim.Journal, name, a, b string) bool {
+	x, _ := j.Latest(a, name)
+	y, ok := j.Latest(b, name)
+	return !ok || x.Clock > y.Clock
 }
 
 // Bindings returns the standing and released bindings by instance uid.

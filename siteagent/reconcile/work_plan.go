@@ -48,7 +48,7 @@ func DecideWork(v MachineView, spare bool) (Order, string) {
 	case intent.StateReleasing, intent.StateMaintenance:
 		return OrderHalt, v.Status.Reason
 	case intent.StateExpected, intent.StateDiscovered, "":
-		if v.Session != nil && (v.Inventory == nil || v.Inventory.Time.Before(v.Session.Since)) {
+		if v.Session != nil && (v.Inventory == nil || !v.Newer) {
 			return OrderInspect, ""
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/trust"
 )
 
 // StageOnly is Receive up to where an agent could die before it activates.
@@ -29,3 +30,6 @@ func (s *Replica) DataKeys() []uint64 {
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.deks))
 }
+
+// Floor is what this agent knows to have passed.
+func (s *Replica) Floor() *trust.Floor { return s.floor }

@@ -174,6 +174,7 @@ func (s *Replica) AddRevocations(envs []*intent.Envelope) error {
 	}
 	err := s.refreshView()
 	s.bump()
+	s.goOn()
 	return errors.Join(refused, err)
 }
 
@@ -216,7 +217,6 @@ func (s *Replica) addRevocation(env *intent.Envelope) error {
 	}
 	s.revocation = chain
 	s.revoked = s.revoked.With(body.Entries)
-	s.floor.Observe(body.Issued)
 	return forked
 }
 

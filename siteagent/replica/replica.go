@@ -110,9 +110,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err := s.refreshView(); err != nil {
 		return nil, err
 	}
-	if err := s.activate(); err != nil { // what was staged when the agent died, or what an older agent could not read
-		s.log.Error("staged intent is rejected; the last good state stays", "err", err)
-	}
+	s.goOn() // what was staged when the agent died, or what an older agent could not read
 	return s, nil
 }
 
@@ -301,11 +299,16 @@ func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, erro
 		kept += n
 	}
 	if counted > 0 {
-		if err := s.activate(); err != nil {
-			s.log.Error("intent is rejected; the last good state stays", "err", err)
-		}
+		s.goOn()
 	}
 	return counted, refused
+}
+
+// goOn activates what can be now.
+func (s *Replica) goOn() {
+	if err := s.activate(); err != nil {
+		s.log.Error("intent is rejected; the last good state stays", "err", err)
+	}
 }
 
 // received is one verified entry, and where the chain stands with it.
@@ -362,7 +365,9 @@ func (s *Replica) stage(rs []received) error {
 	}
 	s.chain.Head = head
 	for _, r := range rs {
-		s.floor.Observe(r.entry.Issued)
+		if r.entry.Requires.Trust >= s.trust.Floored {
+			s.floor.Observe(r.entry.Issued)
+		}
 	}
 	if err := s.saveMarks(); err != nil {
 		return err

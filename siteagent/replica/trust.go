@@ -38,6 +38,7 @@ func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 	}
 	err := s.refreshView()
 	s.bump()
+	s.goOn()
 	return errors.Join(refused, err)
 }
 
@@ -62,6 +63,9 @@ func (s *Replica) addTrust(env *intent.Envelope) error {
 	s.trust = chain
 	s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
 	s.floor.Observe(body.Issued)
+	if body.Floor != nil {
+		s.floor.Lower(*body.Floor)
+	}
 	return nil
 }
 

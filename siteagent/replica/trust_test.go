@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,4 +191,82 @@ func TestRetiredWriter(t *testing.T) {
 	if st := s.State(); st.Head != st.Staged || st.Head.Epoch != 2 {
 		t.Errorf("active %v, staged %v: %s", st.Head, st.Staged, st.Rejected)
 	}
+}
+
+// An entry waits for the trust document and the revocations that its writer knew: an old set of keys, or of who is revoked, is never
+// mixed with new intent.
+func TestEntryWaitsForWhatItRequires(t *testing.T) {
+	a := sitetest.NewAuthor(t)
+	s, _ := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
+	f := func(seq uint64, rejected string) {
+		t.Helper()
+		if st := s.State(); st.Head.Seq != seq || (st.Rejected == "") != (rejected == "") || !strings.Contains(st.Rejected, rejected) {
+			t.Errorf("head %d, %q; want %d, %q", st.Head.Seq, st.Rejected, seq, rejected)
+		}
+	}
+	receive := func() {
+		t.Helper()
+		if _, err := s.Receive(t.Context(), []*intent.Envelope{a.Put(sitetest.SiteDoc)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	receive()
+	f(1, "")
+	a.Requires = intent.Requires{Trust: 2}
+	receive()
+	f(1, "trust 2")
+	if err := s.AddTrust([]*intent.Envelope{trustAfter(a, s.TrustHead(), nil)}); err != nil {
+		t.Fatal(err)
+	}
+	f(2, "")
+	a.Requires = intent.Requires{Trust: 2, Revocation: 1}
+	receive()
+	f(2, "revocation 1")
+	body := intent.RevocationBody{Header: document.Follow(intent.Head{}, intent.StreamRevocation, 1, time.Now()), Entries: []intent.Revocation{{Kind: intent.RevokeUser, ID: "eve"}}}
+	if err := s.AddRevocations([]*intent.Envelope{a.Sign(intent.PayloadRevocation, &body, a.Writer)}); err != nil {
+		t.Fatal(err)
+	}
+	f(3, "")
+}
+
+// A coordinator whose clock leapt ahead poisons the floor. A trust document lowers it, and what was signed before that does not raise it
+// again, not even where it arrives later; what is signed after it does.
+func TestTrustLowersTheFloor(t *testing.T) {
+	a, dir := sitetest.NewAuthor(t), t.TempDir()
+	s, db := sitetest.OpenReplica(t, dir, a, "a1")
+	leapt, right := time.Now().AddDate(10, 0, 0), time.Now().Add(-time.Hour).Truncate(time.Second)
+	a.Now, a.Requires = func() time.Time { return leapt }, intent.Requires{Trust: 1}
+	floor := func() time.Time { return s.Floor().Value().Round(time.Minute) }
+	f := func(want time.Time) {
+		t.Helper()
+		if got := floor(); !got.Equal(want.UTC().Round(time.Minute)) {
+			t.Errorf("floor %v, want %v", got, want)
+		}
+	}
+	receive := func() {
+		t.Helper()
+		if _, err := s.Receive(t.Context(), []*intent.Envelope{a.Put(sitetest.SiteDoc)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	receive()
+	f(leapt)
+	doc := trustAfter(a, s.TrustHead(), func(b *intent.TrustBody) { b.Issued, b.Floor = leapt.Add(time.Hour), &right })
+	if err := s.AddTrust([]*intent.Envelope{doc}); err != nil {
+		t.Fatal(err)
+	}
+	f(right)
+	receive() // signed before
+	f(right)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = sitetest.OpenReplica(t, dir, a, "a1")
+	receive()
+	if floor().After(time.Now()) {
+		t.Errorf("after a restart what was signed before raises the floor to %v", floor())
+	}
+	a.Now, a.Requires = func() time.Time { return right.Add(3 * time.Hour) }, intent.Requires{Trust: 2}
+	receive()
+	f(right.Add(3 * time.Hour))
 }

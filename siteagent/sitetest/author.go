@@ -16,6 +16,9 @@ type Author struct {
 	*pkitest.Domain
 	Site string
 	Head intent.Head // of the last entry signed
+	// Requires stands on every entry; Now is the clock, nil for time.Now.
+	Requires intent.Requires
+	Now      func() time.Time
 }
 
 // NewAuthor returns the author of site lon1 in a new domain.
@@ -38,7 +41,11 @@ func (a *Author) Entry(kind intent.EntryKind, body any) *intent.Envelope {
 	if err != nil {
 		a.T.Fatal(err)
 	}
-	e := intent.Entry{Header: document.Follow(a.Head, intent.StreamIntent, 1, time.Now()), Site: a.Site, Kind: kind, Body: raw}
+	now := time.Now
+	if a.Now != nil {
+		now = a.Now
+	}
+	e := intent.Entry{Header: document.Follow(a.Head, intent.StreamIntent, 1, now()), Site: a.Site, Requires: a.Requires, Kind: kind, Body: raw}
 	payload, err := json.Marshal(e)
 	if err != nil {
 		a.T.Fatal(err)

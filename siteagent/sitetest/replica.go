@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/pkitest"
@@ -47,7 +46,7 @@ func OpenReplicaWith(t testing.TB, dir string, a *Author, agent string, ring *se
 	s, err := replica.Open(replica.Config{
 		DB: db, Marks: marks, Mark: mark, Site: a.Site, Self: agent, Pin: a.Env.Digest(), Log: log,
 		Ring:  ring,
-		Floor: trust.NewFloor(pkitest.Now(), time.Time{}),
+		Floor: trust.NewFloor(pkitest.Now(), mark.Floor, nil),
 	})
 	if err != nil {
 		t.Fatal(err)

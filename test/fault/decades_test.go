@@ -56,6 +56,7 @@ func TestTenYearsAlone(t *testing.T) {
 			lives++
 		}
 		w.alone("s1", lives)
+		w.clock = true // a person looks at it: it was off for ten years
 		w.start("coordinator", "")
 		back := time.Now()
 		w.until("all is level", func() bool { return w.level("s1") && w.answered("s1") })

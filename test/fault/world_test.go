@@ -46,6 +46,7 @@ type world struct {
 	token map[string]string // by user
 	boxes map[string]*box
 	sites []string
+	clock bool // the coordinator's clock was looked at
 }
 
 // box is one host with one process of ours on it.
@@ -55,18 +56,27 @@ type box struct {
 	addr string
 	dir  string
 	life int
-	stop func() // nil: it is down
+	stop func()        // nil: it is down
+	jump time.Duration // by which the clock on its wall is wrong
 }
+
+// wall is what the clock of the box says.
+func (b *box) wall() time.Time { return time.Now().Round(0).Add(b.jump) }
 
 const worldMachines = 5
 
 // newWorld founds a domain with n sites, all level, their machines inspected.
 func newWorld(t *testing.T, n int) *world {
 	t.Helper()
+	return newWorldIn(t, t.TempDir(), n)
+}
+
+func newWorldIn(t *testing.T, dir string, n int) *world {
+	t.Helper()
 	time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC))) // a bubble begins in 2000, before this code existed
 	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}}
 	// The path is too long for a socket of backups, which no bubble's clock would wait for.
-	w.dir = filepath.Join(t.TempDir(), strings.Repeat("x", 90))
+	w.dir = filepath.Join(dir, strings.Repeat("x", 90))
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +92,25 @@ func newWorld(t *testing.T, n int) *world {
 	w.start("coordinator", "")
 	w.found(n)
 	return w
+}
+
+// again is the world in another bubble, where it is another time: all are off, their disks are as they were left.
+func (w *world) again(t *testing.T, at time.Time) *world {
+	t.Helper()
+	time.Sleep(time.Until(at))
+	n := *w
+	n.T, n.net, n.boxes = t, memnet.New(), map[string]*box{}
+	for name, b := range w.boxes {
+		if b.dir != "" {
+			n.boxes[name] = &box{name: b.name, ip: b.ip, addr: b.addr, dir: b.dir, life: b.life}
+		}
+	}
+	for i := range n.sites {
+		for m := range worldMachines {
+			n.rack(i, m)
+		}
+	}
+	return &n
 }
 
 func (w *world) box(name, ip string, port int) *box {
@@ -100,7 +129,9 @@ func (w *world) must(err error) {
 // api is a client of a process, from a host that no cut concerns.
 func (w *world) api(user, name string) *client.Client {
 	return client.New("https://"+w.boxes[name].addr, w.token[user], &http.Transport{
-		DialContext: w.net.Host("10.9.9.9").DialContext, TLSClientConfig: &tls.Config{RootCAs: w.roots}, DisableKeepAlives: true,
+		DialContext: w.net.Host("10.9.9.9").DialContext, DisableKeepAlives: true,
+		// Who asks has a clock that is right; those of the bubble's boxes may not be.
+		TLSClientConfig: &tls.Config{RootCAs: w.roots, Time: func() time.Time { return time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC) }},
 	})
 }
 
@@ -116,12 +147,12 @@ func (w *world) start(name, join string) {
 	host, log := w.net.Host(b.ip), w.log.With("who", name)
 	run := func(ctx context.Context) error {
 		return siteagent.Run(ctx, siteagent.Config{
-			Data: b.dir, Join: join, Management: b.addr, Spread: time.Second, MaxBackoff: 10 * time.Second, Reserve: 1, Logger: log, Network: host,
+			Data: b.dir, Join: join, Management: b.addr, Spread: time.Second, MaxBackoff: 10 * time.Second, Reserve: 1, Logger: log, Network: host, Wall: b.wall,
 		})
 	}
 	if name == "coordinator" {
 		run = func(ctx context.Context) error {
-			return coordinator.Run(ctx, coordinator.Config{Data: b.dir, Listen: b.addr, Spread: time.Second, Reserve: 1, Logger: log, Network: host})
+			return coordinator.Run(ctx, coordinator.Config{Data: b.dir, Listen: b.addr, Spread: time.Second, Reserve: 1, Logger: log, Network: host, Wall: b.wall, ClockOK: w.clock})
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -52,6 +52,7 @@ func (a *app) coordinatorCmd() *cobra.Command {
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	f.StringSliceVar(&cfg.Without, "recover-without", nil, "SITE/AGENT that is gone for good: its site, if held, does not wait for it")
 	f.BoolVar(&cfg.Recovered, "recovered", false, "after a restore, when no site is missing any more: admit agents of known sites only")
+	f.BoolVar(&cfg.ClockOK, "clock-ok", false, "the clock of this machine is right, although it leads by more than 30 days what is known to have passed")
 	where.add(c)
 	c.AddCommand(a.coordinatorInitCmd(), a.coordinatorBackupCmd(), a.coordinatorRestoreCmd(), a.coordinatorRebuildCmd())
 	return c

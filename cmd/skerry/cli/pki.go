@@ -16,7 +16,7 @@ func (a *app) pkiCmd() *cobra.Command {
 		Use: "pki", Short: "Roots, certificates and keys of the domain", Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(a.pkiStatusCmd(), a.pkiTrustCmd(), pki.RotateCmd(shell{a}), pki.InitCmd(shell{a}), pki.SignCmd(shell{a}))
+	c.AddCommand(a.pkiStatusCmd(), a.pkiTrustCmd(), pki.RotateCmd(shell{a}), pki.FloorCmd(shell{a}), pki.InitCmd(shell{a}), pki.SignCmd(shell{a}))
 	return c
 }
 
