@@ -302,15 +302,19 @@ func (c *Coordinator) usersChanged() {
 	c.closeGone()
 }
 
-// signKeys returns the keys that the agents of a site's roster sign with, by agent; of those that were revoked none, also before the
-// next roster is out.
+// signKeys returns the keys that the agents of a site sign with, by agent, also of those that a spare replaced: what they saw before that
+// is the site's history, and their peers bring it. Of those that were revoked none, also before the next roster is out.
 func (c *Coordinator) signKeys(ctx context.Context, site string) (map[string][][]byte, error) {
 	r, err := c.agents.Roster(ctx, site)
 	if err != nil || r == nil {
 		return nil, err
 	}
+	former, err := c.desk.Former(ctx, site)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string][][]byte{}
-	for _, a := range r.Agents {
+	for _, a := range append(former, r.Agents...) {
 		if !c.revoker.stream.Has(intent.RevokeAgent, site+"/"+a.ID) {
 			out[a.ID] = a.SignKeys()
 		}

@@ -30,6 +30,7 @@ type KitConfig struct {
 	Recipients []string // age1…: who may open the kit; none: whoever has the passphrase that is made for it
 	Out        io.Writer
 	Logger     *slog.Logger
+	Network    transport.Network // nil: this machine's
 }
 
 // Kit says what was made.
@@ -48,7 +49,10 @@ func MakeKit(ctx context.Context, cfg KitConfig) (*Kit, error) {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(ctx, kitLimit)
 	defer cancel()
-	id, err := joinSite(ctx, Config{Join: cfg.Join, Network: transport.Host{}, Logger: cfg.Logger}, dir)
+	if cfg.Network == nil {
+		cfg.Network = transport.Host{}
+	}
+	id, err := joinSite(ctx, Config{Join: cfg.Join, Network: cfg.Network, Logger: cfg.Logger}, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -235,6 +235,19 @@ func (d *Desk) acknowledge(ctx context.Context, site string, ack intent.AckBody)
 	return nil
 }
 
+// Former lists every agent that a site ever had, as it was rostered last.
+func (d *Desk) Former(ctx context.Context, site string) (out []intent.RosterAgent, err error) {
+	err = d.Store.Range(ctx, store.AgentKey(site, ""), "", func(e store.Entry) error {
+		var a intent.RosterAgent
+		if err := json.Unmarshal(e.Value, &a); err != nil {
+			return fmt.Errorf("cannot read %s: %w", e.Key, err)
+		}
+		out = append(out, a)
+		return nil
+	})
+	return out, err
+}
+
 // open verifies that an agent of the site signed env. gone names one that signed it and is no agent any more: it was removed,
 // replaced or revoked, and nothing of it is adopted without a person.
 func (d *Desk) open(ctx context.Context, site string, env *intent.Envelope) (o *intent.Override, gone string, err error) {
@@ -246,16 +259,8 @@ func (d *Desk) open(ctx context.Context, site string, env *intent.Envelope) (o *
 		return nil, "", fmt.Errorf("cannot take override of %s: it has no roster", site)
 	}
 	if _, err = document.SignedByAgent(env, intent.PayloadOverride, roster); err != nil {
-		former := &intent.RosterBody{}
-		rerr := d.Store.Range(ctx, store.AgentKey(site, ""), "", func(e store.Entry) error {
-			var a intent.RosterAgent
-			if err := json.Unmarshal(e.Value, &a); err != nil {
-				return fmt.Errorf("cannot read %s: %w", e.Key, err)
-			}
-			former.Agents = append(former.Agents, a)
-			return nil
-		})
-		if gone, err = document.SignedByAgent(env, intent.PayloadOverride, former); err != nil || rerr != nil {
+		former, rerr := d.Former(ctx, site)
+		if gone, err = document.SignedByAgent(env, intent.PayloadOverride, &intent.RosterBody{Agents: former}); err != nil || rerr != nil {
 			return nil, "", errors.Join(err, rerr)
 		}
 	}

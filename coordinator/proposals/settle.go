@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -44,9 +45,9 @@ func (d *Desk) keep(ctx context.Context, site, id string, k kept) error {
 // errDecided: somebody decided meanwhile.
 var errDecided = errors.New("the override was decided meanwhile")
 
-// List returns what of a site waits for a person, with both values, in order of ids.
+// List returns what of a site waits for a person, with both values, in the order in which it was made.
 func (d *Desk) List(ctx context.Context, site string) ([]api.Proposal, error) {
-	out := []api.Proposal{}
+	out, made := []api.Proposal{}, map[string]intent.Override{}
 	err := d.Store.Range(ctx, proposalKey(site, ""), "", func(e store.Entry) error {
 		k, o, err := decode(e)
 		if err != nil {
@@ -59,9 +60,10 @@ func (d *Desk) List(ctx context.Context, site string) ([]api.Proposal, error) {
 		if p.There, err = intent.DecodeObject(o.Object); err != nil {
 			return fmt.Errorf("cannot read proposal %s: %w", o.ID, err)
 		}
-		out = append(out, p)
+		out, made[o.ID] = append(out, p), *o
 		return nil
 	})
+	slices.SortFunc(out, func(a, b api.Proposal) int { return made[a.ID].Compare(made[b.ID]) })
 	return out, err
 }
 

@@ -72,6 +72,8 @@ type Peers interface {
 	Live() []string
 	// Push hands records of this agent to a peer and returns the last sequence number of our chain that it has.
 	Push(ctx context.Context, peer string, records []Record) (last uint64, err error)
+	// Heads asks a peer how far it has the journal of each agent, also of those that are gone.
+	Heads(ctx context.Context, peer string) (map[string]uint64, error)
 	// Pull asks a peer for the records of an agent from seq on; at most maxPull come back.
 	Pull(ctx context.Context, peer, agent string, from uint64) ([]Record, error)
 }

@@ -52,6 +52,10 @@ func (p netPeer) Push(_ context.Context, peer string, records []Record) (uint64,
 	return last, err
 }
 
+func (p netPeer) Heads(_ context.Context, peer string) (map[string]uint64, error) {
+	return p.net.journals[peer].Heads(), nil
+}
+
 func (p netPeer) Pull(_ context.Context, peer, agent string, from uint64) ([]Record, error) {
 	return p.net.journals[peer].Range(agent, from, MaxPull)
 }
@@ -340,6 +344,31 @@ func TestJournalRun(t *testing.T) {
 		synctest.Wait()
 		if got := n.journals["b"].Heads()["a"]; got != 3*MaxPull {
 			t.Errorf("b pulled %d", got)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestJournalOfWhoIsGone: a box that takes another's place learns all that its peers know of the one that is gone, and who was away learns
+// from a peer what somebody said who went meanwhile.
+func TestJournalOfWhoIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNet(t, "a", "b", "s")
+		n.live = map[string][]string{"a": {"b"}, "b": {"a"}}
+		for i := range MaxPull + 5 {
+			put(t, n.journals["b"], Replicated, "binding", fmt.Sprint(i), "decided by b")
+		}
+		n.live = map[string][]string{"a": {"s"}, "s": {"a"}} // b burnt
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.journals["s"].Run(ctx) }()
+		time.Sleep(2*pullEvery + time.Millisecond)
+		synctest.Wait()
+		if got := len(n.journals["s"].View("binding")); got != MaxPull+5 {
+			t.Errorf("the box in its place knows %d of its decisions", got)
 		}
 		cancel()
 		if err := <-ended; err != nil {

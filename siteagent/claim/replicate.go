@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // replicate pushes what live peers lack, to all at once.
@@ -149,13 +151,40 @@ func (j *Journal) Run(ctx context.Context) error {
 // gather is how long a local record may wait for company; a copy that somebody waits for does not wait.
 const gather = 25 * time.Millisecond
 
-// pull asks each live peer for its own chain, so that an agent that was away learns what it missed.
+// maxChains bounds the agents whose journals a peer may have: the few of a site, and those that they replaced over the years.
+const maxChains = 1024
+
+// pull asks each live peer for all that it has, so that an agent that was away learns what it missed, also of those that are gone:
+// what they decided stands.
 func (j *Journal) pull(ctx context.Context, peers Peers) {
 	for _, p := range peers.Live() {
-		if err := j.pullFrom(ctx, peers, p, p); err != nil {
+		if err := j.pullAll(ctx, peers, p); err != nil {
 			j.log.Debug("cannot pull journal", "peer", p, "err", err)
 		}
 	}
+}
+
+// pullAll takes from a peer every chain of which it has more than we.
+func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
+	hctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	theirs, err := peers.Heads(hctx, peer)
+	cancel()
+	if err != nil {
+		return err
+	}
+	if len(theirs) > maxChains {
+		return fmt.Errorf("cannot take the journals of %d agents from %s: at most %d", len(theirs), peer, maxChains)
+	}
+	ours := j.Heads()
+	for _, agent := range slices.Sorted(maps.Keys(theirs)) {
+		if agent == j.self || theirs[agent] <= ours[agent] || !intent.IsLabel(agent) {
+			continue
+		}
+		if err := j.pullFrom(ctx, peers, peer, agent); err != nil {
+			return fmt.Errorf("cannot take the journal of %s: %w", agent, err)
+		}
+	}
+	return nil
 }
 
 // pullFrom takes from a peer what it has of an agent's chain beyond ours.
@@ -179,19 +208,13 @@ func (j *Journal) pullFrom(ctx context.Context, peers Peers, peer, agent string)
 func (j *Journal) Catch(ctx context.Context) error {
 	j.mu.Lock()
 	peers := j.peers
-	chains := slices.Collect(maps.Keys(j.heads))
 	j.mu.Unlock()
 	if peers == nil {
 		return nil
 	}
 	for _, p := range peers.Live() {
-		for _, agent := range append(slices.Clone(chains), p) {
-			if agent == j.self {
-				continue
-			}
-			if err := j.pullFrom(ctx, peers, p, agent); err != nil {
-				return fmt.Errorf("cannot take the journal of %s from %s: %w", agent, p, err)
-			}
+		if err := j.pullAll(ctx, peers, p); err != nil {
+			return fmt.Errorf("cannot learn what %s knows: %w", p, err)
 		}
 	}
 	return nil

@@ -128,6 +128,10 @@ func (p peers) Push(_ context.Context, peer string, records []claim.Record) (uin
 	return p.agents[peer].Journal.Receive(p.self, records)
 }
 
+func (p peers) Heads(_ context.Context, peer string) (map[string]uint64, error) {
+	return p.agents[peer].Journal.Heads(), nil
+}
+
 func (p peers) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
 	return p.agents[peer].Journal.Range(agent, from, claim.MaxPull)
 }

@@ -84,6 +84,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /m/1/journal", m.takeJournal)
 	mux.HandleFunc("GET /m/1/journal", m.giveJournal)
+	mux.HandleFunc("GET /m/1/journal/heads", m.giveHeads)
 	mux.HandleFunc("POST /m/1/claims/promise", m.promise)
 	mux.HandleFunc("POST /m/1/claims/confirm", m.confirm)
 	mux.HandleFunc("POST /m/1/claims/release", m.release)
@@ -131,6 +132,10 @@ func (m *Mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answerJSON(w, http.StatusOK, map[string]any{"records": records})
+}
+
+func (m *Mesh) giveHeads(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, http.StatusOK, map[string]any{"heads": m.Journal.Heads()})
 }
 
 type promiseBody struct {
@@ -293,6 +298,15 @@ func (m *Mesh) Push(ctx context.Context, peer string, records []claim.Record) (u
 	}
 	err := m.call(ctx, peer, http.MethodPost, "/m/1/journal", map[string]any{"records": records}, &out)
 	return out.Last, err
+}
+
+// Heads implements claim.Peers.
+func (m *Mesh) Heads(ctx context.Context, peer string) (map[string]uint64, error) {
+	var out struct {
+		Heads map[string]uint64 `json:"heads"`
+	}
+	err := m.call(ctx, peer, http.MethodGet, "/m/1/journal/heads", nil, &out)
+	return out.Heads, err
 }
 
 // Pull implements claim.Peers.

@@ -66,12 +66,13 @@ type Controller struct {
 	mu   sync.Mutex           // guards what follows
 	busy map[string]time.Time // id -> not before; in the future while a step runs or rests
 	bmcs map[string]bmc.Controller
+	held map[string]bool // machines that are on and unknown, of which an event told
 	wg   sync.WaitGroup
 }
 
 // New returns a controller that does nothing yet.
 func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, busy: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}}
+	return &Controller{cfg: cfg, busy: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}, held: map[string]bool{}}
 }
 
 // Run plans and applies until ctx ends, then waits for the steps that run and closes BMC sessions.
@@ -191,6 +192,9 @@ func (c *Controller) chores(ctx context.Context, v MachineView) {
 // applyMachine carries one step out: claim, journal, device, read back, status. Every part may be repeated after a crash.
 func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step) error {
 	ctl, fence, err := c.device(ctx, v)
+	if err == nil && step.Action != ActionNone {
+		err = c.sure(ctx, v, ctl)
+	}
 	if err != nil && step.Action != ActionNone {
 		return err
 	}
@@ -220,6 +224,39 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 		c.let(ctx, v.Name)
 	}
 	return nil
+}
+
+// sure refuses to act on a machine of which others know more. A live peer may have, of itself or of an agent that is gone, what this one
+// has not: a box that has just taken another's place knows nothing. And where nobody is left who knows, a machine that is on and whose
+// BMC was fenced by this site before may run what somebody needs: it stays as it is.
+func (c *Controller) sure(ctx context.Context, v MachineView, ctl bmc.Controller) error {
+	if err := c.cfg.Journal.Catch(ctx); err != nil {
+		return err
+	}
+	now, _ := c.viewOf(v.Name)
+	if now.Status.State != v.Status.State || now.Status.Phase != v.Status.Phase || now.Status.Attempts != v.Status.Attempts {
+		return fmt.Errorf("cannot go on with %s: a peer knew more; it is %s by now", v.Name, now.Status.State)
+	}
+	if v.Status.State != "" || v.Window != nil {
+		return nil
+	}
+	epoch, _, err := ctl.ReadFence(ctx)
+	if err != nil || epoch == (intent.Epoch{}) {
+		return err
+	}
+	if power, err := ctl.Power(ctx); err != nil || power == bmc.PowerStateOff {
+		return err
+	}
+	err = fmt.Errorf("%s is on, and this site drove it before (its BMC is fenced at %s), but nothing here says what it runs: it stays as it is; "+
+		"if nobody needs what it runs, `skerry machine power %s off`", v.Name, epoch, v.Name)
+	c.mu.Lock()
+	told := c.held[v.Name]
+	c.held[v.Name] = true
+	c.mu.Unlock()
+	if told {
+		return err
+	}
+	return errors.Join(err, c.cfg.Journal.Append(ctx, claim.Local, Event(v.Name, "", intent.Epoch{}, "machine.held", err.Error(), nil)))
 }
 
 // acted tells whether this power cycle was made already and only the status that follows was lost: a crash between the two

@@ -105,6 +105,14 @@ func (h *half) Push(_ context.Context, peer string, records []claim.Record) (uin
 	return last, err
 }
 
+func (h *half) Heads(_ context.Context, peer string) (map[string]uint64, error) {
+	o, err := h.peer(peer)
+	if err != nil {
+		return nil, err
+	}
+	return o.journal.Heads(), nil
+}
+
 func (h *half) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
 	o, err := h.peer(peer)
 	if err != nil {
@@ -415,5 +423,66 @@ func TestChores(t *testing.T) {
 		if v, _ := h.View("m1"); v.Status.State != intent.StateInstalling {
 			t.Errorf("the machine is %s at %s", v.Status.State, h.name)
 		}
+	}
+}
+
+// TestPeerKnowsMore: a box that has just taken a place knows nothing of the machines. It asks before it touches one: a running machine stays
+// on, whatever the plan of an agent with an empty journal is.
+func TestPeerKnowsMore(t *testing.T) {
+	p := newPair(t, pairMachine())
+	owner, other := owners()
+	b := standing()
+	p.cat.Put(&intent.Object{
+		APIVersion: "skerry/v1", Kind: intent.KindInstanceArray, Metadata: intent.Metadata{Name: "web", Project: "shop", Site: "lon1", UID: "u1", Rev: 1},
+		Spec: &intent.InstanceArraySpec{Infrastructure: "web", Count: 1, MachineType: "small", Image: "debian"},
+	})
+	b.Instance = InstanceUID("u1", 0)
+	status := intent.MachineStatus{State: intent.StateRunning, Since: time.Now(), Generation: 1, InstanceUID: b.Instance}
+	if err := p.half[other].journal.Append(t.Context(), claim.Local, claim.Draft{Kind: KindMachine, Key: "m1", Body: status}, claim.Draft{Kind: KindBinding, Key: b.Instance, Body: b}); err != nil {
+		t.Fatal(err)
+	}
+	p.bmc.power = bmc.PowerStateOn
+	touched := false
+	p.bmc.point = func(string) { touched = true }
+	for range 3 {
+		p.half[owner].turn()
+	}
+	if touched || p.bmc.power != bmc.PowerStateOn {
+		t.Error("a running machine was touched by who knew nothing of it")
+	}
+	if v, _ := p.half[owner].View("m1"); v.Status.State != intent.StateRunning {
+		t.Errorf("m1 is %s here", v.Status.State)
+	}
+}
+
+// TestUnknownMachineStaysOn: where nobody is left who knows, a machine that is on, and that this site drove before, is held and told of once;
+// when somebody powers it off it is taken in.
+func TestUnknownMachineStaysOn(t *testing.T) {
+	p := newPair(t, pairMachine())
+	owner, _ := owners()
+	h := p.half[owner]
+	p.cut = true // the other one is dead, and took its journal with it
+	p.bmc.power, p.bmc.fence = bmc.PowerStateOn, intent.Epoch{Generation: 1, N: 9}
+	for range 3 {
+		h.turn()
+	}
+	told := 0
+	if err := h.journal.Events(nil, func(e intent.Event) error {
+		if e.Type == "machine.held" {
+			told++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if p.bmc.power != bmc.PowerStateOn || p.bmc.cycles != 0 || told != 1 {
+		t.Errorf("power %s after %d cycles, told %d times", p.bmc.power, p.bmc.cycles, told)
+	}
+	p.bmc.power = bmc.PowerStateOff
+	for range 3 {
+		h.turn()
+	}
+	if p.bmc.cycles != 1 {
+		t.Errorf("a machine that was powered off was booted %d times, want 1", p.bmc.cycles)
 	}
 }

@@ -262,6 +262,16 @@ func (w wire) Push(_ context.Context, peer string, records []claim.Record) (uint
 	return last, err
 }
 
+// Heads implements claim.Peers.
+func (w wire) Heads(_ context.Context, peer string) (map[string]uint64, error) {
+	p, done, err := w.peer(peer)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return p.Journal.Heads(), nil
+}
+
 // Pull implements claim.Peers.
 func (w wire) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
 	p, done, err := w.peer(peer)

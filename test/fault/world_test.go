@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,8 @@ type world struct {
 	token map[string]string // by user
 	boxes map[string]*box
 	sites []string
-	clock bool // the coordinator's clock was looked at
+	pair  [2]string // the agents of a site
+	clock bool      // the coordinator's clock was looked at
 }
 
 // box is one host with one process of ours on it.
@@ -56,12 +58,12 @@ type box struct {
 	addr string
 	dir  string
 	life int
-	stop func()        // nil: it is down
-	jump time.Duration // by which the clock on its wall is wrong
+	stop func()       // nil: it is down
+	jump atomic.Int64 // nanoseconds by which the clock on its wall is wrong
 }
 
 // wall is what the clock of the box says.
-func (b *box) wall() time.Time { return time.Now().Round(0).Add(b.jump) }
+func (b *box) wall() time.Time { return time.Now().Round(0).Add(time.Duration(b.jump.Load())) }
 
 const worldMachines = 5
 
@@ -74,7 +76,7 @@ func newWorld(t *testing.T, n int) *world {
 func newWorldIn(t *testing.T, dir string, n int) *world {
 	t.Helper()
 	time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC))) // a bubble begins in 2000, before this code existed
-	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}}
+	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: [2]string{"a1", "a2"}}
 	// The path is too long for a socket of backups, which no bubble's clock would wait for.
 	w.dir = filepath.Join(dir, strings.Repeat("x", 90))
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
@@ -141,14 +143,17 @@ func (w *world) ask() (context.Context, context.CancelFunc) {
 }
 
 // start runs the process of a box in a new life. join is used by one that has not joined.
-func (w *world) start(name, join string) {
+func (w *world) start(name, join string) { w.startAs(name, siteagent.Config{Join: join}) }
+
+// startAs is start for an agent that is told more.
+func (w *world) startAs(name string, cfg siteagent.Config) {
 	b := w.boxes[name]
 	b.life++
 	host, log := w.net.Host(b.ip), w.log.With("who", name)
 	run := func(ctx context.Context) error {
-		return siteagent.Run(ctx, siteagent.Config{
-			Data: b.dir, Join: join, Management: b.addr, Spread: time.Second, MaxBackoff: 10 * time.Second, Reserve: 1, Logger: log, Network: host, Wall: b.wall,
-		})
+		cfg.Data, cfg.Management, cfg.Spread, cfg.MaxBackoff, cfg.Reserve = b.dir, b.addr, time.Second, 10*time.Second, 1
+		cfg.Logger, cfg.Network, cfg.Wall = log, host, b.wall
+		return siteagent.Run(ctx, cfg)
 	}
 	if name == "coordinator" {
 		run = func(ctx context.Context) error {
@@ -269,7 +274,7 @@ func (w *world) level(site string) bool {
 	if err != nil || s.Reachable != "yes" || s.Held != "" || s.Published.Seq == 0 {
 		return false
 	}
-	for _, a := range []string{"a1", "a2"} {
+	for _, a := range w.pair {
 		one, err := w.api("admin", site+"/"+a).SiteStatus(ctx, site)
 		if err != nil || one.Head.Epoch != s.Published.Epoch || one.Head.Seq != s.Published.Seq || one.Rejected != "" {
 			return false
