@@ -13,6 +13,7 @@ const (
 	tierCopies    = 3                    // F6
 	tierHostile   = 500                  // F14
 	tierHistories = 2                    // F10
+	tierPoints    = 5                    // F2: of each victim
 	tierDecades   = 1                    // F7
 	tierAway      = 180 * 24 * time.Hour // F7: between two lives
 	tierTurns     = 1                    // F18: rounds of two rotations, three kills each

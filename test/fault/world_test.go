@@ -49,6 +49,8 @@ type world struct {
 	sites []string
 	pair  [2]string // the agents of a site
 	clock bool      // the coordinator's clock was looked at
+	racks []*switched
+	certs map[string]tls.Certificate // of BMCs, by address: agents know them again
 }
 
 // box is one host with one process of ours on it.
@@ -76,7 +78,7 @@ func newWorld(t *testing.T, n int) *world {
 func newWorldIn(t *testing.T, dir string, n int) *world {
 	t.Helper()
 	time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC))) // a bubble begins in 2000, before this code existed
-	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: [2]string{"a1", "a2"}}
+	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: [2]string{"a1", "a2"}, certs: map[string]tls.Certificate{}}
 	// The path is too long for a socket of backups, which no bubble's clock would wait for.
 	w.dir = filepath.Join(dir, strings.Repeat("x", 90))
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
@@ -101,7 +103,7 @@ func (w *world) again(t *testing.T, at time.Time) *world {
 	t.Helper()
 	time.Sleep(time.Until(at))
 	n := *w
-	n.T, n.net, n.boxes = t, memnet.New(), map[string]*box{}
+	n.T, n.net, n.boxes, n.racks = t, memnet.New(), map[string]*box{}, nil
 	for name, b := range w.boxes {
 		if b.dir != "" {
 			n.boxes[name] = &box{name: b.name, ip: b.ip, addr: b.addr, dir: b.dir, life: b.life}
@@ -259,9 +261,14 @@ func copyData(dst, src *os.File, size int64) error {
 // until waits up to ten minutes of the bubble.
 func (w *world) until(what string, ok func() bool) {
 	w.Helper()
-	for end := time.Now().Add(10 * time.Minute); !ok(); time.Sleep(time.Second) {
+	w.within(10*time.Minute, what, ok)
+}
+
+func (w *world) within(limit time.Duration, what string, ok func() bool) {
+	w.Helper()
+	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Second) {
 		if time.Now().After(end) {
-			w.Fatalf("not within ten minutes: %s", what)
+			w.Fatalf("not within %v: %s", limit, what)
 		}
 	}
 }
@@ -343,9 +350,15 @@ func (w *world) rack(site, m int) string {
 	ip := fmt.Sprintf("10.1.%d.%d", site, 100+m)
 	ln, err := w.net.Host(ip).Listen("tcp", ip+":443")
 	w.must(err)
-	cert, err := bmc.SelfSigned()
-	w.must(err)
-	b := bmc.New(bmc.Config{User: "root", Password: "first-password", Firmware: vm.UEFIPXE}, &switched{})
+	cert, known := w.certs[ip]
+	if !known {
+		cert, err = bmc.SelfSigned()
+		w.must(err)
+		w.certs[ip] = cert
+	}
+	sw := &switched{}
+	w.racks = append(w.racks, sw)
+	b := bmc.New(bmc.Config{User: "root", Password: "first-password", Firmware: vm.UEFIPXE}, sw)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -358,15 +371,25 @@ func (w *world) rack(site, m int) string {
 
 // switched is a machine that does what its switch says, and boots nothing.
 type switched struct {
-	mu sync.Mutex
-	on bool
+	mu    sync.Mutex
+	on    bool
+	boots int // times that it was switched on
 }
 
 func (s *switched) set(on bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if on && !s.on {
+		s.boots++
+	}
 	s.on = on
 	return nil
+}
+
+func (s *switched) booted() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.boots
 }
 
 func (s *switched) On(context.Context) error       { return s.set(true) }

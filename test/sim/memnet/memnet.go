@@ -58,6 +58,23 @@ type Host struct {
 	listen  map[uint16]*listener
 	packets map[uint16]*packetConn
 	streams map[*stream]bool // its ends
+	send    func()
+}
+
+// OnSend lets fn be called before each packet and each write to a stream that this host sends: a moment at which it may be unplugged.
+func (h *Host) OnSend(fn func()) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.send = fn
+}
+
+func (h *Host) sends() {
+	h.net.mu.Lock()
+	fn := h.send
+	h.net.mu.Unlock()
+	if fn != nil {
+		fn()
+	}
 }
 
 // Host returns the host of an address, like 10.0.1.1, and makes it the first time.
@@ -299,6 +316,7 @@ func (s *stream) Read(b []byte) (int, error) {
 
 // Write queues b; what is beyond the window waits.
 func (s *stream) Write(b []byte) (done int, err error) {
+	s.h.sends()
 	n := s.h.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -406,6 +424,7 @@ func (c *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // WriteTo sends a packet, which a cut, an absent socket or a full queue loses.
 func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	c.h.sends()
 	n := c.h.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
