@@ -149,10 +149,10 @@ func (k *Keeper) take(ctx context.Context, give func(func(string, *intent.Envelo
 	_, err := k.In.Intent(ctx, func(entry func(*intent.Envelope, int) error) error {
 		return give(func(stream string, env *intent.Envelope) error {
 			if stream == intent.StreamRevocation {
-				if revoked = append(revoked, env); len(revoked) > intake.MaxRevocations {
-					return fmt.Errorf("cannot take more than %d documents at once", intake.MaxRevocations)
+				if revoked = append(revoked, env); len(revoked) < intake.RevocationBatch {
+					return nil
 				}
-				return nil
+				return settle()
 			}
 			if err := settle(); err != nil {
 				return err

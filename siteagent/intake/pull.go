@@ -13,8 +13,8 @@ import (
 const (
 	// MaxTrust bounds the octets of trust documents of one answer.
 	MaxTrust = 16 << 20
-	// MaxRevocations bounds one pull: 4,096 documents of 64 entries are some hundred years of thefts.
-	MaxRevocations = 4096
+	// RevocationBatch is how many documents are taken at once; how many there are is bounded by the disk alone.
+	RevocationBatch = 128
 )
 
 // PullTrust takes the trust documents that base has from one on.
@@ -43,15 +43,17 @@ func FetchTrust(ctx context.Context, rt http.RoundTripper, url string) (envs []*
 func (d *Desk) PullRevocations(ctx context.Context, rt http.RoundTripper, base string) error {
 	var envs []*intent.Envelope
 	err := uplink.Envelopes(ctx, rt, fmt.Sprintf("%s?from=%d", base, d.Replica.RevocationHead().Seq+1), func(env *intent.Envelope, _ int) error {
-		if envs = append(envs, env); len(envs) > MaxRevocations {
-			return fmt.Errorf("cannot take more than %d documents at once", MaxRevocations)
+		if envs = append(envs, env); len(envs) < RevocationBatch {
+			return nil
 		}
-		return nil
-	})
-	if err != nil {
+		err := d.Revocations(envs)
+		envs = nil
 		return err
+	})
+	if len(envs) > 0 { // also of a source that broke off
+		err = errors.Join(err, d.Revocations(envs))
 	}
-	return d.Revocations(envs)
+	return err
 }
 
 // Pull takes envelopes from base until the staged head reaches want or the source has no more.

@@ -14,6 +14,7 @@ const (
 	tierHostile   = 50_000              // F14
 	tierHistories = 300                 // F10
 	tierPoints    = 150                 // F2: of each victim
+	tierRevoked   = 5000                // F15
 	tierDecades   = 20                  // F7
 	tierAway      = 30 * 24 * time.Hour // F7: between two lives
 	tierTurns     = 60                  // F18

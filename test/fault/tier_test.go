@@ -14,6 +14,7 @@ const (
 	tierHostile   = 500                  // F14
 	tierHistories = 2                    // F10
 	tierPoints    = 5                    // F2: of each victim
+	tierRevoked   = 300                  // F15
 	tierDecades   = 1                    // F7
 	tierAway      = 180 * 24 * time.Hour // F7: between two lives
 	tierTurns     = 1                    // F18: rounds of two rotations, three kills each
