@@ -26,6 +26,7 @@ type carrier struct {
 	p       *Pool
 	packets chan *memberlist.Packet
 	streams chan net.Conn
+	meters  meters
 	life    context.Context    // of the carrier itself: memberlist's interface knows no contexts
 	end     context.CancelFunc // at Shutdown
 }
@@ -101,7 +102,7 @@ func (c *carrier) DialAddressTimeout(a memberlist.Address, d time.Duration) (net
 		_ = st.Close()
 		return nil, fmt.Errorf("cannot open gossip stream to %s: %w", id, err)
 	}
-	return st, nil
+	return &vetted{Conn: st}, nil
 }
 
 // StreamCh returns accepted streams.
@@ -143,8 +144,8 @@ func (c *carrier) onPacket(from trust.Identity, b []byte) {
 		return
 	}
 	a := c.p.addrOf(from.ID)
-	if a == nil {
-		return // it left the roster a moment ago
+	if a == nil || !c.meters.peer(from.ID).packets.Allow() {
+		return // it left the roster a moment ago, or floods
 	}
 	select {
 	case c.packets <- &memberlist.Packet{Buf: b[1:], From: a, Timestamp: time.Now()}:
@@ -173,8 +174,12 @@ func (c *carrier) onStream(_ context.Context, s *transport.Stream) {
 		return
 	default:
 	}
+	if !c.meters.peer(s.Peer().ID).streams.Allow() {
+		_ = s.Close()
+		return
+	}
 	select {
-	case c.streams <- s:
+	case c.streams <- &vetted{Conn: s}:
 	default:
 		_ = s.Close() // memberlist is behind; the peer tries again at its next push/pull
 	}

@@ -1,16 +1,17 @@
 // Package gossip knows which agents of the site are alive, and spreads which heads they hold: Serf over mesh/transport.
 //
-// Holds: Pool (the site pool), its memberlist transport, the roster filter, endless rejoin, and tags.
+// Holds: Pool (the site pool), its memberlist transport and what that lets in (vet.go), the roster filter, endless rejoin, and tags.
 //
 // Imported by: siteagent. It is the one room that imports serf and memberlist.
 //
 // Promises: 10 (a member that nobody hears is absent, never removed: timeouts are ten years). In gossip go heads and
 // versions, never payload, secrets or roles: an agent can lie about another, so what is heard is a hint. 12: mutual TLS
-// below, the roster decides who is a member, queues of 512 packets, no compression (no bombs), no gossip key.
+// below, the roster decides who is a member, queues of 512 packets, no compression (no bombs), no gossip key;
+// what a stream announces is looked at before memberlist allocates for it, and each peer has a rate.
 //
 // Concurrency: New registers handlers on an endpoint that does not run yet and starts nothing; Run owns the goroutines of
 // Serf and of the pool. Methods are safe for concurrent use at any time.
 //
 // Tests: pools of 2-4 agents on loopback with goleak; a member killed, restarted, removed from the roster, forged; tags
-// below 400 octets; FuzzParseHint.
+// below 400 octets; FuzzParseHint; FuzzVet; a peer that announces a million members.
 package gossip
