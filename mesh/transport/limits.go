@@ -15,7 +15,7 @@ import (
 const (
 	handshakeTimeout = 5 * time.Second // TCP lane; a LAN needs 10 ms, a bad WAN 2 s
 	preambleTimeout  = 5 * time.Second // a stream that names no kind by then is cut
-	maxHalfOpen      = 512             // handshakes under way, both sockets together
+	maxHalfOpen      = 512             // handshakes under way, of each socket
 	retryAbove       = 64              // half-open: from here QUIC asks for proof of the source address
 	retryPerAddr     = 20              // new connections a second from one address, then proof as well
 	maxAddrs         = 4096            // addresses counted per second

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"container/list"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -54,26 +55,48 @@ func (e *Endpoint) acceptTCP(ctx context.Context) {
 			}
 			continue
 		}
-		if e.halfOpen.Load() >= maxHalfOpen || open.Load() >= maxConns {
+		if open.Load() >= maxConns {
 			_ = raw.Close()
 			continue
 		}
-		e.halfOpen.Add(1)
 		open.Add(1)
 		t := &tracked{Conn: raw, onDone: func() { open.Add(-1) }}
-		if !e.spawn(func() { e.greet(ctx, tls.Server(t, conf)) }) {
-			e.halfOpen.Add(-1)
+		greeted := e.greetings.begin(t)
+		if !e.spawn(func() { e.greet(ctx, tls.Server(t, conf), greeted) }) {
+			greeted()
 			_ = t.Close()
 		}
 	}
 }
 
+// greetings are the handshakes under way. Where there are too many the oldest is ended: who means it is done in milliseconds, and who
+// says nothing must not keep him out.
+type greetings struct {
+	mu   sync.Mutex // guards what follows
+	list list.List  // of *tracked, the oldest first
+}
+
+// begin counts one more; the returned function ends that.
+func (g *greetings) begin(t *tracked) (greeted func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.list.Len() >= maxHalfOpen {
+		_ = g.list.Remove(g.list.Front()).(*tracked).Close()
+	}
+	e := g.list.PushBack(t)
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.list.Remove(e) // nothing where it was ended
+	}
+}
+
 // greet does the handshake and sends the connection where its protocol belongs.
-func (e *Endpoint) greet(ctx context.Context, c *tls.Conn) {
+func (e *Endpoint) greet(ctx context.Context, c *tls.Conn, greeted func()) {
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	err := c.HandshakeContext(hctx)
 	cancel()
-	e.halfOpen.Add(-1)
+	greeted()
 	if err != nil {
 		e.cfg.Log.DebugContext(ctx, "handshake failed", "from", c.RemoteAddr().String(), "err", err)
 		if e.cfg.Refused != nil && trust.IsRefusal(err) {

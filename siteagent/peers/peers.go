@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/install"
@@ -24,8 +25,10 @@ import (
 )
 
 const (
-	maxRPC     = 1 << 20 // body of one request between agents (mesh.md section 1)
-	maxPushed  = 16 << 20
+	maxRPC     = 1 << 20          // body of one request between agents (mesh.md section 1)
+	maxPushed  = 2 << 20          // records that a peer pushes at once: what claim.MaxPull and its octets allow, and room
+	maxAnswer  = 16 << 20         // of a peer that we asked: the promises of ten thousand devices
+	pushes     = 4                // of one peer that are read at the same time
 	permitWait = 10 * time.Second // a permission costs two confirmations and a BMC read
 )
 
@@ -51,6 +54,7 @@ type Mesh struct {
 	// Doubled is called when two boxes speak as one agent.
 	Doubled func(ctx context.Context, agent string)
 	lives   lives
+	turns   turns
 	started time.Time // a peer that was never heard of counts as silent since then
 }
 
@@ -108,6 +112,7 @@ func (m *Mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Records []claim.Record `json:"records"`
 	}
+	defer m.turn(transport.PeerFrom(r.Context()).ID)()
 	if !readJSONLimit(w, r, &in, maxPushed) {
 		return
 	}
@@ -117,6 +122,28 @@ func (m *Mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answerJSON(w, http.StatusOK, map[string]uint64{"last": last})
+}
+
+// turns bound what one peer makes us hold at once. Peers are agents that the roster lists or listed.
+type turns struct {
+	mu sync.Mutex // guards of
+	of map[string]chan struct{}
+}
+
+// turn waits until fewer than pushes of a peer are read; the returned function ends this one.
+func (m *Mesh) turn(peer string) func() {
+	m.turns.mu.Lock()
+	if m.turns.of == nil {
+		m.turns.of = map[string]chan struct{}{}
+	}
+	c := m.turns.of[peer]
+	if c == nil {
+		c = make(chan struct{}, pushes)
+		m.turns.of[peer] = c
+	}
+	m.turns.mu.Unlock()
+	c <- struct{}{}
+	return func() { <-c }
 }
 
 func (m *Mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
@@ -248,7 +275,7 @@ func (m *Mesh) call(ctx context.Context, peer, method, path string, in, out any)
 		return fmt.Errorf("cannot ask %s: %w", peer, err)
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxPushed))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("cannot read answer of %s: %w", peer, err)
 	}

@@ -15,6 +15,7 @@ const (
 	tierHistories = 300                 // F10
 	tierPoints    = 150                 // F2: of each victim
 	tierRevoked   = 5000                // F15
+	tierHostility = 3 * time.Minute     // F12
 	tierDecades   = 20                  // F7
 	tierAway      = 30 * 24 * time.Hour // F7: between two lives
 	tierTurns     = 60                  // F18

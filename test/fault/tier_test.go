@@ -15,6 +15,7 @@ const (
 	tierHistories = 2                    // F10
 	tierPoints    = 5                    // F2: of each victim
 	tierRevoked   = 300                  // F15
+	tierHostility = 30 * time.Second     // F12
 	tierDecades   = 1                    // F7
 	tierAway      = 180 * 24 * time.Hour // F7: between two lives
 	tierTurns     = 1                    // F18: rounds of two rotations, three kills each
