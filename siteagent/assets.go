@@ -125,17 +125,17 @@ func (a *assets) Run(ctx context.Context) error {
 func (a *assets) fetch(ctx context.Context, s *intent.AssetSpec) error {
 	var sources []swarm.Source
 	for _, p := range a.live() {
-		sources = append(sources, swarm.Source{Name: p, Tier: "peer", RT: a.peer(p)})
+		sources = append(sources, swarm.Source{Name: p, Tier: swarm.TierPeer, RT: a.peer(p)})
 	}
 	order := claim.Rendezvous(s.Digest.Hex(), append(a.live(), a.self))
 	origin, up := a.origin()
 	if up && order[0] == a.self {
-		sources = append([]swarm.Source{{Name: "coordinator", Tier: "origin", RT: origin}}, sources...)
+		sources = append([]swarm.Source{{Name: "coordinator", Tier: swarm.TierOrigin, RT: origin}}, sources...)
 	} else if up {
 		if len(sources) > 0 && !sleep(ctx, originGrace) {
 			return ctx.Err()
 		}
-		sources = append(sources, swarm.Source{Name: "coordinator", Tier: "origin", RT: origin})
+		sources = append(sources, swarm.Source{Name: "coordinator", Tier: swarm.TierOrigin, RT: origin})
 	}
 	start := time.Now()
 	err := swarm.Fetch(ctx, a.blobs, s.Digest, s.Manifest, sources, func(src swarm.Source, octets, _, _ int) {

@@ -230,7 +230,9 @@ const askCoordinator = 3 * time.Second
 
 // propose offers every unsettled override; the answer comes by the chain, as an ack.
 func (a *Agent) propose(ctx context.Context) {
-	a.proposing.Lock()
+	if !a.proposing.TryLock() {
+		return // somebody is at it; what he does not see yet goes with the next report
+	}
 	defer a.proposing.Unlock()
 	for _, rec := range a.over.pending() {
 		b, err := json.Marshal(rec.Envelope)
@@ -300,6 +302,7 @@ func (a *Agent) reports(ctx context.Context) error {
 			continue
 		}
 		sent, last = rev, time.Now()
+		a.propose(ctx) // what was taken while the session stood and was too slow for a user to wait for
 	}
 }
 

@@ -42,8 +42,12 @@ const (
 	strikes = 3
 	// maxRun is how many chunks one request asks for: 8 MiB at the usual 1 MiB.
 	maxRun = 8
-	// chunkWait is how long a source may stay silent (mesh.md section 5: 15 s over a WAN).
-	chunkWait = 15 * time.Second
+	// silence is how long a peer may say nothing, and wanSilence the coordinator: where a third of all packets is lost QUIC waits ever
+	// longer before it sends again, and 15 s (mesh.md section 5) were measured to begin the same chunk anew for ever.
+	silence    = 15 * time.Second
+	wanSilence = time.Minute
+	// chunkWait is how long it may take for one chunk: the usual 1 MiB over 14 kbit/s. Who drips octets holds a fetch no longer.
+	chunkWait = 10 * time.Minute
 )
 
 // NewHandler serves GET /m/1/assets/{digest}/manifest and GET /m/1/assets/{digest}/chunks?first=I&n=N. Chunks go out as
@@ -155,10 +159,16 @@ func readFrame(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int) ([]byt
 	return nil, fmt.Errorf("cannot use frame of chunk %d: %w", i, chunk.ErrBad)
 }
 
+// The tiers of sources.
+const (
+	TierPeer   = "peer"   // an agent of the site
+	TierOrigin = "origin" // the coordinator, over the WAN
+)
+
 // Source is somebody who may have assets.
 type Source struct {
 	Name string            // for people and metrics
-	Tier string            // peer, origin
+	Tier string            // TierPeer, TierOrigin
 	RT   http.RoundTripper // to that one; the URL's host is not used for routing
 }
 
@@ -181,13 +191,15 @@ func (s Source) get(ctx context.Context, path string) (*http.Response, error) {
 // manifest asks for a manifest and checks that it is the signed one.
 func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Manifest, error) {
 	ctx, cancel := context.WithTimeout(ctx, chunkWait)
+	silent := time.AfterFunc(s.silence(), cancel)
+	defer silent.Stop()
 	defer cancel()
 	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/manifest")
 	if err != nil {
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, chunk.MaxManifestSize+1))
+	b, err := io.ReadAll(io.LimitReader(heard{res.Body, silent, s.silence()}, chunk.MaxManifestSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
 	}
@@ -202,6 +214,14 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Man
 		return nil, fmt.Errorf("cannot use manifest from %s: %w: of another asset", s.Name, ErrBadSource)
 	}
 	return m, nil
+}
+
+// silence is how long the source may say nothing.
+func (s Source) silence() time.Duration {
+	if s.Tier == TierOrigin {
+		return wanSilence
+	}
+	return silence
 }
 
 // Progress is told after each stored chunk.
@@ -274,6 +294,21 @@ func fetchFrom(ctx context.Context, store Store, d, manifest intent.Digest, s So
 	}
 }
 
+// heard reads from a source and notes that it said something.
+type heard struct {
+	r      io.Reader
+	silent *time.Timer
+	limit  time.Duration
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.r.Read(b)
+	if n > 0 {
+		h.silent.Reset(h.limit)
+	}
+	return n, err
+}
+
 // missing returns the first run of chunks whose bits are not set (chunk 0 = highest bit of octet 0).
 func missing(have []byte, chunks int) (first, n int) {
 	bit := func(i int) bool { return have[i/8]&(0x80>>(i%8)) != 0 }
@@ -290,14 +325,15 @@ func missing(have []byte, chunks int) (first, n int) {
 func run(ctx context.Context, store Store, m *chunk.Manifest, codec *chunk.Codec, s Source, first, n int, p Progress) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	silent := time.AfterFunc(chunkWait, cancel)
+	silent, slow := time.AfterFunc(s.silence(), cancel), time.AfterFunc(chunkWait, cancel)
 	defer silent.Stop()
+	defer slow.Stop()
 	res, err := s.get(ctx, fmt.Sprintf("/m/1/assets/%s/chunks?first=%d&n=%d", m.Content.Hex(), first, n))
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	r := bufio.NewReaderSize(res.Body, 64<<10)
+	r := bufio.NewReaderSize(heard{res.Body, silent, s.silence()}, 64<<10)
 	for i := first; i < first+n; i++ {
 		raw, err := readFrame(r, codec, m, i)
 		if errors.Is(err, io.EOF) && i > first {
@@ -306,7 +342,7 @@ func run(ctx context.Context, store Store, m *chunk.Manifest, codec *chunk.Codec
 		if err != nil {
 			return fmt.Errorf("cannot read chunk %d: %w", i, err)
 		}
-		silent.Reset(chunkWait)
+		slow.Reset(chunkWait)
 		if err := store.WriteChunk(m.Content, i, raw); errors.Is(err, chunk.ErrBad) {
 			return err
 		} else if err != nil {

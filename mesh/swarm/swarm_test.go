@@ -389,11 +389,59 @@ func TestSilence(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
 				err := Fetch(t.Context(), sink, m.Content, m.Digest(), []Source{{Name: "a", RT: silent{begun}}}, nil)
-				if !errors.Is(err, ErrSources) || time.Since(start) != chunkWait {
+				if !errors.Is(err, ErrSources) || time.Since(start) != silence {
 					t.Fatalf("%s, headers sent %v: %v after %v", name, begun, err, time.Since(start))
 				}
 			})
 		}
+	}
+}
+
+// thin is a source over a thin line: each second some octets come.
+type thin struct {
+	h      http.Handler
+	octets int
+}
+
+func (l thin) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	l.h.ServeHTTP(w, r)
+	res := w.Result()
+	res.Body = io.NopCloser(&trickle{r.Context(), res.Body, l.octets})
+	return res, nil
+}
+
+type trickle struct {
+	ctx    context.Context
+	r      io.Reader
+	octets int
+}
+
+func (t *trickle) Read(b []byte) (int, error) {
+	time.Sleep(time.Second)
+	if t.ctx.Err() != nil {
+		return 0, t.ctx.Err()
+	}
+	return t.r.Read(b[:min(len(b), t.octets)])
+}
+
+// TestThinLine: a chunk may take minutes, as long as something comes; who drips is left.
+func TestThinLine(t *testing.T) {
+	b := make([]byte, chunk.Size+100)
+	rand.NewChaCha8([32]byte{3}).Read(b)
+	m, err := chunk.ScanManifest(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for octets, want := range map[int]error{4 << 10: nil, 1: ErrSources} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			sink := &mem{}
+			err := Fetch(t.Context(), sink, m.Content, m.Digest(), []Source{{Name: "a", RT: thin{NewHandler(newMem(m, b), slog.New(slog.DiscardHandler)), octets}}}, nil)
+			if !errors.Is(err, want) || want == nil && !bytes.Equal(sink.b, b) || time.Since(start) > 2*chunkWait {
+				t.Errorf("%d octets a second: %v after %v", octets, err, time.Since(start))
+			}
+		})
 	}
 }
 

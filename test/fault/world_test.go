@@ -47,8 +47,8 @@ type world struct {
 	token map[string]string // by user
 	boxes map[string]*box
 	sites []string
-	pair  [2]string // the agents of a site
-	clock bool      // the coordinator's clock was looked at
+	pair  []string // the agents of a site
+	clock bool     // the coordinator's clock was looked at
 	racks []*switched
 	certs map[string]tls.Certificate // of BMCs, by address: agents know them again
 }
@@ -78,7 +78,7 @@ func newWorld(t *testing.T, n int) *world {
 func newWorldIn(t *testing.T, dir string, n int) *world {
 	t.Helper()
 	time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC))) // a bubble begins in 2000, before this code existed
-	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: [2]string{"a1", "a2"}, certs: map[string]tls.Certificate{}}
+	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: []string{"a1", "a2"}, certs: map[string]tls.Certificate{}}
 	// The path is too long for a socket of backups, which no bubble's clock would wait for.
 	w.dir = filepath.Join(dir, strings.Repeat("x", 90))
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -26,6 +25,8 @@ type Net struct {
 	wires signal     // cuts, and hosts that come and go
 	hosts map[netip.Addr]*Host
 	cuts  map[[2]netip.Addr]bool
+	mute  map[[2]netip.Addr]bool // from, to: nothing gets through
+	sky   *sky
 }
 
 // signal wakes those who wait for a change of one thing.
@@ -47,7 +48,7 @@ func (s *signal) wait() <-chan struct{} {
 
 // New returns a network without hosts.
 func New() *Net {
-	return &Net{hosts: map[netip.Addr]*Host{}, cuts: map[[2]netip.Addr]bool{}}
+	return &Net{hosts: map[netip.Addr]*Host{}, cuts: map[[2]netip.Addr]bool{}, mute: map[[2]netip.Addr]bool{}}
 }
 
 // Host is one box with one address.
@@ -110,7 +111,9 @@ func (n *Net) Cut(a, b string, cut bool) {
 	}
 }
 
-func (n *Net) cut(a, b netip.Addr) bool { return n.cuts[pair(a, b)] }
+func (n *Net) cut(from, to netip.Addr) bool {
+	return n.cuts[pair(from, to)] || n.mute[[2]netip.Addr{from, to}]
+}
 
 // Unplug takes a host off the network without a word: its sockets end, who speaks with it hears nothing. When it listens again, what
 // stood before is reset.
@@ -278,107 +281,6 @@ func (l *listener) Addr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.h.ip, l.port))
 }
 
-// stream is one end of a connection.
-type stream struct {
-	signal
-	h             *Host
-	peer          *stream
-	local, remote netip.AddrPort
-	in            []byte // what the other end sent, and this one has not read
-	eof           bool   // the other end closed
-	lost          bool   // the other end's host was unplugged
-	err           error  // of this end
-	read, write   time.Time
-}
-
-// Read returns what arrived. Over a cut nothing does.
-func (s *stream) Read(b []byte) (int, error) {
-	n := s.h.net
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	ready := func() bool {
-		return s.err != nil || (len(s.in) > 0 || s.eof) && !n.cut(s.local.Addr(), s.remote.Addr())
-	}
-	if err := n.wait(context.Background(), &s.signal, func() time.Time { return s.read }, ready); err != nil {
-		return 0, &net.OpError{Op: "read", Net: "tcp", Err: err}
-	}
-	switch {
-	case s.err != nil:
-		return 0, &net.OpError{Op: "read", Net: "tcp", Err: s.err}
-	case len(s.in) == 0:
-		return 0, io.EOF
-	}
-	k := copy(b, s.in)
-	s.in = s.in[k:]
-	s.peer.wake()
-	return k, nil
-}
-
-// Write queues b; what is beyond the window waits.
-func (s *stream) Write(b []byte) (done int, err error) {
-	s.h.sends()
-	n := s.h.net
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for len(b) > 0 {
-		ready := func() bool {
-			return s.err != nil || s.peer.err != nil && !s.lost || len(s.peer.in) < window
-		}
-		if err := n.wait(context.Background(), &s.signal, func() time.Time { return s.write }, ready); err != nil {
-			return done, &net.OpError{Op: "write", Net: "tcp", Err: err}
-		}
-		switch {
-		case s.err != nil:
-			return done, &net.OpError{Op: "write", Net: "tcp", Err: s.err}
-		case s.peer.err != nil && !s.lost:
-			return done, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
-		}
-		k := min(len(b), window-len(s.peer.in))
-		s.peer.in = append(s.peer.in, b[:k]...)
-		b, done = b[k:], done+k
-		s.peer.wake()
-	}
-	return done, nil
-}
-
-// Close ends both directions; the other end reads what is queued, then the end.
-func (s *stream) Close() error {
-	n := s.h.net
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if s.err == nil {
-		s.err = net.ErrClosed
-	}
-	s.peer.eof = true
-	delete(s.h.streams, s)
-	s.wake()
-	s.peer.wake()
-	return nil
-}
-
-// LocalAddr is the own end.
-func (s *stream) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
-
-// RemoteAddr is the other end.
-func (s *stream) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote) }
-
-func (s *stream) set(do func()) error {
-	s.h.net.mu.Lock()
-	defer s.h.net.mu.Unlock()
-	do()
-	s.wake()
-	return nil
-}
-
-// SetDeadline bounds reads and writes.
-func (s *stream) SetDeadline(t time.Time) error { return s.set(func() { s.read, s.write = t, t }) }
-
-// SetReadDeadline bounds reads.
-func (s *stream) SetReadDeadline(t time.Time) error { return s.set(func() { s.read = t }) }
-
-// SetWriteDeadline bounds writes.
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.set(func() { s.write = t }) }
-
 type packet struct {
 	from netip.AddrPort
 	b    []byte
@@ -437,7 +339,22 @@ func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	}
 	at := u.AddrPort()
 	p := packet{netip.AddrPortFrom(c.h.ip, c.port), append([]byte(nil), b...)}
-	time.AfterFunc(latency, func() { n.deliver(p, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())) })
+	late, copies := latency, 1
+	if y := n.over(c.h.ip, at.Addr().Unmap()); y != nil {
+		if y.MTU > 0 && len(b) > y.MTU-28 || y.hits(y.Loss) { // IPv4 and UDP
+			return len(b), nil
+		}
+		late += y.late()
+		if y.hits(y.Reorder) {
+			late += y.late()
+		}
+		if y.hits(y.Duplicate) {
+			copies = 2
+		}
+	}
+	for range copies {
+		time.AfterFunc(late, func() { n.deliver(p, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())) })
+	}
 	return len(b), nil
 }
 
