@@ -14,5 +14,5 @@
 // Concurrency: New binds and starts nothing; Run owns every goroutine, also those of sessions that Dial opens, and returns
 // when all are gone. All methods are safe for concurrent use. Handlers are set before Run.
 //
-// Tests: real loopback sockets with goleak; both lanes run the same table; FuzzFrames.
+// Tests: real loopback sockets with goleak; both lanes run the same table; floods of half-open handshakes over test/sim/memnet; FuzzFrames.
 package transport

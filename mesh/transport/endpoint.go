@@ -88,13 +88,13 @@ type Endpoint struct {
 	servers  []*httpServer
 	web      *chanListener
 
-	halfOpen  atomic.Int64 // QUIC handshakes under way
-	greetings greetings
-	addrs     addrCounter
-	grants    atomic.Int64
-	granted   sync.Map // *quic.Conn -> *atomic.Int64
-	guard     guard
-	slowUDP   sync.Once // one warning
+	tcpOpen  halfOpen
+	quicOpen halfOpen
+	addrs    addrCounter
+	grants   atomic.Int64
+	granted  sync.Map // *quic.Conn -> *atomic.Int64
+	guard    guard
+	slowUDP  sync.Once // one warning
 
 	mu     sync.Mutex // guards what follows
 	closed bool

@@ -20,20 +20,20 @@ import (
 type halfOpenKey struct{}
 
 // admitHandshake bounds handshakes under way.
-func (e *Endpoint) admitHandshake(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	if e.halfOpen.Add(1) > maxHalfOpen {
-		e.halfOpen.Add(-1)
+func (e *Endpoint) admitHandshake(ctx context.Context, c *quic.ClientInfo) (context.Context, error) {
+	g := e.quicOpen.begin(ipOf(c.RemoteAddr), nil)
+	if g == nil {
 		return nil, errors.New("cannot take another handshake")
 	}
-	done := sync.OnceFunc(func() { e.halfOpen.Add(-1) })
+	done := sync.OnceFunc(func() { e.quicOpen.end(g) })
 	context.AfterFunc(ctx, done)
 	return context.WithValue(ctx, halfOpenKey{}, done), nil
 }
 
 // wantsRetry tells quic-go to make a client prove its address first.
 func (e *Endpoint) wantsRetry(a net.Addr) bool {
-	ap, err := netip.ParseAddrPort(a.String())
-	return err != nil || e.addrs.over(ap.Addr(), time.Now()) || e.halfOpen.Load() > retryAbove
+	ip := ipOf(a)
+	return !ip.IsValid() || e.addrs.over(ip, time.Now()) || e.quicOpen.count() > retryAbove
 }
 
 func (e *Endpoint) acceptQUIC(ctx context.Context, l *quic.Listener) {

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"container/list"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -61,42 +60,22 @@ func (e *Endpoint) acceptTCP(ctx context.Context) {
 		}
 		open.Add(1)
 		t := &tracked{Conn: raw, onDone: func() { open.Add(-1) }}
-		greeted := e.greetings.begin(t)
-		if !e.spawn(func() { e.greet(ctx, tls.Server(t, conf), greeted) }) {
-			greeted()
+		g := e.tcpOpen.begin(ipOf(raw.RemoteAddr()), func() { _ = t.Close() })
+		if !e.spawn(func() { e.greet(ctx, tls.Server(t, conf), g) }) {
+			e.tcpOpen.end(g)
 			_ = t.Close()
 		}
 	}
 }
 
-// greetings are the handshakes under way. Where there are too many the oldest is ended: who means it is done in milliseconds, and who
-// says nothing must not keep him out.
-type greetings struct {
-	mu   sync.Mutex // guards what follows
-	list list.List  // of *tracked, the oldest first
-}
-
-// begin counts one more; the returned function ends that.
-func (g *greetings) begin(t *tracked) (greeted func()) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.list.Len() >= maxHalfOpen {
-		_ = g.list.Remove(g.list.Front()).(*tracked).Close()
-	}
-	e := g.list.PushBack(t)
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		g.list.Remove(e) // nothing where it was ended
-	}
-}
-
 // greet does the handshake and sends the connection where its protocol belongs.
-func (e *Endpoint) greet(ctx context.Context, c *tls.Conn, greeted func()) {
+func (e *Endpoint) greet(ctx context.Context, c *tls.Conn, g *greeting) {
 	hctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	err := c.HandshakeContext(hctx)
 	cancel()
-	greeted()
+	if !e.tcpOpen.end(g) && err == nil {
+		err = net.ErrClosed // cut in its last moment: nobody would untrack it
+	}
 	if err != nil {
 		e.cfg.Log.DebugContext(ctx, "handshake failed", "from", c.RemoteAddr().String(), "err", err)
 		if e.cfg.Refused != nil && trust.IsRefusal(err) {
