@@ -177,6 +177,17 @@ var victims = []string{"coordinator", "s1/a1", "s1/a2"}
 // agent new keys. It comes back after a while, and all of it is done, once: one machine was switched on, bound once and released, nothing
 // forked. The moments are spread over the whole from a random start; -seed N replays.
 func TestKilledAtEachPoint(t *testing.T) {
+	killedAtEachPoint(t, tierPoints, (*world).errands, (*world).once)
+}
+
+// Experiment F18, for the keys of the domain: writer, CA and roots are changed, a process is killed at one of the moments at which it says
+// something, and users go on asking both agents. Nobody who asks one that was not killed is refused, every key ends at its next, and the
+// ledger is empty. (Agents' keys, with processes of the system: TestRotateUnderLoad.)
+func TestDomainKeysAtEachPoint(t *testing.T) {
+	killedAtEachPoint(t, tierKeyPoints, (*world).turnDomain, (*world).turned)
+}
+
+func killedAtEachPoint(t *testing.T, points int64, errands, once func(*world)) {
 	rnd := random(t)
 	dir := t.TempDir()
 	var w *world
@@ -217,7 +228,8 @@ func TestKilledAtEachPoint(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				w.start(victim, "")
 			}()
-			w.errands()
+			w.victim = victim
+			errands(w)
 			for name, c := range counts {
 				w.net.Host(w.boxes[name].ip).OnSend(nil)
 				said[name] = c.Load()
@@ -227,15 +239,72 @@ func TestKilledAtEachPoint(t *testing.T) {
 			}
 			<-back
 			w.until("all is level", func() bool { return w.level("s1") })
-			w.once()
+			once(w)
 		})
 		return said
 	}
 	all := life(t, "", 0)
 	for _, victim := range victims {
-		step := max(1, all[victim]/tierPoints)
+		step := max(1, all[victim]/points)
 		for n := 1 + rnd.Int64N(step); n <= all[victim] && !t.Failed(); n += step {
 			t.Run(fmt.Sprintf("%s %d of %d", victim, n, all[victim]), func(t *testing.T) { life(t, victim, n) })
 		}
+	}
+}
+
+// turnDomain changes the keys of the domain, one after the other, while users ask.
+func (w *world) turnDomain() {
+	w.Helper()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(500 * time.Millisecond):
+			}
+			for _, a := range w.pair {
+				if name := "s1/" + a; name != w.victim {
+					if err := w.answers(name, w.token["ana"]); err != nil {
+						w.Errorf("%s was not killed, and its user is refused: %v", name, err)
+					}
+				}
+			}
+		}
+	}()
+	for _, what := range []string{api.RotateWriter, api.RotateCA, api.RotateRoot} {
+		w.within(time.Hour, what+" is changed", func() bool {
+			ctx, cancel := w.ask()
+			defer cancel()
+			st, err := w.api("admin", "coordinator").Rotate(ctx, api.RotateRequest{What: what})
+			return err == nil && st.Phase == api.PhaseDone
+		})
+	}
+	close(stop)
+	<-ended
+	w.until("all is level", func() bool { return w.level("s1") })
+}
+
+// turned checks that each key of the domain is the next one, everywhere.
+func (w *world) turned() {
+	w.Helper()
+	ctx, cancel := w.ask()
+	defer cancel()
+	c := w.api("admin", "coordinator")
+	k, err := c.KeyStatus(ctx)
+	w.must(err)
+	for _, s := range k.Sites {
+		for _, a := range s.Agents {
+			if a.Keys != 1 || a.Trust != k.Trust.Seq || !a.Up {
+				w.Errorf("trust is %d, and %s: %+v", k.Trust.Seq, s.Site, a)
+			}
+		}
+	}
+	if l, err := c.Rotations(ctx); err != nil || len(l.Items) != 0 {
+		w.Errorf("under way: %+v, %v", l, err)
+	}
+	if k.Forks != 0 || strings.Contains(w.logs.String(), "fork") {
+		w.Error("something forked")
 	}
 }

@@ -13,6 +13,7 @@ const (
 	tierCopies    = 20                  // F6
 	tierHostile   = 50_000              // F14
 	tierHistories = 300                 // F10
+	tierKeyPoints = 1 << 20             // F18: all
 	tierPoints    = 150                 // F2: of each victim
 	tierRevoked   = 5000                // F15
 	tierHostility = 3 * time.Minute     // F12

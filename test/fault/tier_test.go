@@ -13,6 +13,7 @@ const (
 	tierCopies    = 3                    // F6
 	tierHostile   = 500                  // F14
 	tierHistories = 2                    // F10
+	tierKeyPoints = 3                    // F18: of each victim
 	tierPoints    = 5                    // F2: of each victim
 	tierRevoked   = 300                  // F15
 	tierHostility = 30 * time.Second     // F12

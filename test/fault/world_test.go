@@ -39,18 +39,19 @@ import (
 // simulated. Processes are real but for their clock and their wires. It lives in a testing/synctest bubble.
 type world struct {
 	*testing.T
-	net   *memnet.Net
-	dir   string
-	log   *slog.Logger
-	logs  *lockedBuffer
-	roots *x509.CertPool
-	token map[string]string // by user
-	boxes map[string]*box
-	sites []string
-	pair  []string // the agents of a site
-	clock bool     // the coordinator's clock was looked at
-	racks []*switched
-	certs map[string]tls.Certificate // of BMCs, by address: agents know them again
+	net    *memnet.Net
+	dir    string
+	log    *slog.Logger
+	logs   *lockedBuffer
+	roots  *x509.CertPool
+	token  map[string]string // by user
+	boxes  map[string]*box
+	sites  []string
+	pair   []string // the agents of a site
+	clock  bool     // the coordinator's clock was looked at
+	racks  []*switched
+	victim string                     // who is killed, of F2 and F18
+	certs  map[string]tls.Certificate // of BMCs, by address: agents know them again
 }
 
 // box is one host with one process of ours on it.
