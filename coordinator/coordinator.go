@@ -404,14 +404,14 @@ func (c *Coordinator) wire() (err error) {
 	t := &trust.TLS{
 		Self: trust.Identity{Kind: trust.Coordinator, ID: c.id}, View: c.view.View,
 		Leaf: c.issuer.Leaf, Web: c.issuer.Web,
+		Refused: func(from net.Addr, err error) {
+			c.refused(context.Background(), from.String(), "handshake", err)
+		},
 	}
 	c.end, err = transport.New(transport.Config{
 		Listen: c.cfg.Listen, Network: c.cfg.Network, TLS: t, Log: c.cfg.Logger, ResetKey: c.keys.ResetKey(),
 		UDP: []string{trust.ALPNUplink, trust.ALPNBulk},
 		TCP: []string{trust.ALPNUplink, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
-		Refused: func(from net.Addr, err error) {
-			c.refused(context.Background(), from.String(), "handshake", err)
-		},
 	})
 	if err != nil {
 		return err

@@ -213,11 +213,11 @@ func (a *Agent) wire() (err error) {
 		TLS: &trust.TLS{
 			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.replica.View,
 			Leaf: a.keys.Leaf, Web: a.keys.Web,
+			Refused: func(from net.Addr, err error) { a.auditRefusal("handshake.refused", fmt.Errorf("%s: %w", from, err)) },
 		},
 		UDP:      []string{trust.ALPNMesh, trust.ALPNBulk},
 		TCP:      []string{trust.ALPNMesh, trust.ALPNBulk, trust.ALPNJoin, trust.ALPNH2, trust.ALPNHTTP},
 		Resolver: transport.ResolverFunc(a.addressesOf),
-		Refused:  func(from net.Addr, err error) { a.auditRefusal("handshake.refused", fmt.Errorf("%s: %w", from, err)) },
 	})
 	if err != nil {
 		return err

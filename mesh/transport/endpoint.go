@@ -63,9 +63,6 @@ type Config struct {
 	TCP      []string   // ALPNs served on the TCP socket
 	Resolver Resolver   // nil: Dial knows no peer (a coordinator)
 	Log      *slog.Logger
-	// Refused, if set, is told of each TCP handshake in which the other end showed certificates that are not admitted. It is called
-	// from the connection's goroutine and bounds by itself what it keeps.
-	Refused func(from net.Addr, err error)
 	// ResetKey, the same in each run, lets a peer notice at once that we restarted. Empty: it waits for its idle timeout.
 	ResetKey []byte
 	// Network opens the sockets; nil: Host.

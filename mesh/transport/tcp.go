@@ -78,9 +78,6 @@ func (e *Endpoint) greet(ctx context.Context, c *tls.Conn, g *greeting) {
 	}
 	if err != nil {
 		e.cfg.Log.DebugContext(ctx, "handshake failed", "from", c.RemoteAddr().String(), "err", err)
-		if e.cfg.Refused != nil && trust.IsRefusal(err) {
-			e.cfg.Refused(c.RemoteAddr(), err)
-		}
 		_ = c.Close()
 		return
 	}

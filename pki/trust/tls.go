@@ -3,6 +3,7 @@ package trust
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 )
@@ -23,6 +24,9 @@ type TLS struct {
 	View func() *View            // current view; nil before the trust document is known
 	Leaf func() *tls.Certificate // own agent or coordinator leaf; nil before joining
 	Web  func() *tls.Certificate // web leaf and C, for h2 and http/1.1; nil: those are refused
+	// Refused, if set, is told of each client that showed certificates and is not admitted, on whatever lane. It is called within the
+	// handshake and bounds by itself what it keeps.
+	Refused func(from net.Addr, err error)
 }
 
 // Server returns the config of a listener that speaks the given protocols. It picks by the client's offer.
@@ -34,12 +38,12 @@ func (t *TLS) Server(alpns ...string) *tls.Config {
 		if err != nil {
 			return nil, err
 		}
-		return t.serverFor(alpn)
+		return t.serverFor(alpn, hello.Conn)
 	}
 	return c
 }
 
-func (t *TLS) serverFor(alpn string) (*tls.Config, error) {
+func (t *TLS) serverFor(alpn string, conn net.Conn) (*tls.Config, error) {
 	c := t.base()
 	c.NextProtos = []string{alpn}
 	cert := t.Leaf()
@@ -61,6 +65,9 @@ func (t *TLS) serverFor(alpn string) (*tls.Config, error) {
 	c.Certificates = []tls.Certificate{*cert}
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		_, err := t.identify(cs, alpn, t.wantOfClient(alpn))
+		if t.Refused != nil && IsRefusal(err) {
+			t.Refused(conn.RemoteAddr(), err)
+		}
 		return err
 	}
 	return c, nil
