@@ -65,9 +65,6 @@ type Config struct {
 	Wall    func() time.Time  `json:"-"` // the clock of this machine; nil: time.Now
 }
 
-// buildTime is the lowest time that a floor starts from: this code did not exist before.
-func buildTime() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) }
-
 // Default returns the defaults of Config.
 func Default() Config {
 	return Config{Data: "/var/lib/skerry-coordinator", Listen: "0.0.0.0:7443", Metrics: "127.0.0.1:7490", Spread: time.Minute}
@@ -220,7 +217,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	if c.keys, err = seal.Load(keys); err != nil {
 		return err
 	}
-	if c.clock, err = clock.Open(ctx, c.store, buildTime(), c.cfg.Wall, c.cfg.ClockOK, c.cfg.Logger); err != nil {
+	if c.clock, err = clock.Open(ctx, c.store, trust.BuildTime(), c.cfg.Wall, c.cfg.ClockOK, c.cfg.Logger); err != nil {
 		return err
 	}
 	if c.issuer, err = c.keyDir().Issuer(c.keys.TLS, c.clock.Now()); err != nil {
@@ -355,7 +352,9 @@ func (c *Coordinator) obeyTrust() {
 		return n
 	})
 	if f := c.trust.Body().Floor; f != nil {
-		c.clock.Lower(*f)
+		if err := c.clock.Lower(context.Background(), *f); err != nil {
+			c.cfg.Logger.Error("the lower time floor is not saved; it counts until this process ends", "err", err)
+		}
 	}
 	c.closeGone()
 	c.uplink.Notify("")

@@ -68,9 +68,6 @@ func Default() Config {
 	return Config{Data: "/var/lib/skerry", IPXEDir: "/usr/lib/ipxe", Spread: 5 * time.Second, MaxBackoff: time.Minute, Ballast: 256 << 20}
 }
 
-// buildTime is the lowest time that the floor starts from: this code did not exist before.
-func buildTime() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) }
-
 // Agent is one running agent: the parts, wired.
 type Agent struct {
 	cfg   Config
@@ -181,7 +178,7 @@ func (a *Agent) open() error {
 	if err := marks.Save(mark); err != nil { // raised before the first word (trust.md section 3)
 		return err
 	}
-	a.floor = trust.NewFloor(buildTime(), mark.Floor, a.cfg.Wall)
+	a.floor = trust.NewFloor(trust.BuildTime(), mark.Floor, a.cfg.Wall)
 	a.ring = seal.NewRing(seal.Binding{Domain: a.id.Domain, Site: a.id.Site, Agent: a.id.Agent}, a.keys.All()...)
 	a.replica, err = replica.Open(replica.Config{
 		DB: a.db, Marks: marks, Mark: mark, Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Ring: a.ring, Floor: a.floor, Log: a.cfg.Logger,

@@ -91,8 +91,11 @@ func (c *Clock) Trusted() bool {
 	return ok && c.Leads() == nil
 }
 
-// Lower follows a trust document that says how late it is at least.
-func (c *Clock) Lower(t time.Time) { c.floor.Lower(t) }
+// Lower follows a trust document that says how late it is at most, and keeps that: the document says it once.
+func (c *Clock) Lower(ctx context.Context, t time.Time) error {
+	c.floor.Lower(t)
+	return c.save(ctx)
+}
 
 // Run saves the floor until ctx ends, and then once more.
 func (c *Clock) Run(ctx context.Context) error {

@@ -1,6 +1,6 @@
 // Package clock decides what time it is for a coordinator, and whether it may put that time under a signature.
 //
-// Holds: Clock (Now, Fit, Run), over trust.Floor, saved in the coordinator's store.
+// Holds: Clock (Now, Leads, Sign, Lower, Run), over trust.Floor, saved in the coordinator's store.
 //
 // Imported by: coordinator only.
 //

@@ -57,15 +57,18 @@ func (s *Replica) addTrust(env *intent.Envelope) error {
 	if err != nil {
 		return err
 	}
+	s.floor.Observe(body.Issued)
+	if body.Floor != nil { // in the marks before the document is kept: once known it is not read again
+		s.floor.Lower(*body.Floor)
+		if err := s.saveMarks(); err != nil {
+			return err
+		}
+	}
 	if err := s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Put(bucketTrust, seqKey(body.Seq), wire) }); err != nil {
 		return fmt.Errorf("cannot keep trust %d: %w", body.Seq, err)
 	}
 	s.trust = chain
 	s.chain.Writers, s.revocation.Writers = body.Writers, body.Writers
-	s.floor.Observe(body.Issued)
-	if body.Floor != nil {
-		s.floor.Lower(*body.Floor)
-	}
 	return nil
 }
 
