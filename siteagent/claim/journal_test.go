@@ -78,6 +78,16 @@ func newNet(t testing.TB, names ...string) *journalNet {
 	return n
 }
 
+// journal returns the journal of one, with records of its own that others with another number of them do not link to.
+func (n *journalNet) journal(name string, records int) *Journal {
+	for range records {
+		if err := n.journals[name].Append(context.Background(), Local, Draft{Kind: "note", Key: "x", Body: records}); err != nil {
+			panic(err)
+		}
+	}
+	return n.journals[name]
+}
+
 func openJournal(t testing.TB, db *state.DB, name string) *Journal {
 	t.Helper()
 	j, err := OpenJournal(db, "lon1", name, slog.New(slog.DiscardHandler))
@@ -365,6 +375,13 @@ func TestJournalOfWhoIsGone(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- n.journals["s"].Run(ctx) }()
+		// What the box has of an agent before b is of another life of it, and links to nothing.
+		if _, err := n.journals["s"].Receive("a0", chain(t, newNet(t, "a0x", "a0").journal("a0", 1), "a0")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.journals["a"].Receive("a0", chain(t, newNet(t, "a0x", "a0").journal("a0", 2), "a0")); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(2*pullEvery + time.Millisecond)
 		synctest.Wait()
 		if got := len(n.journals["s"].View("binding")); got != MaxPull+5 {

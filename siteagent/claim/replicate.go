@@ -2,6 +2,7 @@ package claim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -164,7 +165,7 @@ func (j *Journal) pull(ctx context.Context, peers Peers) {
 	}
 }
 
-// pullAll takes from a peer every chain of which it has more than we.
+// pullAll takes from a peer every chain of which it has more than we. One that does not link keeps none of the others back.
 func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
 	hctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	theirs, err := peers.Heads(hctx, peer)
@@ -180,11 +181,11 @@ func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
 		if agent == j.self || theirs[agent] <= ours[agent] || !intent.IsLabel(agent) {
 			continue
 		}
-		if err := j.pullFrom(ctx, peers, peer, agent); err != nil {
-			return fmt.Errorf("cannot take the journal of %s: %w", agent, err)
+		if perr := j.pullFrom(ctx, peers, peer, agent); perr != nil {
+			err = errors.Join(err, fmt.Errorf("cannot take the journal of %s: %w", agent, perr))
 		}
 	}
-	return nil
+	return err
 }
 
 // pullFrom takes from a peer what it has of an agent's chain beyond ours.
