@@ -202,14 +202,18 @@ func (c *Chain) Sync(ctx context.Context, catalog *intent.Catalog) error {
 	return nil
 }
 
-// Vouch appends an entry that changes nothing when the end of the chain was signed in an earlier epoch: what a retired writer signed
-// counts only below an entry of a current one.
+// Vouch appends a snapshot, which changes nothing, when the end of the chain was signed in an earlier epoch: what a retired writer signed
+// counts only below an entry of a current one, and a wrong snapshot only until the next.
 func (c *Chain) Vouch(ctx context.Context) error {
 	epoch, err := c.p.Epoch(c.p.Signer().Public())
 	if err != nil || c.head.Seq == 0 || c.head.Epoch >= epoch {
 		return err
 	}
-	return c.Append(ctx, intent.EntryPut, intent.PutBody{Objects: []intent.PutObject{}}, store.Commit{})
+	sum, err := c.sum(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return c.Append(ctx, intent.EntrySnapshot, sum, store.Commit{})
 }
 
 // unheld leaves out what is new to the site and was told to a site that is held: it may have been deleted there since. The end of
@@ -250,34 +254,16 @@ func (c *Chain) unburied(ctx context.Context, want []*intent.Object) ([]*intent.
 }
 
 // Append signs one entry onto the head and commits it together with more. What is signed leaves this process only by way of
-// the store. Errors: store.ErrConflict when another writer was faster, nothing was written then; store.ErrUnknown, the entry
-// is in the chain or never will be. After an error the chain is opened anew.
+// the store. A snapshot follows it in the same commit where one is due. Errors: store.ErrConflict when another writer was faster,
+// nothing was written then; store.ErrUnknown, the entry is in the chain or never will be. After an error the chain is opened anew.
 func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, more store.Commit) error {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
+	put, head, err := c.sign(c.head, kind, body, nil)
+	if err == nil && (head.Seq+1)%SnapshotEvery == 0 {
+		var sum intent.SnapshotBody
+		if sum, err = c.sum(ctx, put[chainKey(c.site, head.Seq)]); err == nil {
+			put, head, err = c.sign(head, intent.EntrySnapshot, sum, put)
+		}
 	}
-	signer := c.p.Signer()
-	epoch, err := c.p.Epoch(signer.Public())
-	if err != nil {
-		return err
-	}
-	e := intent.Entry{
-		Header: document.Follow(c.head, intent.StreamIntent, epoch, c.p.Now()),
-		Site:   c.site, Requires: c.p.Requires(), Kind: kind, Body: raw, StaleAfter: c.p.staleAfter(c.site),
-	}
-	payload, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("cannot encode %s entry: %w", kind, err)
-	}
-	if _, err := intent.DecodeEntry(payload); err != nil {
-		return fmt.Errorf("cannot publish to %s: own entry is refused: %w", c.site, err)
-	}
-	env, err := document.Sign(intent.PayloadIntent, payload, signer)
-	if err != nil {
-		return fmt.Errorf("cannot sign entry for %s: %w", c.site, err)
-	}
-	put, err := Link(c.site, env, e.Head(payload))
 	if err != nil {
 		return err
 	}
@@ -288,8 +274,47 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	if err != nil {
 		return fmt.Errorf("cannot append to chain of %s: %w", c.site, err)
 	}
-	c.head, c.guard.Rev = e.Head(payload), rev
+	c.head, c.guard.Rev = head, rev
 	return nil
+}
+
+// sign makes the entry that follows head, and returns its records beside put and the head that it leads to.
+func (c *Chain) sign(head intent.Head, kind intent.EntryKind, body any, put map[string][]byte) (map[string][]byte, intent.Head, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, head, fmt.Errorf("cannot encode %s entry: %w", kind, err)
+	}
+	signer := c.p.Signer()
+	epoch, err := c.p.Epoch(signer.Public())
+	if err != nil {
+		return nil, head, err
+	}
+	e := intent.Entry{
+		Header: document.Follow(head, intent.StreamIntent, epoch, c.p.Now()),
+		Site:   c.site, Requires: c.p.Requires(), Kind: kind, Body: raw, StaleAfter: c.p.staleAfter(c.site),
+	}
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return nil, head, fmt.Errorf("cannot encode %s entry: %w", kind, err)
+	}
+	if _, err := intent.DecodeEntry(payload); err != nil {
+		return nil, head, fmt.Errorf("cannot publish to %s: own entry is refused: %w", c.site, err)
+	}
+	env, err := document.Sign(intent.PayloadIntent, payload, signer)
+	if err != nil {
+		return nil, head, fmt.Errorf("cannot sign entry for %s: %w", c.site, err)
+	}
+	head = e.Head(payload)
+	records, err := Link(c.site, env, head)
+	if err != nil {
+		return nil, head, err
+	}
+	for key, v := range put {
+		if key != HeadKey(c.site) {
+			records[key] = v
+		}
+	}
+	return records, head, nil
 }
 
 // Link returns the records that make env the end of a site's chain, with the head that it leads to.

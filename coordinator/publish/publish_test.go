@@ -374,3 +374,66 @@ func TestAppendRefusesItsOwnBadEntry(t *testing.T) {
 		t.Errorf("head is %+v, %v", h, err)
 	}
 }
+
+// Each 256th entry says what the chain adds up to by then, in one commit with the entry before it, and so does the first entry of a new
+// epoch. What follows a tombstone, an ack or a change is in it.
+func TestSnapshots(t *testing.T) {
+	p := publisher(t)
+	c := intent.NewCatalog(obj(intent.KindSite, "", "", "lon1", &intent.SiteSpec{Region: "eu", Zone: "z"}))
+	m := obj(intent.KindMachine, "", "lon1", "m1", &intent.MachineSpec{})
+	c.Put(m)
+	gone := obj(intent.KindMachine, "", "lon1", "m2", &intent.MachineSpec{})
+	c.Put(gone)
+	ch := open(t, p, "lon1")
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(ch.Sync(t.Context(), c))
+	c.Delete(gone.Key())
+	step(ch.Append(t.Context(), intent.EntryAck, intent.AckBody{Override: "o1", Decision: "adopt", Rev: 7}, store.Commit{}))
+	want := intent.Sum{}
+	for ch.Head().Seq < 2*SnapshotEvery {
+		o := m.Clone()
+		o.Metadata.Rev = ch.Head().Seq
+		c.Put(o)
+		m = o
+		before := ch.Head().Seq
+		step(ch.Sync(t.Context(), c))
+		if head, _, err := p.Head(t.Context(), "lon1"); err != nil || head != ch.Head() {
+			t.Fatalf("the store has head %v, %v; want %v", head, err, ch.Head())
+		}
+		if after := ch.Head().Seq; after%SnapshotEvery == 0 && after != before+2 {
+			t.Fatalf("entry %d is alone", after)
+		}
+	}
+	want.Object("u-lon1--m1", m.Metadata.Rev)
+	want.Object("u---lon1", 1)
+	want.Tombstone(intent.TombstoneObject{UID: "u-lon1--m2", Rev: 2})
+	want.Ack(intent.AckBody{Override: "o1", Decision: "adopt", Rev: 7})
+	var at []uint64
+	var last intent.SnapshotBody
+	read := func() {
+		at = nil
+		step(p.Feed(t.Context(), "lon1", 1, func(env *intent.Envelope) error {
+			e, err := intent.DecodeEntry(env.Payload)
+			if err == nil && e.Kind == intent.EntrySnapshot {
+				at = append(at, e.Seq)
+				err = json.Unmarshal(e.Body, &last)
+			}
+			return err
+		}))
+	}
+	read()
+	if d := cmp.Diff([]uint64{SnapshotEvery, 2 * SnapshotEvery}, at); d != "" || last != want.Body() {
+		t.Errorf("snapshots -want +got\n%s\nthe last: %+v, want %+v", d, last, want.Body())
+	}
+	p.Epoch = func(crypto.PublicKey) (uint64, error) { return 2, nil }
+	step(ch.Vouch(t.Context()))
+	step(ch.Vouch(t.Context())) // once
+	if read(); len(at) != 3 || at[2] != 2*SnapshotEvery+1 || last != want.Body() {
+		t.Errorf("snapshots at %v, the last %+v; want one more, the same", at, last)
+	}
+}

@@ -164,6 +164,7 @@ const (
 	EntryRoster    EntryKind = "roster"
 	EntrySecret    EntryKind = "secret"
 	EntryAck       EntryKind = "ack"
+	EntrySnapshot  EntryKind = "snapshot"
 )
 
 // Entry is the payload of one intent document.

@@ -37,7 +37,7 @@ func DecodeEntry(payload []byte) (*Entry, error) {
 	return e, nil
 }
 
-// DecodeBody returns *PutBody, *TombstoneBody, *RosterBody, *SecretBody or *AckBody, decoded strictly; the documents inside
+// DecodeBody returns *PutBody, *TombstoneBody, *RosterBody, *SecretBody, *AckBody or *SnapshotBody, decoded strictly; the documents inside
 // a PutBody are not decoded. Errors: Problems.
 func (e *Entry) DecodeBody() (any, error) {
 	var body any
@@ -52,6 +52,8 @@ func (e *Entry) DecodeBody() (any, error) {
 		body = &SecretBody{}
 	case EntryAck:
 		body = &AckBody{}
+	case EntrySnapshot:
+		body = &SnapshotBody{}
 	default:
 		return nil, Problems{{Path: "kind", What: fmt.Sprintf("%q is not known", clip(string(e.Kind), 40)), Fix: "update the agent"}}
 	}

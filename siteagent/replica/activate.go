@@ -19,15 +19,26 @@ type next struct {
 	size    int           // octets of the run's payloads
 	objects map[string]*intent.Object
 	puts    map[string]*intent.Object
-	tombs   []intent.TombstoneObject
-	acks    []intent.AckBody
+	buried  map[string]intent.TombstoneObject
+	tombs   []intent.TombstoneObject // of the run
+	acked   map[string]intent.AckBody
+	acks    []intent.AckBody // of the run
+	unequal error            // the last snapshot of the run says something else
 	deks    []intent.SealedDEK
 	records []intent.SealedRecord
 }
 
+// begin returns the active state, with nothing over it.
+func (s *Replica) begin() *next {
+	return &next{
+		head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{},
+		buried: maps.Clone(s.tombs), acked: maps.Clone(s.acks),
+	}
+}
+
 func (n *next) clone() *next {
 	c := *n
-	c.objects, c.puts = maps.Clone(n.objects), maps.Clone(n.puts)
+	c.objects, c.puts, c.buried, c.acked = maps.Clone(n.objects), maps.Clone(n.puts), maps.Clone(n.buried), maps.Clone(n.acked)
 	c.tombs, c.acks, c.deks, c.records = slices.Clone(n.tombs), slices.Clone(n.acks), slices.Clone(n.deks), slices.Clone(n.records)
 	return &c
 }
@@ -47,6 +58,9 @@ func (s *Replica) activate() error {
 		if n == nil {
 			n, err = s.run(true) // the end does not fit: find how far it does
 		}
+		if n == nil && errors.Is(err, errUnequal) && s.replayAgain() {
+			continue
+		}
 		if n == nil {
 			s.rejected = err.Error()
 			s.bump()
@@ -65,7 +79,7 @@ func (s *Replica) activate() error {
 // run applies staged entries to the active state and returns the first whole run of activateBytes or, if there is less, all
 // of it; with every entry checked, the longest run that holds together. Nil, and why, when there is none.
 func (s *Replica) run(everyEntry bool) (best *next, err error) {
-	n := &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}}
+	n := s.begin()
 	verr := s.db.View(func(tx *state.Tx) error {
 		for seq := s.active.Seq + 1; seq <= s.chain.Head.Seq; seq++ {
 			b, err := tx.Get(bucketIntent, seqKey(seq))
@@ -111,15 +125,10 @@ func (s *Replica) take(n *next) {
 			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
 		}
 	}
-	for _, t := range n.tombs {
-		s.tombs[t.UID] = t
-	}
-	for _, a := range n.acks {
-		s.acks[a.Override] = a
-	}
 	for _, r := range n.records {
 		s.sealed[r.Name] = r
 	}
+	s.tombs, s.acks = n.buried, n.acked
 	s.objects, s.active, s.stale, s.rejected = n.objects, n.head, n.stale, ""
 	if s.view.View() != nil {
 		s.view.Set(s.view.View().WithUsers(s.userKeys()))
@@ -165,19 +174,60 @@ func (s *Replica) apply(n *next, payload []byte) error {
 		for _, t := range b.Objects {
 			delete(n.objects, t.UID)
 			delete(n.puts, t.UID)
-			n.tombs = append(n.tombs, t)
+			n.tombs, n.buried[t.UID] = append(n.tombs, t), t
 		}
 	case *intent.SecretBody:
 		n.deks = append(n.deks, slices.DeleteFunc(slices.Clone(b.DEKs), func(d intent.SealedDEK) bool { return d.To != s.self })...)
 		n.records = append(n.records, slices.DeleteFunc(slices.Clone(b.Records), func(r intent.SealedRecord) bool { return r.To != s.self })...)
 	case *intent.AckBody:
-		n.acks = append(n.acks, *b)
+		n.acks, n.acked[b.Override] = append(n.acks, *b), *b
+	case *intent.SnapshotBody:
+		n.unequal = n.compare(e.Seq, *b)
 	}
 	return nil
 }
 
+// errUnequal says that a replay came to something else than its writer: one of them is wrong, and nobody here can tell which. A later
+// snapshot that is equal mends it.
+var errUnequal = errors.New("snapshot is not what the chain comes to here")
+
+func (n *next) compare(seq uint64, said intent.SnapshotBody) error {
+	var sum intent.Sum
+	for uid, o := range n.objects {
+		sum.Object(uid, o.Metadata.Rev)
+	}
+	for _, t := range n.buried {
+		sum.Tombstone(t)
+	}
+	for _, a := range n.acked {
+		sum.Ack(a)
+	}
+	if have := sum.Body(); have != said {
+		return fmt.Errorf("%w: entry %d says %d objects, root %s; here are %d, root %s", errUnequal, seq, said.Count, said.Root.Short(), have.Count, have.Root.Short())
+	}
+	return nil
+}
+
+// replayAgain works out the active state anew, once, before a writer is taken at fault: what this agent has may be what an older
+// version of it, or its disk, made of the chain. False when that changed nothing.
+func (s *Replica) replayAgain() bool {
+	if s.replayed == s.active {
+		return false
+	}
+	s.replayed = s.active
+	if err := errors.Join(s.relive(), s.repairDerived()); err != nil {
+		s.log.Error("cannot work out intent anew", "err", err)
+		return false
+	}
+	s.log.Warn("intent was worked out anew: a snapshot is not what was here", "seq", s.active.Seq)
+	return true
+}
+
 // check refuses a state that does not fit together. Two objects of one key would make it depend on map order.
 func (n *next) check() error {
+	if n.unequal != nil {
+		return n.unequal
+	}
 	c := intent.NewCatalog()
 	for uid, o := range n.objects {
 		if other := c.Get(o.Key()); other != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // StageOnly is Receive up to where an agent could die before it activates.
@@ -33,3 +34,11 @@ func (s *Replica) DataKeys() []uint64 {
 
 // Floor is what this agent knows to have passed.
 func (s *Replica) Floor() *trust.Floor { return s.floor }
+
+// Lose forgets an active object, in memory and on disk, as an agent with a fault might.
+func (s *Replica) Lose(uid string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects, uid)
+	return s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Delete(bucketObject, uid) })
+}

@@ -3,7 +3,6 @@ package replica
 import (
 	"errors"
 	"fmt"
-	"maps"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -28,7 +27,7 @@ func (s *Replica) Rehearse() *Rehearsal {
 	defer s.mu.Unlock()
 	r := &Rehearsal{
 		trust: s.trust, revocation: s.revocation, chain: s.chain, counted: s.chain.Head, self: s,
-		next: &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}},
+		next: s.begin(),
 	}
 	if s.active != s.chain.Head {
 		r.wrong = errors.New(s.rejected)

@@ -204,6 +204,8 @@ func (s *Replica) relive() error {
 	t := &Replica{db: s.db, id: s.id, self: s.self, ring: s.ring, log: slog.New(slog.DiscardHandler), wake: make(chan struct{})}
 	t.empty()
 	t.chain.Head = upTo
+	// What an active entry requires was here when it became so, and the marks have it: documents themselves may be damaged too.
+	t.trust.Head, t.revocation.Head = s.reached(intent.StreamTrust, s.trust.Head), s.reached(intent.StreamRevocation, s.revocation.Head)
 	for t.active.Seq < upTo.Seq {
 		n, err := t.run(false)
 		if n == nil {
@@ -229,6 +231,14 @@ func (s *Replica) relive() error {
 	}
 	s.active, s.objects, s.tombs, s.acks, s.sealed, s.deks = t.active, t.objects, t.tombs, t.acks, t.sealed, t.deks
 	return nil
+}
+
+// reached returns the highest head of a stream that this agent is known to have had.
+func (s *Replica) reached(stream string, head intent.Head) intent.Head {
+	if m := s.mark.Heads[stream]; m.Compare(head) > 0 {
+		return m
+	}
+	return head
 }
 
 // lastRoster returns the newest roster of the chain, staged ones too: rosters act on receipt. Nil: there is none.

@@ -51,6 +51,7 @@ type Replica struct {
 	decisions  Decisions
 	chain      document.IntentChain // stands at the staged head
 	active     intent.Head
+	replayed   intent.Head               // where the active state was last worked out anew for a snapshot
 	stale      time.Duration             // stale_after of the entry at the active head
 	objects    map[string]*intent.Object // by uid
 	tombs      map[string]intent.TombstoneObject

@@ -24,7 +24,7 @@ type Author struct {
 // NewAuthor returns the author of site lon1 in a new domain.
 func NewAuthor(t testing.TB) *Author {
 	t.Helper()
-	return &Author{Domain: pkitest.New(t), Site: "lon1"}
+	return &Author{Domain: pkitest.New(t), Site: "lon1", Requires: intent.Requires{Trust: 1}}
 }
 
 // At returns a copy that goes on from head: what an author would sign who forked the chain there, or ran ahead.
