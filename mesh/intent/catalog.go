@@ -26,12 +26,26 @@ func NewCatalog(objects ...*Object) *Catalog {
 }
 
 // Clone returns a catalog that shares the objects, not the set.
-func (c *Catalog) Clone() *Catalog { return &Catalog{objects: maps.Clone(c.objects)} }
+func (c *Catalog) Clone() *Catalog {
+	n := &Catalog{objects: maps.Clone(c.objects)}
+	n.sorted.Store(c.sorted.Load())
+	return n
+}
 
 // Put adds or replaces o, which must not be changed afterwards.
 func (c *Catalog) Put(o *Object) {
-	c.objects[o.Key()] = o
-	c.sorted.Store(nil)
+	k := o.Key()
+	c.objects[k] = o
+	if all := c.sorted.Load(); all != nil {
+		i, found := slices.BinarySearchFunc(*all, k, func(o *Object, k Key) int { return compareKeys(o.Key(), k) })
+		next := slices.Clone(*all) // whoever listed it, or was cloned from it, has the old one
+		if found {
+			next[i] = o
+		} else {
+			next = slices.Insert(next, i, o)
+		}
+		c.sorted.Store(&next)
+	}
 }
 
 // Delete removes the object of key k, if any.
@@ -78,19 +92,21 @@ func (c *Catalog) all() []*Object {
 	if all := c.sorted.Load(); all != nil {
 		return *all
 	}
-	place := map[Kind]int{}
-	for i, info := range Kinds() {
-		place[info.Kind] = i
-	}
-	keys := slices.SortedFunc(maps.Keys(c.objects), func(a, b Key) int {
-		return cmp.Or(place[a.Kind]-place[b.Kind], cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.Name, b.Name))
-	})
+	keys := slices.SortedFunc(maps.Keys(c.objects), compareKeys)
 	all := make([]*Object, len(keys))
 	for i, k := range keys {
 		all[i] = c.objects[k]
 	}
 	c.sorted.Store(&all)
 	return all
+}
+
+// compareKeys orders keys as List does.
+func compareKeys(a, b Key) int {
+	if a.Kind != b.Kind {
+		return a.Kind.place() - b.Kind.place()
+	}
+	return cmp.Or(cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.Name, b.Name))
 }
 
 // Lookup returns the spec of one object; ok is false when it is absent.

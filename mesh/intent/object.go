@@ -57,7 +57,13 @@ type KindInfo struct {
 
 // Kinds lists every kind in the order in which documents are applied: nothing refers to a later one.
 func Kinds() []KindInfo {
-	return []KindInfo{
+	all := kinds()
+	return all[:]
+}
+
+// kinds is the table, by value: it is asked for with each key of an object, and costs no allocation.
+func kinds() [17]KindInfo {
+	return [...]KindInfo{
 		{KindSite, "sites", "", ScopeGlobal, false, false, func() Spec { return &SiteSpec{} }},
 		{KindAgent, "agents", "", ScopeSite, false, true, func() Spec { return &AgentSpec{} }},
 		{KindMachineType, "machinetypes", "mt", ScopeGlobal, false, false, func() Spec { return &MachineTypeSpec{} }},
@@ -87,12 +93,22 @@ func (i KindInfo) Selects(o *Object, site, project string) bool {
 
 // Info returns what is known of k; ok is false for an unknown kind.
 func (k Kind) Info() (info KindInfo, ok bool) {
-	for _, i := range Kinds() {
-		if i.Kind == k {
-			return i, true
-		}
+	all := kinds()
+	if i := k.place(); i < len(all) {
+		return all[i], true
 	}
 	return KindInfo{}, false
+}
+
+// place is the kind's index in Kinds; behind all for an unknown one.
+func (k Kind) place() int {
+	all := kinds()
+	for i := range all {
+		if all[i].Kind == k {
+			return i
+		}
+	}
+	return len(all)
 }
 
 // Key identifies an object. Scope is the site, the project or empty, as the kind's Scope says.

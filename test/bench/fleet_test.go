@@ -101,8 +101,8 @@ func (f *follower) seq() uint64 {
 	return f.head.Seq
 }
 
-// newFollower joins a site by token and keeps a session until ctx ends.
-func newFollower(ctx context.Context, g *errgroup.Group, s *procs.Site, addr, site, token string) (*follower, error) {
+// newFollower joins a site by token as agent id and keeps a session until ctx ends.
+func newFollower(ctx context.Context, g *errgroup.Group, addr, site, id, token string) (*follower, error) {
 	tok, _, err := join.ParseTarget(token)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func newFollower(ctx context.Context, g *errgroup.Group, s *procs.Site, addr, si
 	end, err := transport.New(transport.Config{
 		Listen: "127.0.0.1:0", Log: log,
 		TLS: &trust.TLS{
-			Self: trust.Identity{Kind: trust.Agent, Site: site, ID: "a1"}, View: func() *trust.View { return view },
+			Self: trust.Identity{Kind: trust.Agent, Site: site, ID: id}, View: func() *trust.View { return view },
 			Leaf: func() *tls.Certificate { return leaf },
 		},
 	})
@@ -134,7 +134,7 @@ func newFollower(ctx context.Context, g *errgroup.Group, s *procs.Site, addr, si
 	f := &follower{site: site, at: map[uint64]time.Time{}, wake: make(chan struct{})}
 	f.up = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: end, Log: log, OnHeads: f.onHeads, StartSpread: time.Millisecond,
-		Hello:   func() uplink.Hello { return uplink.Hello{Agent: "a1", Site: site, Version: "bench"} },
+		Hello:   func() uplink.Hello { return uplink.Hello{Agent: id, Site: site, Version: "bench"} },
 		Targets: func() []uplink.Target { return []uplink.Target{{Addr: []string{addr}}} },
 	})
 	g.Go(func() error { return end.Run(ctx) })
@@ -190,7 +190,7 @@ func BenchmarkFleet(b *testing.B) {
 				if err != nil {
 					return err
 				}
-				all[i], err = newFollower(ctx, running, s, addr, site, t.Token)
+				all[i], err = newFollower(ctx, running, addr, site, "a1", t.Token)
 				return err
 			})
 		}
