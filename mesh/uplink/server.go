@@ -129,34 +129,6 @@ func (s *Server) Notify(site string) {
 	}
 }
 
-// RoundTripper returns HTTP to an agent of site over the session it dialled: the given agent's, or, when agent is empty or
-// has none, the newest of the site (which forwards by the Skerry-Agent header). Errors: ErrDown, at once.
-func (s *Server) RoundTripper(site, agent string) http.RoundTripper {
-	return tripperFunc(func(r *http.Request) (*http.Response, error) {
-		c := s.pick(site, agent)
-		if c == nil {
-			return nil, fmt.Errorf("cannot reach site %s: %w", site, ErrDown)
-		}
-		return c.RoundTripper().RoundTrip(r)
-	})
-}
-
-func (s *Server) pick(site, agent string) *transport.Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var best *session
-	for x := range s.sites[site] {
-		mine, bestMine := x.hello.Agent == agent, best != nil && best.hello.Agent == agent
-		if best == nil || mine && !bestMine || mine == bestMine && x.since.After(best.since) {
-			best = x
-		}
-	}
-	if best == nil {
-		return nil
-	}
-	return best.conn
-}
-
 // serve runs one control stream.
 func (s *Server) serve(ctx context.Context, st *transport.Stream) error {
 	id := st.Peer()

@@ -205,6 +205,62 @@ func TestBothWays(t *testing.T) {
 }
 
 // TestCoordinatorRestarts: without it everything fails at once and nothing waits; back on the same address it is found.
+// A read goes to another agent of the site when the first one says nothing, as one that died a moment ago, or its session ends; and it
+// fails when nobody answers. What is no read goes over one session alone.
+func TestReadsGoToWhoAnswers(t *testing.T) {
+	d := pkitest.New(t)
+	c := startCoordinator(t, d.Coordinator("c1"), "127.0.0.1:0")
+	alive := startAgent(t, d.Agent("lon1", "a1", ""), nil, Target{Addr: []string{c.addr}})
+	receive(t, "session of a1", alive.ups)
+	var asked atomic.Int64
+	begun, released := make(chan struct{}, 8), make(chan struct{})
+	dead := startAgent(t, d.Agent("lon1", "a2", ""), func(cfg *ClientConfig) {
+		cfg.Reverse = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			begun <- struct{}{}
+			select {
+			case <-r.Context().Done():
+			case <-released:
+				panic(http.ErrAbortHandler)
+			}
+		})
+	}, Target{Addr: []string{c.addr}})
+	receive(t, "session of a2", dead.ups)
+	rt := c.RoundTripper("lon1", "")
+	if body, err := get(t, rt, "http://lon1/x"); err != nil || body != "coordinator/c1 /x" {
+		t.Errorf("over a2, which is silent: %q, %v", body, err)
+	}
+	receive(t, "the question at a2", begun)
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://lon1/x", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		res, err := rt.RoundTrip(req)
+		if err == nil {
+			res.Body.Close()
+		}
+		done <- err
+	}()
+	receive(t, "the change at a2", begun)
+	cancel()
+	if err := receive(t, "the end of the change", done); err == nil {
+		t.Error("a change went to another agent")
+	}
+	close(released)
+	if body, err := get(t, rt, "http://lon1/y"); err != nil || body != "coordinator/c1 /y" {
+		t.Errorf("over a2, which breaks off: %q, %v", body, err)
+	}
+	if n := asked.Load(); n != 3 {
+		t.Errorf("a2 was asked %d times, want 3", n)
+	}
+	if _, err := get(t, c.RoundTripper("lon1", "a2"), "http://lon1/z"); err == nil {
+		t.Error("a question to a2 alone was answered")
+	}
+}
+
 func TestCoordinatorRestarts(t *testing.T) {
 	d := pkitest.New(t)
 	n := d.Coordinator("c1")

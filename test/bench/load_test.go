@@ -51,7 +51,7 @@ func (l *load) change(ctx context.Context) (time.Time, error) {
 
 // followed makes a change at each tick until end, and waits until all followers have its entry.
 func (l *load) followed(ctx context.Context, every time.Duration, end time.Time) error {
-	for next := time.Now(); next.Before(end); next = next.Add(every) {
+	for next := time.Now(); next.Before(end); next = following(next, every) {
 		if err := rest(ctx, time.Until(next)); err != nil {
 			return err
 		}
@@ -71,6 +71,14 @@ func (l *load) followed(ctx context.Context, every time.Duration, end time.Time)
 		}
 	}
 	return nil
+}
+
+// following returns the next tick. Who is late loses ticks, and the rate that was reached says so.
+func following(tick time.Time, every time.Duration) time.Time {
+	if now := time.Now(); tick.Add(every).Before(now) {
+		return now
+	}
+	return tick.Add(every)
 }
 
 // rest waits for d.
@@ -123,7 +131,7 @@ func (w *whole) load(ctx context.Context, l *load, every time.Duration, end time
 	for name := range w.lives {
 		apis[name] = w.s.API(name)
 	}
-	for next := time.Now(); next.Before(end); next = next.Add(every) {
+	for next := time.Now(); next.Before(end); next = following(next, every) {
 		if err := rest(ctx, time.Until(next)); err != nil {
 			return nil, err
 		}

@@ -4,7 +4,8 @@
 // Holds: tests only. F1 (SIGKILL), F3 (power cut), F4 (bit flips, marks too), F5 (full disk), F6 (older copies put back) of trust.md
 // section 12, over real stores and, in F6, whole agents without sockets; F16 (a coordinator from an old backup, and from no backup), with
 // whole agents; F10 (random partitions of a coordinator and three sites, in virtual time over test/sim/memnet: world_test.go is the scene);
-// F2 (a kill at each moment at which a process says something), F7 (ten years alone) F8 (wrong clocks), F9 (bad wires), F12 (hostile peers) and F15 (who was revoked) in the same scene;
+// F2 (a kill at each moment at which a process says something), F7 (ten years alone) F8 (wrong clocks), F9 (bad wires), F12 (hostile peers), F15 (who was revoked)
+// and F22 (everything at once; its load is test/bench.BenchmarkLoad) in the same scene;
 // F18 (rotations under load), with processes that are killed, and with agents that were away.
 //
 // Imported by: nobody.

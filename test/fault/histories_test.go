@@ -24,6 +24,7 @@ type history struct {
 	rnd   *rand.Rand
 	trace []string
 	cuts  map[[2]string]bool // boxes that are parted; site/coordinator for a site's WAN
+	deaf  map[[2]string]bool // of two boxes the first is not heard by the second
 	// acked are the overrides that agents answered for, by id: the site.
 	acked map[string]string
 	// shrunk says by array key how far users ever let it down: an instance with that index or a higher one may have ended.
@@ -32,6 +33,22 @@ type history struct {
 	taken map[string]map[string]int
 	late  string          // why a site was not settled when it was looked at last
 	owed  map[string]bool // sites whose agents together took more than the offline quota
+}
+
+func newHistory(t *testing.T, rnd *rand.Rand) *history {
+	t.Helper()
+	return &history{
+		world: newWorld(t, 3), rnd: rnd, cuts: map[[2]string]bool{}, deaf: map[[2]string]bool{}, acked: map[string]string{},
+		shrunk: map[string]int{}, taken: map[string]map[string]int{}, owed: map[string]bool{},
+	}
+}
+
+// told ends the world, and says how it went when something was wrong.
+func (h *history) told(seed uint64) {
+	if h.Failed() || testing.Verbose() {
+		h.Logf("-seed %d\n%s\n%s", seed, strings.Join(h.trace, "\n"), h.late)
+	}
+	h.over()
 }
 
 func (h *history) note(format string, args ...any) {
@@ -407,16 +424,8 @@ func TestHistories(t *testing.T) {
 		s := first + i
 		ok := t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := &history{
-					world: newWorld(t, 3), rnd: rand.New(rand.NewPCG(s, 10)), cuts: map[[2]string]bool{}, acked: map[string]string{},
-					shrunk: map[string]int{}, taken: map[string]map[string]int{}, owed: map[string]bool{},
-				}
-				defer h.over()
-				defer func() {
-					if t.Failed() {
-						t.Logf("-seed %d\n%s\n%s", s, strings.Join(h.trace, "\n"), h.late)
-					}
-				}()
+				h := newHistory(t, rand.New(rand.NewPCG(s, 10)))
+				defer h.told(s)
 				for range 40 {
 					h.step()
 				}
