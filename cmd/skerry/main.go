@@ -1,6 +1,6 @@
 // Command skerry is the coordinator, the site agent and every user's verb in one static binary.
 //
-// Holds: main: signals, cli.Main, the exit code. No logic.
+// Holds: main: signals, no core dumps, cli.Main, the exit code. No logic.
 //
 // Imported by: nobody.
 //
@@ -22,6 +22,7 @@ import (
 )
 
 func main() {
+	noCore()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := cli.Main(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.Getenv)
 	stop()

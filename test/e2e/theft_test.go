@@ -57,7 +57,7 @@ func TestTheft(t *testing.T) {
 		return err == nil && st.Head == st.Published
 	})
 	s.Kill("coordinator")
-	maps.Copy(marked, keysAtRest(t, s.Data("coordinator")))
+	maps.Copy(marked, keysAtRest(t, s.Data("coordinator"), "before", "a1", "a2"))
 
 	// While a2 stands there, the spare does not come in.
 	s.Addr["s1"] = s.Addr["a2"]
@@ -123,9 +123,26 @@ func TestTheft(t *testing.T) {
 		return err == nil && len(r.Changing) == 1 && r.Changing[0].Since == nil && r.Changing[0].Left() == 0 && controller.Password() != password
 	})
 	marked["the BMC's new password"] = controller.Password()
+	markKeysAfter(t, s, marked)
 	noTrace(t, s, marked)
 
 	restartedWithoutKit(t, s, kit, file)
+}
+
+// markKeysAfter adds the keys that the site has now, which must be others than those of before.
+func markKeysAfter(t *testing.T, s *procs.Site, marked map[string]string) {
+	t.Helper()
+	s.Kill("coordinator")
+	after := keysAtRest(t, s.Data("coordinator"), "after the revocation", "a1", "s1")
+	if after["the boot key after the revocation"] == marked["the boot key before"] || after["the data key of a1 after the revocation"] == marked["the data key of a1 before"] {
+		t.Error("the thief's keys are still those of the site")
+	}
+	maps.Copy(marked, after)
+	s.Coordinator()
+	s.Until("the coordinator has the site again", func(ctx context.Context) bool {
+		st, err := s.API("coordinator").SiteStatus(ctx, "lon1")
+		return err == nil && st.Reachable == "yes"
+	})
 }
 
 // restartedWithoutKit: the spare is who it became.

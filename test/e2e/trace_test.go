@@ -66,8 +66,8 @@ func TestFormsAreFound(t *testing.T) {
 	}
 }
 
-// keysAtRest reads the site's data keys and its boot key from the store of a coordinator that does not run.
-func keysAtRest(t *testing.T, data string) map[string]string {
+// keysAtRest reads the data keys of a site's agents and its boot key from the store of a coordinator that does not run.
+func keysAtRest(t *testing.T, data, when string, agents ...string) map[string]string {
 	t.Helper()
 	master, err := os.ReadFile(filepath.Join(data, "keys", backup.MasterFile))
 	if err != nil {
@@ -93,9 +93,11 @@ func keysAtRest(t *testing.T, data string) map[string]string {
 	}
 	b := seal.Binding{Domain: "bench.example", Site: "at-rest", Agent: strings.Trim(string(self.Value), `"`)}
 	out := map[string]string{}
-	for what, key := range map[string]string{
-		"a data key of a1": store.DEKKey("lon1", "a1"), "a data key of a2": store.DEKKey("lon1", "a2"), "a boot key": store.SecretKey("lon1", secrets.BootKey),
-	} {
+	keys := map[string]string{"the boot key " + when: store.SecretKey("lon1", secrets.BootKey)}
+	for _, a := range agents {
+		keys["the data key of "+a+" "+when] = store.DEKKey("lon1", a)
+	}
+	for what, key := range keys {
 		e, err := st.Get(t.Context(), key)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
