@@ -103,17 +103,23 @@ func (s *answers) facts() (dhcp.Facts, error) {
 		if err != nil || json.Unmarshal(r.Body, &l) != nil {
 			continue
 		}
-		f.Leases = append(f.Leases, dhcp.Lease{MAC: m, Addr: l.Addr, Until: l.Until, Agent: l.Agent, Name: l.Name})
+		f.Leases = append(f.Leases, dhcp.Lease{MAC: m, Addr: l.Addr, Until: s.ends(l), Agent: l.Agent, Name: l.Name})
 	}
 	return f, nil
 }
 
-// lease is a dynamic lease in the journal.
+// lease is a dynamic lease in the journal. Until is counted in time that certainly has passed, not by the clock on the wall: one that
+// leaps would end every lease, and give addresses away that clients have.
 type lease struct {
 	Addr  netip.Addr `json:"addr"`
 	Until time.Time  `json:"until"`
 	Agent string     `json:"agent"`
 	Name  string     `json:"name,omitempty"`
+}
+
+// ends returns when a lease ends by the clock of this process; no later than if it were given now.
+func (s *answers) ends(l lease) time.Time {
+	return time.Now().Add(min(l.Until.Sub(s.w.Replica.Passed()), dhcp.LeaseDynamic))
 }
 
 func subnetOf(o *intent.Object) (dhcp.Subnet, error) {
@@ -158,11 +164,11 @@ func parseAddrs(ss []string) []netip.Addr {
 func (s *answers) Commit(ctx context.Context, l dhcp.Lease) error {
 	for mac, r := range s.w.Journal.View(kindLease) {
 		var have lease
-		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && have.Until.After(time.Now()) {
+		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && s.ends(have).After(time.Now()) {
 			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, mac)
 		}
 	}
-	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, l.Until, l.Agent, l.Name}})
+	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, s.w.Replica.Passed().Add(time.Until(l.Until)), l.Agent, l.Name}})
 }
 
 // Seen implements dhcp.Site: the first packet of each stage of an awaited boot becomes an event.

@@ -2,12 +2,16 @@ package bootnet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/skerry-metal/skerry/boot/dhcp"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/skerry-metal/skerry/boot/install"
@@ -64,6 +68,41 @@ func TestSameFactsEverywhere(t *testing.T) {
 			t.Errorf("%s is given to %s and %s", addr, mac, other)
 		}
 		byAddr[addr] = mac
+	}
+}
+
+// TestLeasesOutliveClocks: a lease lasts as long as was promised, also where the clock on the wall stands elsewhere after a restart, and no
+// longer than a new one would.
+func TestLeasesOutliveClocks(t *testing.T) {
+	b := newAgent(t, sitetest.NewAuthor(t), "a1")
+	passed := b.replica.Passed()
+	if d := time.Since(passed); d < 24*time.Hour {
+		t.Fatalf("the clock of this test leads by %v only", d)
+	}
+	for i, c := range []struct {
+		left, want time.Duration // when the agent began, and now
+	}{{time.Hour, time.Hour}, {10 * 365 * 24 * time.Hour, dhcp.LeaseDynamic}, {-time.Minute, -time.Minute}} {
+		mac := dhcp.MAC{0x52, 0x54, 0, 0x99, 0, byte(i)}
+		addr := netip.AddrFrom4([4]byte{10, 88, 9, byte(10 + i)})
+		b.add(kindLease, mac.String(), intent.Epoch{}, lease{Addr: addr, Until: passed.Add(c.left), Agent: "a1"})
+		f, err := b.answers.facts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range f.Leases {
+			if l.MAC == mac && (time.Until(l.Until)-c.want).Abs() > time.Minute {
+				t.Errorf("a lease with %v left lasts %v, want %v", c.left, time.Until(l.Until), c.want)
+			}
+		}
+		other := dhcp.Lease{MAC: dhcp.MAC{0x52, 0x54, 0, 0x99, 1, byte(i)}, Addr: addr, Until: time.Now().Add(dhcp.LeaseDynamic), Agent: "a1"}
+		if err := b.answers.Commit(t.Context(), other); (err == nil) != (c.want < 0) {
+			t.Errorf("an address whose lease has %v left goes to another client: %v", c.left, err)
+		}
+	}
+	r, _ := b.journal.Latest(kindLease, dhcp.MAC{0x52, 0x54, 0, 0x99, 1, 2}.String())
+	var l lease
+	if err := json.Unmarshal(r.Body, &l); err != nil || (l.Until.Sub(passed)-dhcp.LeaseDynamic).Abs() > time.Minute {
+		t.Errorf("a new lease ends at %v, %v; %v has passed", l.Until, err, passed)
 	}
 }
 

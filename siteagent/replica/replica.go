@@ -523,6 +523,9 @@ func (s *Replica) SaveMarks() error {
 	return s.marks.Save(s.mark)
 }
 
+// Passed is the time that certainly has passed: it goes on while the agent runs, whatever the clock on its wall does.
+func (s *Replica) Passed() time.Time { return s.floor.Value() }
+
 // ID returns the site.
 func (s *Replica) ID() string { return s.id }
 
