@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/skerry-metal/skerry/coordinator/publish"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -243,4 +246,96 @@ func (c *Coordinator) catalogNow(t *testing.T) string {
 		out += fmt.Sprintf("%s@%d ", o.Key(), o.Metadata.Rev)
 	}
 	return out
+}
+
+// New keys of the writer are made at one of two coordinators. The other signs nothing from the moment that a chain goes on under them,
+// and says why, until it has the keys too; the chain is one all the time.
+func TestRotateWriterAtTheOther(t *testing.T) {
+	both := pair(t, etcd.New(t, 1, etcd.Limits()...))
+	admin := api.Caller{User: "admin"}
+	s := &scene{TB: t, Coordinator: both[0], admin: admin}
+	d := &detector{seen: map[uint64]intent.Digest{}}
+	n := 0
+	change := func(x *Coordinator) error {
+		n++
+		doc := fmt.Sprintf(`{"kind":"MachineType","metadata":{"name":"small"},"spec":{"cpu":{"min":%d},"memoryMiB":{"min":1}}}`, n)
+		if _, err := x.backend.Apply(t.Context(), admin, api.Batch{Put: s.docs(doc)}); err != nil {
+			return err
+		}
+		err := x.agents.Sync(t.Context(), "lon1")
+		d.read(t, x, "lon1")
+		return err
+	}
+	follow := func(x *Coordinator) {
+		t.Helper()
+		if err := x.takeChanges(t.Context(), x.store.(store.Shared), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn := func(x *Coordinator) (*api.RotationStatus, error) {
+		return x.rotation.Rotate(t.Context(), admin, api.RotateRequest{What: api.RotateWriter})
+	}
+	s.apply(firstSite)
+	s.join("lon1", "a1")
+	before := s.sync("lon1")
+	follow(both[1])
+	for _, x := range both {
+		if err := change(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.report("lon1", "a1", 1, before)
+	if st, err := turn(both[0]); err != nil || st.Phase != api.PhaseUse || !strings.Contains(st.Next, "copy keys/") {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	follow(both[1])
+	if err := change(both[1]); !errors.Is(err, publish.ErrNoWriter) || !strings.Contains(err.Error(), "copy keys/") {
+		t.Errorf("the other one goes on under the old writer: %v", err)
+	}
+	if st, err := turn(both[1]); err == nil || !strings.Contains(err.Error(), "another coordinator") {
+		t.Errorf("the other one makes a third key: %+v, %v", st, err)
+	}
+	if err := change(both[0]); err != nil {
+		t.Error(err)
+	}
+
+	// As docs/operations.md says: the keys are copied, and the other one is started again.
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "keys"), os.DirFS(filepath.Join(both[0].cfg.Data, "keys"))); err != nil {
+		t.Fatal(err)
+	}
+	cfg := both[1].cfg
+	cfg.Data = dir
+	again := newCoordinator(cfg)
+	end, err := again.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	if err := again.wire(); err != nil {
+		t.Fatal(err)
+	}
+	defer again.end.Close()
+	for _, x := range []*Coordinator{again, both[0], again} {
+		if err := change(x); err != nil {
+			t.Error(err)
+		}
+	}
+	s.report("lon1", "a1", 2, s.head("lon1"))
+	follow(again)
+	if st, err := turn(again); err != nil || st.Phase != api.PhaseDone {
+		t.Errorf("the other one goes on with it: %+v, %v", st, err)
+	}
+	follow(both[0])
+	for _, x := range []*Coordinator{again, both[0]} {
+		if err := change(x); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, b := range d.bad {
+		t.Errorf("equivocation: %s", b)
+	}
+	if got := (&scene{TB: t, Coordinator: again}).chain("lon1"); len(got) != len(d.seen) || uint64(len(got)) != s.head("lon1").Seq {
+		t.Errorf("%d entries verify, %d were seen, the head is %v", len(got), len(d.seen), s.head("lon1"))
+	}
 }

@@ -1,6 +1,7 @@
 package founding
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -59,6 +60,15 @@ func (i *Issuer) Next() (spki, csr []byte, err error) {
 	}
 	csr, err = ca.NewRequest(key)
 	return spki, csr, err
+}
+
+// Waits tells whether a CA waits, and has that public key (PKIX DER).
+func (i *Issuer) Waits(public []byte) bool {
+	if _, err := os.Stat(filepath.Join(i.keys.Dir, nameNextCA+".key")); err != nil {
+		return false
+	}
+	spki, _, err := i.Next()
+	return err == nil && bytes.Equal(spki, public)
 }
 
 // Take makes the CA that waits the one in use; der is its certificate. A crash leaves the old one, or the next start goes on.

@@ -286,6 +286,9 @@ func (c *Chain) sign(head intent.Head, kind intent.EntryKind, body any, put map[
 	}
 	signer := c.p.Signer()
 	epoch, err := c.p.Epoch(signer.Public())
+	if err == nil && epoch < head.Epoch { // another coordinator over this store has the next writer: no site would take the entry
+		err = fmt.Errorf("cannot publish to %s: its chain is at epoch %d, the writer here is of %d: copy keys/ of the coordinator that made the new one, and start this one again: %w", c.site, head.Epoch, epoch, ErrNoWriter)
+	}
 	if err != nil {
 		return nil, head, err
 	}

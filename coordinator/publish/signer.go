@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"sync/atomic"
 
+	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -42,6 +44,12 @@ func (w *Writer) Public() crypto.PublicKey { return w.Signer().Public() }
 
 // Next returns the key that waits to take over, and makes it when there is none.
 func (w *Writer) Next() (ed25519.PrivateKey, error) { return LoadOrMakeSigner(w.path + nextSuffix) }
+
+// Waits tells whether the key that waits to take over is the one with that public half (PKIX DER).
+func (w *Writer) Waits(public []byte) bool {
+	next, err := LoadSigner(w.path + nextSuffix)
+	return err == nil && bytes.Equal(document.MarshalKey(next.Public().(ed25519.PublicKey)), public)
+}
 
 // nextSuffix ends the file of the key that takes over.
 const nextSuffix = ".next"

@@ -3,6 +3,7 @@ package succession
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,8 +79,8 @@ type step struct {
 func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequest) (*api.RotationStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, shared := s.Store.(store.Shared); shared && q.What != api.RotateRoot && q.What != api.RotateFloor {
-		return nil, api.Refuse("several coordinators share this store, and each of them would need the new key: stop all but one, give that one the embedded store, or sign a trust document by hand")
+	if _, shared := s.Store.(store.Shared); shared && s.behind(q.What) {
+		return nil, api.Refuse("another coordinator over this store made the new key: ask that one, or copy its keys/ here and start this one again")
 	}
 	x := &step{Succession: s, ctx: ctx, by: by, q: q}
 	if err := x.open(); err != nil {
@@ -101,7 +102,29 @@ func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequ
 	default:
 		err = api.Refuse(fmt.Sprintf("cannot rotate %q: it is agent, ca, writer, root or floor", q.What))
 	}
+	if _, shared := s.Store.(store.Shared); shared && err == nil && x.st.Phase != api.PhaseAccept && q.What != api.RotateFloor {
+		x.st.Next = strings.TrimSuffix("copy keys/ of this coordinator to the others over this store, and start them again; "+x.st.Next, "; ")
+	}
 	return x.st, err
+}
+
+// behind tells whether trust lists a key of that kind which is newer than the one here and was not made here.
+func (s *Succession) behind(what string) bool {
+	b := s.Trust.Body()
+	switch what {
+	case api.RotateWriter:
+		i := listed(b, writerKey(s.Writer))
+		return i < 0 || slices.ContainsFunc(b.Writers, func(w intent.Writer) bool {
+			return w.Epoch > b.Writers[i].Epoch && w.State != intent.KeyRetire && !s.Writer.Waits(w.Key)
+		})
+	case api.RotateCA:
+		own := s.Issuer.CA().Cert
+		return slices.ContainsFunc(b.CAs, func(c intent.CACert) bool {
+			cert, err := x509.ParseCertificate(c.Cert)
+			return err == nil && c.State == intent.KeyUse && !bytes.Equal(c.Cert, own.Raw) && !s.Issuer.Waits(cert.RawSubjectPublicKeyInfo)
+		})
+	}
+	return false
 }
 
 // open reads where the rotation stands, and begins it where it was not.
