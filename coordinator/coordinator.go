@@ -451,7 +451,7 @@ func (c *Coordinator) wire() (err error) {
 		Documents: c.sticks, Vault: c.vault, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
-		reverse: c.reverse, connected: c.connected, held: c.held,
+		reverse: c.reverse, connected: c.uplink.Connected, held: c.held,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{
@@ -471,22 +471,8 @@ func (c *Coordinator) refused(ctx context.Context, who, verb string, why error) 
 	}
 }
 
-func (c *Coordinator) connected(site, agent string) bool {
-	for _, s := range c.uplink.Sessions() {
-		if s.Site == site && s.Agent == agent {
-			return true
-		}
-	}
-	return false
-}
-
 func (c *Coordinator) reverse(site string) (http.RoundTripper, bool) {
-	for _, s := range c.uplink.Sessions() {
-		if s.Site == site {
-			return c.uplink.RoundTripper(site, ""), true
-		}
-	}
-	return nil, false
+	return c.uplink.RoundTripper(site, ""), c.uplink.Connected(site, "")
 }
 
 func (c *Coordinator) welcome(site string) (uplink.Welcome, error) {

@@ -112,6 +112,18 @@ func (s *Server) Sessions() []SessionInfo {
 	return out
 }
 
+// Connected tells whether an agent of site has a session; "" is any agent.
+func (s *Server) Connected(site, agent string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for x := range s.sites[site] {
+		if agent == "" || x.hello.Agent == agent {
+			return true
+		}
+	}
+	return false
+}
+
 // Notify pushes the current heads to the sessions of site; "" means all sites. It does not block.
 func (s *Server) Notify(site string) {
 	s.mu.Lock()

@@ -226,6 +226,11 @@ func TestReadsGoToWhoAnswers(t *testing.T) {
 		})
 	}, Target{Addr: []string{c.addr}})
 	receive(t, "session of a2", dead.ups)
+	for who, want := range map[[2]string]bool{{"lon1", ""}: true, {"lon1", "a2"}: true, {"lon1", "a3"}: false, {"par1", ""}: false} {
+		if got := c.Connected(who[0], who[1]); got != want {
+			t.Errorf("Connected(%v) = %v", who, got)
+		}
+	}
 	rt := c.RoundTripper("lon1", "")
 	if body, err := get(t, rt, "http://lon1/x"); err != nil || body != "coordinator/c1 /x" {
 		t.Errorf("over a2, which is silent: %q, %v", body, err)

@@ -169,7 +169,7 @@ func TestEverything(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(tierEverything) {
+	for i := range uint64(times(tierEverything)) {
 		s := first + i
 		if !t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

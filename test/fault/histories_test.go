@@ -420,7 +420,7 @@ func TestHistories(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(tierHistories) {
+	for i := range uint64(times(tierHistories)) {
 		s := first + i
 		ok := t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
