@@ -1,8 +1,10 @@
 package chunk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -56,4 +58,18 @@ func (c *Codec) Decode(frame []byte, rawLen int) ([]byte, error) {
 		return nil, fmt.Errorf("cannot decode chunk: %w: %d octets, want %d", ErrBad, len(b), rawLen)
 	}
 	return b, nil
+}
+
+// Prefix returns what a frame that broke off decodes to, 0 to most octets, in whole blocks: a frame has one for each 128 KiB. It is
+// never nil, and not verified; what cannot be decoded ends it. most is at most MaxSize.
+func (c *Codec) Prefix(frame []byte, most int) []byte {
+	most = min(max(most, 0), MaxSize)
+	d, err := zstd.NewReader(bytes.NewReader(frame), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSize), zstd.WithDecoderMaxWindow(MaxSize))
+	if err != nil {
+		return []byte{}
+	}
+	defer d.Close()
+	b := make([]byte, most)
+	n, _ := io.ReadFull(d, b) // it ends in the middle, of course
+	return b[:n]
 }
