@@ -1,10 +1,8 @@
 package chunk
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -60,16 +58,15 @@ func (c *Codec) Decode(frame []byte, rawLen int) ([]byte, error) {
 	return b, nil
 }
 
-// Prefix returns what a frame that broke off decodes to, 0 to most octets, in whole blocks: a frame has one for each 128 KiB. It is
-// never nil, and not verified; what cannot be decoded ends it. most is at most MaxSize.
-func (c *Codec) Prefix(frame []byte, most int) []byte {
-	most = min(max(most, 0), MaxSize)
-	d, err := zstd.NewReader(bytes.NewReader(frame), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxSize), zstd.WithDecoderMaxWindow(MaxSize))
-	if err != nil {
+// Prefix returns what a frame of rawLen octets that broke off decodes to, in whole blocks: a frame has one for each 128 KiB. It is never
+// nil, at most rawLen-1 octets long, and not verified; what cannot be decoded ends it. rawLen is 1 to MaxSize, else nothing is decoded.
+func (c *Codec) Prefix(frame []byte, rawLen int) []byte {
+	if rawLen < 1 || rawLen > MaxSize {
 		return []byte{}
 	}
-	defer d.Close()
-	b := make([]byte, most)
-	n, _ := io.ReadFull(d, b) // it ends in the middle, of course
-	return b[:n]
+	b, _ := c.dec.DecodeAll(frame, make([]byte, 0, rawLen)) // it ends in the middle, of course
+	if b == nil {
+		return []byte{}
+	}
+	return b[:min(len(b), rawLen-1)]
 }
