@@ -151,7 +151,10 @@ func (a *assets) fetch(ctx context.Context, s *intent.AssetSpec) error {
 	})
 	start := time.Now()
 	from, err := a.swarm.Fetch(ctx, s.Digest, s.Manifest, nil)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // nobody wants it any more
+	case err != nil:
 		return err
 	}
 	a.note(ctx, s, time.Since(start), from)

@@ -139,10 +139,10 @@ func (j *job) run(ctx context.Context) error {
 		}
 		for _, name := range gone {
 			stop[name]()
+			delete(stop, name)
 		}
 		for _, p := range fresh {
 			pctx, end := context.WithCancel(ctx)
-			defer end() // there are as many as the roster has agents
 			stop[p.src.Name] = end
 			wg.Go(func() { j.listen(pctx, p) })
 		}

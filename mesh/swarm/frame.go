@@ -76,7 +76,7 @@ func readData(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had []b
 	case h[16] == encZstd && len(had) == 0:
 		b := make([]byte, body)
 		if n, err := io.ReadFull(r, b); err != nil {
-			return codec.Prefix(b[:n], want-1), err // the last octet is asked for again: it may lack its check
+			return codec.Prefix(b[:n], want), err
 		}
 		return codec.Decode(b, want)
 	}

@@ -125,8 +125,9 @@ func (s *Swarm) serveHave(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	ctx, cancel := context.WithTimeout(r.Context(), haveLife)
 	defer cancel()
+	seen := &digested{}
 	for told := (*word)(nil); ; {
-		now, _ := s.word(d)
+		now, _ := s.word(d, seen)
 		same := told != nil && told.manifest == now.manifest && told.chunks == now.chunks && bytes.Equal(told.have, now.have)
 		if err := rc.SetWriteDeadline(time.Now().Add(silence)); err != nil { // who takes nothing is not waited for
 			return
@@ -138,14 +139,20 @@ func (s *Swarm) serveHave(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		told = now
-		if !sleep(ctx, haveGap) || !s.news(ctx, d, now) {
+		if !sleep(ctx, haveGap) || !s.news(ctx, d, seen, now) {
 			return
 		}
 	}
 }
 
+// digested is a manifest and its digest, which is not cheap: 30 MiB are hashed for an asset of 1 TiB.
+type digested struct {
+	m *chunk.Manifest
+	d intent.Digest
+}
+
 // word returns what is here of an asset, and what is closed when that may have changed.
-func (s *Swarm) word(d intent.Digest) (*word, <-chan struct{}) {
+func (s *Swarm) word(d intent.Digest, seen *digested) (*word, <-chan struct{}) {
 	s.mu.Lock()
 	changed := s.changed
 	if j := s.jobs[d]; j != nil {
@@ -157,20 +164,23 @@ func (s *Swarm) word(d intent.Digest) (*word, <-chan struct{}) {
 	w := &word{stripe: noStripe, patience: idlePatience}
 	if m, err := s.cfg.Store.Manifest(d); err == nil {
 		if have, _, err := s.cfg.Store.Have(d); err == nil {
-			w.manifest, w.chunks, w.have = m.Digest(), len(m.Chunks), have
+			if seen.m != m {
+				*seen = digested{m, m.Digest()}
+			}
+			w.manifest, w.chunks, w.have = seen.d, len(m.Chunks), have
 		}
 	}
 	return w, changed
 }
 
 // news waits until there is more to tell than was told, or until a third of the time has passed for which that holds. False: ctx ended.
-func (s *Swarm) news(ctx context.Context, d intent.Digest, told *word) bool {
+func (s *Swarm) news(ctx context.Context, d intent.Digest, seen *digested, told *word) bool {
 	t := time.NewTimer(told.patience / 3)
 	defer t.Stop()
 	gap := time.NewTimer(chunkGap - haveGap)
 	defer gap.Stop()
 	for some, passed := false, false; ; {
-		now, changed := s.word(d)
+		now, changed := s.word(d, seen)
 		if now.stripe != told.stripe || now.able != told.able || now.manifest != told.manifest || now.patience < told.patience/2 {
 			return true
 		}

@@ -207,8 +207,10 @@ func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, 
 		}
 		had, begun, gained = nil, time.Now(), 0
 		slow.Reset(chunkWait)
-		if err := store(i, raw); err != nil {
+		if err := store(i, raw); errors.Is(err, chunk.ErrBad) {
 			return nil, err
+		} else if err != nil { // it is not on disk, and need not come again: all but an octet, so that there is something to ask for
+			return &part{chunk: i, b: raw[:len(raw)-1], at: time.Now()}, err
 		}
 	}
 	return nil, nil

@@ -315,6 +315,24 @@ func TestFullDiskEnds(t *testing.T) {
 	}
 }
 
+// TestFullDiskWastesNoLine: a chunk that could not be stored does not come again when it is tried again.
+func TestFullDiskWastesNoLine(t *testing.T) {
+	b, m := content(t)
+	synctest.Test(t, func(t *testing.T) {
+		sink := &mem{m: m, b: make([]byte, m.Size), have: make([]byte, 3), full: blob.ErrFull}
+		w := &wire{h: handlerOf(newMem(m, b))}
+		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{"c", TierOrigin, w}, true }})
+		for range 20 {
+			if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), nil); !errors.Is(err, blob.ErrFull) {
+				t.Fatal(err)
+			}
+		}
+		if n := w.sent.Load(); n > 3*chunk.Size { // of the run of eight some is on its way
+			t.Errorf("%d octets came for one chunk", n)
+		}
+	})
+}
+
 // TestManifestMustBeTheSignedOne: another manifest of the same asset, of another asset, or none, is not stored.
 func TestManifestMustBeTheSignedOne(t *testing.T) {
 	b, m := content(t)
