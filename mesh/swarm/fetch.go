@@ -495,7 +495,7 @@ func (j *job) settle(ctx context.Context, src Source, came int, err error) error
 		a.fails++
 		a.until = now.Add(restEmpty)
 		if a.fails >= fails {
-			a.until = now.Add(banned)
+			a.until = now.Add(away)
 		}
 	}
 	return err

@@ -32,10 +32,12 @@ const (
 	// strikes is how many bad chunks one source may send for one asset, and fails how many requests in a row may bring less than
 	// leastGain, before others are asked for what it has.
 	strikes   = 3
-	fails     = 3
+	fails     = 5
 	leastGain = 4 << 10
-	// banned is how long a source is not asked for an asset after that.
+	// banned is how long a source is not asked for an asset after strikes, away after fails: on wires that lose 30 % five in a row are
+	// rare, and ten minutes were too long for those.
 	banned = 10 * time.Minute
+	away   = time.Minute
 	// rest is how long a source is left alone after a request that broke off, restEmpty after one that brought next to nothing.
 	rest      = time.Second
 	restEmpty = 5 * time.Second

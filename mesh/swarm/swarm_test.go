@@ -478,7 +478,7 @@ func (s *afterWords) RoundTrip(r *http.Request) (*http.Response, error) {
 	return s.silent.RoundTrip(r)
 }
 
-// TestSilenceAfterWords: who says that it has all and gives nothing for 15 s is asked three times, and left alone.
+// TestSilenceAfterWords: who says that it has all and gives nothing for 15 s is asked five times, and left alone.
 func TestSilenceAfterWords(t *testing.T) {
 	b, m := content(t)
 	for _, begun := range []bool{false, true} {
