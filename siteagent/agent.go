@@ -227,7 +227,7 @@ func (a *Agent) wire() (err error) {
 		return err
 	}
 	a.mesh = peers.New(peers.Config{
-		Site: a.id.Site, Self: self, Life: a.life, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Blobs: a.blobs, Log: log,
+		Site: a.id.Site, Self: self, Life: a.life, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Log: log,
 	})
 	a.journal.SetPeers(a.mesh)
 	a.audit = auditlog.New(auditlog.Config{Journal: a.journal, Site: a.id.Site, Self: self, Sign: a.keys.Sign, Live: a.mesh.Live, Log: log})
@@ -256,13 +256,8 @@ func (a *Agent) wire() (err error) {
 func (a *Agent) wireSite() {
 	log, self := a.cfg.Logger, a.id.Agent
 	a.site = effective.New(a.replica, a.journal)
-	a.assets = &assets{
-		w: a.site, self: self, blobs: a.blobs, live: a.mesh.Live, log: log, sources: map[intent.Digest]map[string]int64{},
-		peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
-		origin: func() (http.RoundTripper, bool) {
-			return a.uplink.RoundTripper(), a.uplink.Status().Up
-		},
-	}
+	a.assets = &assets{w: a.site, blobs: a.blobs, swarm: a.newSwarm(), log: log}
+	a.mesh.Assets = a.assets.swarm.Handler()
 	a.site.Assets = a.assets.Missing
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
 	a.control = reconcile.New(reconcile.Config{

@@ -5,38 +5,45 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
+	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
 
-const (
-	// assetRetry is how long a fetch rests after no source had it.
-	assetRetry = 5 * time.Second
-	// originGrace is how long a peer that will hold an asset may take to begin, before this agent asks the coordinator too.
-	originGrace = 3 * time.Second
-)
+// assetRetry is how long a fetch rests after nobody could bring an asset.
+const assetRetry = 5 * time.Second
 
-// assets keeps the boot assets and images of the active intent on this agent: from a peer where one has them, else from the
-// coordinator.
+// assets keeps the boot assets and images of the active intent on this agent.
 type assets struct {
-	w      *effective.Site
-	self   string
-	blobs  *blob.Store
-	live   func() []string
-	peer   func(agent string) http.RoundTripper
-	origin func() (http.RoundTripper, bool)
-	log    *slog.Logger
+	w     *effective.Site
+	blobs *blob.Store
+	swarm *swarm.Swarm
+	log   *slog.Logger
+}
 
-	mu      sync.Mutex                         // guards what follows
-	sources map[intent.Digest]map[string]int64 // octets by tier:name
+// newSwarm brings assets to this agent, from peers and the coordinator, and to its peers.
+func (a *Agent) newSwarm() *swarm.Swarm {
+	return swarm.New(swarm.Config{
+		Self: a.id.Agent, Store: a.blobs, Log: a.cfg.Logger,
+		Peers: func() (out []swarm.Source) {
+			// Each agent has its own order, so that not all ask the same one.
+			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {
+				out = append(out, swarm.Source{Name: p, Tier: swarm.TierPeer, RT: a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: p})})
+			}
+			return out
+		},
+		Origin: func() (swarm.Source, bool) {
+			return swarm.Source{Name: "coordinator", Tier: swarm.TierOrigin, RT: a.uplink.RoundTripper()}, a.uplink.Status().Up
+		},
+	})
 }
 
 // wanted lists the assets of the active intent: boot first, so that machines can be inspected while images come.
@@ -96,7 +103,9 @@ func (a *assets) complete(d intent.Digest) bool {
 func (a *assets) Run(ctx context.Context) error {
 	for {
 		st := a.w.State()
-		a.blobs.SetPins(a.pins())
+		pins := a.pins()
+		a.blobs.SetPins(pins)
+		a.swarm.Forget(func(d intent.Digest) bool { return slices.Contains(pins, d) })
 		failed := false
 		for _, s := range a.wanted() {
 			if a.complete(s.Digest) {
@@ -120,47 +129,44 @@ func (a *assets) Run(ctx context.Context) error {
 	}
 }
 
-// fetch asks peers first. The agent that comes first in the asset's order asks the coordinator at once, the others wait a
-// little for it: the WAN carries an asset once per site.
+// fetch completes one asset, unless the intent stops to want it.
 func (a *assets) fetch(ctx context.Context, s *intent.AssetSpec) error {
-	var sources []swarm.Source
-	for _, p := range a.live() {
-		sources = append(sources, swarm.Source{Name: p, Tier: swarm.TierPeer, RT: a.peer(p)})
-	}
-	order := claim.Rendezvous(s.Digest.Hex(), append(a.live(), a.self))
-	origin, up := a.origin()
-	if up && order[0] == a.self {
-		sources = append([]swarm.Source{{Name: "coordinator", Tier: swarm.TierOrigin, RT: origin}}, sources...)
-	} else if up {
-		if len(sources) > 0 && !sleep(ctx, originGrace) {
-			return ctx.Err()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		for {
+			moved := a.w.State().Wake // asked for first: what changes from here on wakes
+			if !slices.Contains(a.pins(), s.Digest) {
+				break
+			}
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return
+			}
 		}
-		sources = append(sources, swarm.Source{Name: "coordinator", Tier: swarm.TierOrigin, RT: origin})
-	}
-	start := time.Now()
-	err := swarm.Fetch(ctx, a.blobs, s.Digest, s.Manifest, sources, func(src swarm.Source, octets, _, _ int) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if a.sources[s.Digest] == nil {
-			a.sources[s.Digest] = map[string]int64{}
-		}
-		a.sources[s.Digest][src.Tier+":"+src.Name] += int64(octets)
+		cancel()
 	})
-	if err != nil {
+	start := time.Now()
+	from, err := a.swarm.Fetch(ctx, s.Digest, s.Manifest, nil)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // nobody wants it any more
+	case err != nil:
 		return err
 	}
-	a.note(ctx, s, time.Since(start))
+	a.note(ctx, s, time.Since(start), from)
 	return nil
 }
 
 // note journals where an asset came from.
-func (a *assets) note(ctx context.Context, s *intent.AssetSpec, took time.Duration) {
-	a.mu.Lock()
+func (a *assets) note(ctx context.Context, s *intent.AssetSpec, took time.Duration, from map[string]int64) {
 	fields := map[string]string{"digest": s.Digest.String(), "seconds": fmt.Sprintf("%.1f", took.Seconds())}
-	for src, n := range a.sources[s.Digest] {
+	for src, n := range from {
 		fields["source."+src] = fmt.Sprint(n)
 	}
-	a.mu.Unlock()
 	err := a.w.Journal.Append(ctx, claim.Local, reconcile.Event("", "", intent.Epoch{}, "asset.complete", fmt.Sprintf("%s %s, %d MiB", s.Class, s.Digest.Short(), s.Size>>20), fields))
 	if err != nil && !errors.Is(err, context.Canceled) {
 		a.log.Warn("event not journaled", "err", err)

@@ -57,3 +57,16 @@ func (c *Codec) Decode(frame []byte, rawLen int) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Prefix returns what a frame of rawLen octets that broke off decodes to, in whole blocks: a frame has one for each 128 KiB. It is never
+// nil, at most rawLen-1 octets long, and not verified; what cannot be decoded ends it. rawLen is 1 to MaxSize, else nothing is decoded.
+func (c *Codec) Prefix(frame []byte, rawLen int) []byte {
+	if rawLen < 1 || rawLen > MaxSize {
+		return []byte{}
+	}
+	b, _ := c.dec.DecodeAll(frame, make([]byte, 0, rawLen)) // it ends in the middle, of course
+	if b == nil {
+		return []byte{}
+	}
+	return b[:min(len(b), rawLen-1)]
+}

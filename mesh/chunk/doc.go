@@ -1,6 +1,6 @@
 // Package chunk is how an asset is cut: the manifest that lists the hashes of its chunks, and one chunk compressed with zstd.
 //
-// Holds: Manifest (scan, encode, strict parse, verify a chunk), Codec (Encode, Decode) and ErrBad, the verdict on bytes that are
+// Holds: Manifest (scan, encode, strict parse, verify a chunk), Codec (Encode, Decode, Prefix) and ErrBad, the verdict on bytes that are
 // not the chunk they claim to be.
 //
 // Imported by: mesh/swarm, storage/blob, storage/image, boot/install, coordinator/repository and cmd/skerry-installer. It imports
@@ -11,5 +11,5 @@
 //
 // Concurrency: a Codec is safe for concurrent use; it starts no goroutine that outlives a call.
 //
-// Tests: tables here; FuzzDecode, FuzzParseManifest.
+// Tests: tables here; FuzzDecode, FuzzPrefix, FuzzParseManifest.
 package chunk

@@ -1,14 +1,18 @@
-// Package swarm moves assets between agents, and from a coordinator to its agents: verified chunks, from one peer at a time.
+// Package swarm moves assets between agents, and from a coordinator to its agents: verified chunks, over the WAN once per site.
 //
-// Holds: the handler that serves manifests and chunks, the peer that asks for them, and Fetch, which completes one asset from
-// a list of sources in order.
+// Holds: the handler that serves manifests, chunks and words (what is here, how far the line to the coordinator is), and Swarm,
+// which completes an asset: from peers what one of them has, from the coordinator the stripes of 16 MiB that this agent owns.
 //
 // Imported by: coordinator, siteagent. storage/blob lies beside it and is handed in through Store.
 //
-// Promises: 7 (a chunk is stored only when it has its hash), 12 (frames and answers are bounded before anything is
-// allocated). A source that sends three bad chunks is not asked again for that asset.
+// Promises: 7 (a chunk is stored, and told of, only when it has its hash), 8 (the WAN carries an asset once: plan.go), 12 (frames and
+// answers are bounded before anything is allocated). What came of a chunk that broke off is kept in memory, at most 32 chunks in all,
+// and continued by nobody but its source. A source that sends three bad chunks is not asked for that asset for ten minutes.
+// A crash loses parts, nothing else.
 //
-// Concurrency: handler and peers are safe for concurrent use; Fetch runs in its caller's goroutine.
+// Concurrency: handlers and a Swarm are safe for concurrent use. Fetch owns its goroutines and waits for them: one asks the
+// coordinator, one the peers, one for each peer listens. Nothing is read, written or waited for under the mutex.
 //
-// Tests: swarm_test.go: two stores over HTTP, liars, one that breaks off, silence, a full disk, resume; FuzzReadFrame.
+// Tests: swarm_test.go: two stores over HTTP, liars, silence, thin lines, a full disk; site_test.go: sites on wires in memory, owners that
+// die, are slow, are two, have no WAN; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.
 package swarm

@@ -1,15 +1,12 @@
 package swarm
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
-	"strconv"
+	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/chunk"
@@ -32,325 +29,135 @@ var (
 )
 
 const (
-	// headerSize is type u8 | flags u8 | 0 u16 | len u32, then req u32 | chunk u32 | enc u8 | 0[3] | rawlen u32 (mesh.md section 5).
-	headerSize = 8
-	dataHeader = 16
-	typeData   = 6
-	encRaw     = 0
-	encZstd    = 1
-	// strikes is how many bad chunks one source may send for one asset.
-	strikes = 3
-	// maxRun is how many chunks one request asks for: 8 MiB at the usual 1 MiB.
-	maxRun = 8
-	// silence is how long a peer may say nothing, and wanSilence the coordinator: where a third of all packets is lost QUIC waits ever
-	// longer before it sends again, and 15 s (mesh.md section 5) were measured to begin the same chunk anew for ever.
-	silence    = 15 * time.Second
-	wanSilence = time.Minute
-	// chunkWait is how long it may take for one chunk: the usual 1 MiB over 14 kbit/s. Who drips octets holds a fetch no longer.
-	chunkWait = 10 * time.Minute
+	// strikes is how many bad chunks one source may send for one asset, and fails how many requests in a row may bring less than
+	// leastGain, before others are asked for what it has.
+	strikes   = 3
+	fails     = 5
+	leastGain = 4 << 10
+	// banned is how long a source is not asked for an asset after strikes, away after fails: on wires that lose 30 % five in a row are
+	// rare, and ten minutes were too long for those.
+	banned = 10 * time.Minute
+	away   = time.Minute
+	// rest is how long a source is left alone after a request that broke off, restEmpty after one that brought next to nothing.
+	rest      = time.Second
+	restEmpty = 5 * time.Second
+	// maxParts bounds what is kept of chunks that broke off: 32 MiB at the usual 1 MiB. The oldest goes.
+	maxParts = 32
 )
 
-// NewHandler serves GET /m/1/assets/{digest}/manifest and GET /m/1/assets/{digest}/chunks?first=I&n=N. Chunks go out as
-// DATA frames, ascending; one that is not here ends the answer.
-func NewHandler(s Store, log *slog.Logger) http.Handler {
-	h := &handler{s, log}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /m/1/assets/{digest}/manifest", h.manifest)
-	mux.HandleFunc("GET /m/1/assets/{digest}/chunks", h.chunks)
-	return mux
+// Config is what a Swarm works with.
+type Config struct {
+	Self   string // this agent
+	Store  Store
+	Peers  func() []Source       // the agents that are alive, but this one; who comes first is asked first. It does not block
+	Origin func() (Source, bool) // the coordinator; false: there is no line to it. Nil: there is none
+	Log    *slog.Logger
 }
 
-type handler struct {
-	store Store
-	log   *slog.Logger
+// Swarm is one agent's part in bringing assets to a site.
+type Swarm struct {
+	cfg Config
+	wan atomic.Int64 // octets of chunks that came from the coordinator
+
+	mu       sync.Mutex // guards what follows, and every job; nothing is read, written or waited for under it
+	changed  chan struct{}
+	jobs     map[intent.Digest]*job
+	accounts map[accountKey]*account
 }
 
-func (h *handler) asset(w http.ResponseWriter, r *http.Request) (intent.Digest, *chunk.Manifest, bool) {
-	d, err := intent.ParseDigest(r.PathValue("digest"))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return d, nil, false
-	}
-	m, err := h.store.Manifest(d)
-	if err != nil {
-		http.Error(w, "not here", http.StatusNotFound)
-		return d, nil, false
-	}
-	return d, m, true
+// New returns a Swarm that fetches nothing until Fetch is called.
+func New(cfg Config) *Swarm {
+	return &Swarm{cfg: cfg, changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}}
 }
 
-func (h *handler) manifest(w http.ResponseWriter, r *http.Request) {
-	if _, m, ok := h.asset(w, r); ok {
-		b := m.Encode()
-		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-		_, _ = w.Write(b) // a short answer fails the reader's length check
-	}
+// WAN returns how many octets of chunks came from the coordinator in this life.
+func (s *Swarm) WAN() int64 { return s.wan.Load() }
+
+// wake tells everybody who waits that something changed. The caller holds mu.
+func (s *Swarm) wake() {
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
-func (h *handler) chunks(w http.ResponseWriter, r *http.Request) {
-	d, m, ok := h.asset(w, r)
-	if !ok {
-		return
+// nudge is wake for a timer.
+func (s *Swarm) nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wake()
+}
+
+type accountKey struct {
+	asset  intent.Digest
+	source string // tier:name
+}
+
+// account is what is remembered of a source and an asset, from one Fetch to the next.
+type account struct {
+	part    *part
+	octets  int64 // that came
+	strikes int
+	fails   int       // requests in a row
+	until   time.Time // it is left alone
+}
+
+// part is what came of a chunk that broke off. It is never given to anybody else, and never mixed with another source's octets.
+type part struct {
+	chunk int
+	b     []byte // 0 to the chunk's length - 1
+	at    time.Time
+}
+
+// account returns the account of a source. The caller holds mu.
+func (s *Swarm) account(d intent.Digest, src Source) *account {
+	k := accountKey{d, src.key()}
+	a := s.accounts[k]
+	if a == nil {
+		a = &account{}
+		s.accounts[k] = a
 	}
-	first, err1 := strconv.Atoi(r.URL.Query().Get("first"))
-	n, err2 := strconv.Atoi(r.URL.Query().Get("n"))
-	if err1 != nil || err2 != nil || first < 0 || n < 1 || n > maxRun || first >= len(m.Chunks) {
-		http.Error(w, "first and n do not fit", http.StatusBadRequest)
-		return
+	if (a.strikes >= strikes || a.fails >= fails) && !time.Now().Before(a.until) {
+		a.strikes, a.fails = 0, 0
 	}
-	codec, err := chunk.New()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	defer codec.Close()
-	w.Header().Set("Content-Type", "application/octet-stream")
-	buf := make([]byte, m.ChunkSize)
-	for i := first; i < min(first+n, len(m.Chunks)); i++ {
-		raw, err := h.store.ReadChunk(d, i, buf)
-		if err != nil {
-			return // the reader sees fewer chunks than it asked for
+	return a
+}
+
+// out tells whether the source is not asked any more, for a while.
+func (a *account) out() bool { return a.strikes >= strikes || a.fails >= fails }
+
+// keep remembers what came of a chunk. The caller holds mu.
+func (s *Swarm) keep(a *account, p *part) {
+	a.part = p
+	var oldest *account
+	n := 0
+	for _, o := range s.accounts {
+		if o.part == nil {
+			continue
 		}
-		if err := writeFrame(w, codec, i, raw); err != nil {
-			return
-		}
-	}
-}
-
-func writeFrame(w io.Writer, codec *chunk.Codec, i int, raw []byte) error {
-	body, enc := raw, byte(encRaw)
-	if z, smaller := codec.Encode(raw); smaller {
-		body, enc = z, encZstd
-	}
-	h := make([]byte, headerSize+dataHeader)
-	h[0] = typeData
-	binary.BigEndian.PutUint32(h[4:], uint32(dataHeader+len(body)))
-	binary.BigEndian.PutUint32(h[12:], uint32(i))
-	h[16] = enc
-	binary.BigEndian.PutUint32(h[20:], uint32(len(raw)))
-	if _, err := w.Write(h); err != nil {
-		return err
-	}
-	_, err := w.Write(body)
-	return err
-}
-
-// readFrame reads one DATA frame that must hold chunk i of m, and returns its raw bytes, not yet verified.
-func readFrame(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int) ([]byte, error) {
-	var h [headerSize + dataHeader]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
-	}
-	size, got, rawLen := binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[12:]), binary.BigEndian.Uint32(h[20:])
-	_, want := m.ChunkRange(i)
-	if h[0] != typeData || got != uint32(i) || rawLen != uint32(want) || size < dataHeader || size-dataHeader > uint32(want) {
-		return nil, fmt.Errorf("cannot use frame of chunk %d: %w", i, chunk.ErrBad)
-	}
-	body := make([]byte, size-dataHeader)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return nil, err
-	}
-	switch h[16] {
-	case encRaw:
-		return body, nil
-	case encZstd:
-		return codec.Decode(body, want)
-	}
-	return nil, fmt.Errorf("cannot use frame of chunk %d: %w", i, chunk.ErrBad)
-}
-
-// The tiers of sources.
-const (
-	TierPeer   = "peer"   // an agent of the site
-	TierOrigin = "origin" // the coordinator, over the WAN
-)
-
-// Source is somebody who may have assets.
-type Source struct {
-	Name string            // for people and metrics
-	Tier string            // TierPeer, TierOrigin
-	RT   http.RoundTripper // to that one; the URL's host is not used for routing
-}
-
-func (s Source) get(ctx context.Context, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Name+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	res, err := s.RT.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("cannot ask %s: %w", s.Name, err)
-	}
-	if res.StatusCode != http.StatusOK {
-		err := res.Body.Close()
-		return nil, errors.Join(fmt.Errorf("cannot get %s from %s: %s", path, s.Name, res.Status), err)
-	}
-	return res, nil
-}
-
-// manifest asks for a manifest and checks that it is the signed one.
-func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Manifest, error) {
-	ctx, cancel := context.WithTimeout(ctx, chunkWait)
-	silent := time.AfterFunc(s.silence(), cancel)
-	defer silent.Stop()
-	defer cancel()
-	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/manifest")
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(heard{res.Body, silent, s.silence()}, chunk.MaxManifestSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
-	}
-	if intent.DigestOf(b) != want {
-		return nil, fmt.Errorf("cannot use manifest from %s: %w: not the signed one", s.Name, ErrBadSource)
-	}
-	m, err := chunk.ParseManifest(b)
-	if err != nil {
-		return nil, err
-	}
-	if m.Content != d {
-		return nil, fmt.Errorf("cannot use manifest from %s: %w: of another asset", s.Name, ErrBadSource)
-	}
-	return m, nil
-}
-
-// silence is how long the source may say nothing.
-func (s Source) silence() time.Duration {
-	if s.Tier == TierOrigin {
-		return wanSilence
-	}
-	return silence
-}
-
-// Progress is told after each stored chunk.
-type Progress func(source Source, octets int, have, chunks int)
-
-// Fetch completes asset d, whose manifest has the digest manifest, from the sources in order; what is on disk already is not
-// asked for. A source that fails or lies is left for the next one. Errors: ErrSources wrapped with each source's reason, the
-// store's (blob.ErrFull ends the fetch).
-func Fetch(ctx context.Context, store Store, d, manifest intent.Digest, sources []Source, p Progress) error {
-	reasons := []error{fmt.Errorf("%d sources asked", len(sources))}
-	for _, s := range sources {
-		err := fetchFrom(ctx, store, d, manifest, s, p)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		reasons = append(reasons, fmt.Errorf("%s: %w", s.Name, err))
-		if fatal, ok := errors.AsType[*storeError](err); ok {
-			return fatal.err
-		}
-	}
-	return fmt.Errorf("cannot fetch %s: %w: %w", d.Short(), ErrSources, errors.Join(reasons...))
-}
-
-// storeError is ours, not the source's.
-type storeError struct{ err error }
-
-// Error returns the store's text.
-func (e *storeError) Error() string { return e.err.Error() }
-
-// Unwrap returns the store's error.
-func (e *storeError) Unwrap() error { return e.err }
-
-func fetchFrom(ctx context.Context, store Store, d, manifest intent.Digest, s Source, p Progress) error {
-	m, err := store.Manifest(d)
-	if err != nil || m.Digest() != manifest {
-		if m, err = s.manifest(ctx, d, manifest); err != nil {
-			return err
-		}
-		if err := store.Put(ctx, m); err != nil {
-			return &storeError{err}
-		}
-	}
-	codec, err := chunk.New()
-	if err != nil {
-		return &storeError{err}
-	}
-	defer codec.Close()
-	for bad := 0; ; {
-		have, complete, err := store.Have(d)
-		if err != nil {
-			return &storeError{err}
-		}
-		if complete {
-			return nil
-		}
-		first, n := missing(have, len(m.Chunks))
-		err = run(ctx, store, m, codec, s, first, n, p)
-		switch {
-		case err == nil:
-		case errors.Is(err, chunk.ErrBad):
-			if bad++; bad >= strikes {
-				return fmt.Errorf("%w: %w", ErrBadSource, err)
-			}
-		default:
-			return err
-		}
-	}
-}
-
-// heard reads from a source and notes that it said something.
-type heard struct {
-	r      io.Reader
-	silent *time.Timer
-	limit  time.Duration
-}
-
-func (h heard) Read(b []byte) (int, error) {
-	n, err := h.r.Read(b)
-	if n > 0 {
-		h.silent.Reset(h.limit)
-	}
-	return n, err
-}
-
-// missing returns the first run of chunks whose bits are not set (chunk 0 = highest bit of octet 0).
-func missing(have []byte, chunks int) (first, n int) {
-	bit := func(i int) bool { return have[i/8]&(0x80>>(i%8)) != 0 }
-	for first < chunks && bit(first) {
-		first++
-	}
-	for n < maxRun && first+n < chunks && !bit(first+n) {
 		n++
+		if oldest == nil || o.part.at.Before(oldest.part.at) {
+			oldest = o
+		}
 	}
-	return first, n
+	if n > maxParts {
+		oldest.part = nil
+	}
 }
 
-// run asks for n chunks and stores each. Fewer than asked for is an error unless at least one came.
-func run(ctx context.Context, store Store, m *chunk.Manifest, codec *chunk.Codec, s Source, first, n int, p Progress) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	silent, slow := time.AfterFunc(s.silence(), cancel), time.AfterFunc(chunkWait, cancel)
-	defer silent.Stop()
-	defer slow.Stop()
-	res, err := s.get(ctx, fmt.Sprintf("/m/1/assets/%s/chunks?first=%d&n=%d", m.Content.Hex(), first, n))
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	r := bufio.NewReaderSize(heard{res.Body, silent, s.silence()}, 64<<10)
-	for i := first; i < first+n; i++ {
-		raw, err := readFrame(r, codec, m, i)
-		if errors.Is(err, io.EOF) && i > first {
-			return nil // it has no more; the next request asks for the rest
-		}
-		if err != nil {
-			return fmt.Errorf("cannot read chunk %d: %w", i, err)
-		}
-		slow.Reset(chunkWait)
-		if err := store.WriteChunk(m.Content, i, raw); errors.Is(err, chunk.ErrBad) {
-			return err
-		} else if err != nil {
-			return &storeError{err}
-		}
-		if p != nil {
-			p(s, len(raw), i+1, len(m.Chunks))
+// settle forgets an asset that is complete, and returns how many octets came from where, by tier:name. The caller holds mu.
+func (s *Swarm) settle(d intent.Digest) map[string]int64 {
+	out := map[string]int64{}
+	for k, a := range s.accounts {
+		if k.asset == d && a.octets > 0 {
+			out[k.source] = a.octets
 		}
 	}
-	return nil
+	maps.DeleteFunc(s.accounts, func(k accountKey, _ *account) bool { return k.asset == d })
+	return out
+}
+
+// Forget drops what is remembered of assets that nobody wants any more.
+func (s *Swarm) Forget(wanted func(intent.Digest) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.accounts, func(k accountKey, _ *account) bool { return s.jobs[k.asset] == nil && !wanted(k.asset) })
 }

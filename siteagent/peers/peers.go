@@ -18,7 +18,6 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
-	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
@@ -40,16 +39,16 @@ type Config struct {
 	Gossip     *gossip.Pool
 	Replica    *replica.Replica
 	Journal    *claim.Journal
-	Blobs      swarm.Store
 	Log        *slog.Logger
 }
 
 // Mesh is one agent's end of what the agents of a site say to each other: HTTP over the mesh session, which says who asks.
 type Mesh struct {
 	Config
-	// Claims and PermitHere are set by the wiring before Handler serves: claims ask the mesh themselves, and a permission of a
-	// machine that this agent owns is signed for a peer's installer.
+	// Claims, PermitHere and Assets are set by the wiring before Handler serves: claims ask the mesh themselves, a permission of a
+	// machine that this agent owns is signed for a peer's installer, and what is here of assets is told by who fetches them.
 	Claims     *claim.Claims
+	Assets     http.Handler
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
 	Doubled func(ctx context.Context, agent string)
@@ -97,7 +96,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/intent", m.GiveIntent)
 	mux.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
-	mux.Handle("/m/1/assets/", swarm.NewHandler(m.Blobs, m.Log))
+	mux.Handle("/m/1/assets/", m.Assets)
 	known := m.known(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {

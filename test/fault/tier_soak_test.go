@@ -19,7 +19,7 @@ const (
 	tierHostility  = 3 * time.Minute     // F12
 	tierAgents     = 8                   // F9
 	tierFlaps      = 1000                // F9
-	tierAsset      = 16 << 20            // F9: octets
+	tierAsset      = 8 << 20             // F9: octets
 	tierDecades    = 20                  // F7
 	tierAway       = 30 * 24 * time.Hour // F7: between two lives
 	tierTurns      = 60                  // F18

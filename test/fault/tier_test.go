@@ -19,7 +19,7 @@ const (
 	tierHostility  = 30 * time.Second     // F12
 	tierAgents     = 8                    // F9
 	tierFlaps      = 20                   // F9
-	tierAsset      = 1 << 20              // F9: octets
+	tierAsset      = 64 << 10             // F9: octets
 	tierDecades    = 1                    // F7
 	tierAway       = 180 * 24 * time.Hour // F7: between two lives
 	tierTurns      = 1                    // F18: rounds of two rotations, three kills each

@@ -1,0 +1,511 @@
+package swarm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// lookAgain is how long a job waits before it looks again at what only time changes.
+const lookAgain = time.Second
+
+// firstNotice is long beside haveGap and the delay of a LAN.
+const firstNotice = 250 * time.Millisecond
+
+// stalled is how long nothing at all may move before a Fetch ends: each of eight agents had its turn.
+const stalled = 5 * time.Minute
+
+// Progress is told after each stored chunk.
+type Progress func(source Source, octets int, have, chunks int)
+
+// job is one Fetch.
+type job struct {
+	s           *Swarm
+	d, manifest intent.Digest
+	p           Progress
+	codec       *chunk.Codec
+
+	// Guarded by Swarm.mu:
+	m       *chunk.Manifest
+	have    []byte // bits of chunks that are here
+	busy    map[int]bool
+	peers   map[string]*peer // by name
+	line    line
+	lag     time.Duration // how late words of peers come
+	grew    time.Time     // something, here or elsewhere
+	reasons map[string]error
+	fatal   error
+	done    bool
+}
+
+// errEnough ends an order whose stripe somebody else fetches.
+var errEnough = errors.New("another agent fetches it, or has it")
+
+// errSilent ends an order of which nothing comes.
+var errSilent = errors.New("the coordinator is silent")
+
+// storeError is ours, not the source's.
+type storeError struct{ err error }
+
+// Error returns the store's text.
+func (e *storeError) Error() string { return e.err.Error() }
+
+// Unwrap returns the store's error.
+func (e *storeError) Unwrap() error { return e.err }
+
+// Fetch completes asset d, whose manifest has the digest manifest: from the peers what one of them has, from the coordinator what this
+// agent owns (mesh.md section 5). What is on disk is not asked for, and what came of a chunk that broke off is kept for the next Fetch.
+// It returns how many octets of chunks came from where, by tier:name, since the asset was first fetched in this life.
+// Errors: ErrSources wrapped with each source's reason when nobody can bring it, or nothing moved for five minutes; the store's
+// (blob.ErrFull); ctx's.
+func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, p Progress) (map[string]int64, error) {
+	codec, err := chunk.New()
+	if err != nil {
+		return nil, err
+	}
+	defer codec.Close()
+	now := time.Now()
+	j := &job{
+		s: s, d: d, manifest: manifest, p: p, codec: codec, busy: map[int]bool{}, peers: map[string]*peer{}, reasons: map[string]error{},
+		line: line{stripe: noStripe}, grew: now,
+	}
+	if m, err := s.cfg.Store.Manifest(d); err == nil && m.Digest() == manifest {
+		if err := j.load(m); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	if s.jobs[d] != nil {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("cannot fetch %s twice at once", d.Short())
+	}
+	s.jobs[d] = j
+	s.wake()
+	s.mu.Unlock()
+	err = j.run(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jobs, d)
+	s.wake()
+	if err != nil {
+		return nil, err
+	}
+	return s.settle(d), nil
+}
+
+// load takes in what the store has.
+func (j *job) load(m *chunk.Manifest) error {
+	have, complete, err := j.s.cfg.Store.Have(j.d)
+	if err != nil {
+		return &storeError{err}
+	}
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	j.m, j.have, j.done = m, have, complete
+	if !complete && count(have) == len(m.Chunks) {
+		return &storeError{fmt.Errorf("cannot complete %s: all chunks are stored", j.d.Short())}
+	}
+	return nil
+}
+
+// run owns the job's goroutines: one for the coordinator, one for peers, and one for each peer that is listened to.
+func (j *job) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { j.work(ctx, j.askOrigin) })
+	wg.Go(func() { j.work(ctx, j.askPeer) })
+	stop := map[string]context.CancelFunc{}
+	for {
+		listed := j.s.cfg.Peers()
+		_, up := j.origin()
+		j.s.mu.Lock()
+		j.line.up = up
+		now, changed := time.Now(), j.s.changed
+		fresh, gone := j.meet(listed, now)
+		j.watchLine(now)
+		ended, err := j.ended(ctx, len(listed), now)
+		j.s.mu.Unlock()
+		if ended {
+			return err
+		}
+		for _, name := range gone {
+			stop[name]()
+			delete(stop, name)
+		}
+		for _, p := range fresh {
+			pctx, end := context.WithCancel(ctx)
+			stop[p.src.Name] = end
+			wg.Go(func() { j.listen(pctx, p) })
+		}
+		j.wait(ctx, changed)
+	}
+}
+
+// wait returns when something changed, or it is time to look again.
+func (j *job) wait(ctx context.Context, changed <-chan struct{}) {
+	t := time.NewTimer(lookAgain)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-t.C:
+	}
+}
+
+// meet brings the peers up to date, and returns those that are new and those that left. The caller holds mu.
+func (j *job) meet(listed []Source, now time.Time) (fresh []*peer, gone []string) {
+	for _, p := range j.peers {
+		p.live = false
+	}
+	for i, src := range listed {
+		p := j.peers[src.Name]
+		if p == nil {
+			p = &peer{src: src, since: now}
+			j.peers[src.Name] = p
+			fresh = append(fresh, p)
+		}
+		p.live, p.place = true, i
+	}
+	for name, p := range j.peers {
+		if !p.live && !p.fresh(now) {
+			delete(j.peers, name)
+			gone = append(gone, name)
+		}
+	}
+	return fresh, gone
+}
+
+// watchLine ends an order to the coordinator that is not this agent's any more, or of which nothing comes. The caller holds mu.
+func (j *job) watchLine(now time.Time) {
+	l := &j.line
+	switch {
+	case l.stripe == noStripe:
+	case l.silent(j.chunkSize(), now):
+		l.out = true
+		j.yield(errSilent)
+	case !j.may(l.stripe, now), j.m != nil && l.trying && l.next < len(j.m.Chunks) && held(j.holders(now), l.next):
+		j.yield(errEnough)
+	}
+}
+
+func (j *job) yield(why error) {
+	j.line.stripe, j.line.trying = noStripe, false
+	if j.line.cancel != nil {
+		j.line.cancel(why)
+	}
+	j.s.wake()
+}
+
+func (j *job) chunkSize() int {
+	if j.m == nil {
+		return chunk.Size
+	}
+	return int(j.m.ChunkSize)
+}
+
+// ended tells whether the job is over. The caller holds mu.
+func (j *job) ended(ctx context.Context, listed int, now time.Time) (bool, error) {
+	switch {
+	case j.done:
+		return true, nil
+	case j.fatal != nil:
+		return true, j.fatal
+	case ctx.Err() != nil:
+		return true, ctx.Err()
+	case len(j.busy) > 0, j.hope(now) && now.Sub(j.grew) < stalled:
+		return false, nil
+	}
+	reasons := []error{fmt.Errorf("%d sources asked", listed)}
+	for _, name := range slices.Sorted(maps.Keys(j.reasons)) {
+		reasons = append(reasons, fmt.Errorf("%s: %w", name, j.reasons[name]))
+	}
+	return true, fmt.Errorf("cannot fetch %s: %w: %w", j.d.Short(), ErrSources, errors.Join(reasons...))
+}
+
+// listen keeps up with what a peer has.
+func (j *job) listen(ctx context.Context, p *peer) {
+	for {
+		err := p.src.words(ctx, j.d, func(w *word) {
+			j.s.mu.Lock()
+			defer j.s.mu.Unlock()
+			if w.manifest == j.manifest && j.m != nil && w.chunks != len(j.m.Chunks) {
+				w.have = nil // the signed manifest knows better
+			}
+			now := time.Now()
+			if p.w == nil {
+				j.lag = max(j.lag, min(now.Sub(p.since), silence))
+			}
+			if p.hear(w, now) {
+				j.grew = now
+			}
+			j.s.wake()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		j.s.mu.Lock()
+		p.failed = true
+		j.reasons[p.src.Name] = err
+		j.s.wake()
+		j.s.mu.Unlock()
+		if !sleep(ctx, rest) {
+			return
+		}
+	}
+}
+
+// work asks again and again. ask tells whether there was something to ask for.
+func (j *job) work(ctx context.Context, ask func(context.Context) bool) {
+	for ctx.Err() == nil {
+		j.s.mu.Lock()
+		changed := j.s.changed
+		j.s.mu.Unlock()
+		if !ask(ctx) {
+			j.wait(ctx, changed)
+		}
+	}
+}
+
+// origin returns the coordinator, and whether there is a line to it.
+func (j *job) origin() (Source, bool) {
+	if j.s.cfg.Origin == nil {
+		return Source{}, false
+	}
+	return j.s.cfg.Origin()
+}
+
+// askOrigin sends one order to the coordinator, if there is one that this agent should send.
+func (j *job) askOrigin(ctx context.Context) bool {
+	src, up := j.origin()
+	j.s.mu.Lock()
+	now, l := time.Now(), &j.line
+	l.up = up
+	first, n, ok := j.fromOrigin(now)
+	stripe := uint32(noStripe)
+	if ok && n > 0 {
+		stripe = stripeOf(j.m, first)
+	} else if ok {
+		stripe = 0
+	}
+	if l.stripe != stripe {
+		l.stripe, l.claimed = stripe, now
+		l.trying = false
+		j.s.wake() // peers hear that it is claimed before it costs anything
+		time.AfterFunc(j.notice(), j.s.nudge)
+	}
+	if !ok || now.Sub(l.claimed) < j.notice() {
+		j.s.mu.Unlock()
+		return false
+	}
+	octx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l.cancel = cancel
+	l.begin(now)
+	l.next = first
+	j.s.mu.Unlock()
+	err := j.order(octx, src, first, n)
+	j.s.mu.Lock()
+	l.cancel = nil
+	switch _, refusal := errors.AsType[*refused](err); {
+	case err == nil:
+		l.trying = false
+	case ctx.Err() != nil:
+	case errors.Is(context.Cause(octx), errEnough), errors.Is(err, chunk.ErrBad):
+	case refusal, errors.Is(err, errSlow), errors.Is(err, ErrBadSource):
+		l.out = true
+	}
+	if j.s.account(j.d, src).strikes >= strikes {
+		l.out = true
+	}
+	if l.out {
+		l.stripe, l.trying = noStripe, false
+	}
+	j.s.wake()
+	j.s.mu.Unlock()
+	if err != nil && !errors.Is(err, chunk.ErrBad) {
+		sleep(ctx, rest)
+	}
+	return true
+}
+
+// notice is how long a stripe is claimed before it is asked for: as long as words take to come, and long enough at the beginning that all
+// agents that start with the same intent have told that they do. The caller holds mu.
+func (j *job) notice() time.Duration {
+	switch {
+	case len(j.peers) == 0:
+		return 0
+	case j.line.octets == 0:
+		return max(j.lag, firstNotice)
+	}
+	return j.lag
+}
+
+// askPeer sends one order to a peer that has something.
+func (j *job) askPeer(ctx context.Context) bool {
+	j.s.mu.Lock()
+	p, first, n := j.fromPeer(time.Now())
+	j.s.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	_ = j.order(ctx, p.src, first, n) // what became of it is in the source's account
+	return true
+}
+
+// order asks a source for n chunks from first on, 0: for the manifest, and settles its account.
+func (j *job) order(ctx context.Context, src Source, first, n int) error {
+	if n == 0 {
+		return j.settle(ctx, src, 0, j.fetchManifest(ctx, src))
+	}
+	o := order{first: first, n: n}
+	j.s.mu.Lock()
+	for i := first; i < first+n; i++ {
+		j.busy[i] = true
+	}
+	if part := j.s.account(j.d, src).part; part != nil && part.chunk == first {
+		o.had, o.resumed = part.b, true
+	}
+	m := j.m
+	j.s.mu.Unlock()
+	came := 0
+	o.octets = func(k int) {
+		came += k
+		j.arrived(src, k)
+	}
+	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(src, i, raw) })
+	j.s.mu.Lock()
+	for i := first; i < first+n; i++ {
+		delete(j.busy, i)
+	}
+	if a := j.s.account(j.d, src); part != nil {
+		j.s.keep(a, part)
+	} else if errors.Is(err, chunk.ErrBad) {
+		a.part = nil
+	}
+	j.s.mu.Unlock()
+	return j.settle(ctx, src, came, err)
+}
+
+// arrived counts octets of chunks.
+func (j *job) arrived(src Source, n int) {
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	now := time.Now()
+	j.s.account(j.d, src).octets += int64(n)
+	j.grew = now
+	if src.Tier == TierOrigin {
+		j.s.wan.Add(int64(n))
+		j.line.arrive(n, now)
+	}
+}
+
+// store takes one chunk in.
+func (j *job) store(src Source, i int, raw []byte) error {
+	err := j.s.cfg.Store.WriteChunk(j.d, i, raw)
+	if errors.Is(err, chunk.ErrBad) {
+		return err
+	}
+	if err != nil {
+		return &storeError{err}
+	}
+	j.s.mu.Lock()
+	m, a := j.m, j.s.account(j.d, src)
+	if a.part != nil && a.part.chunk == i {
+		a.part = nil
+	}
+	a.fails = 0
+	if src.Tier == TierOrigin {
+		j.line.next = i + 1
+	}
+	j.have = slices.Clone(j.have) // words that were told keep theirs
+	j.have[i/8] |= 0x80 >> (i % 8)
+	all := count(j.have) == len(m.Chunks)
+	j.s.mu.Unlock()
+	if j.p != nil {
+		j.p(src, len(raw), i+1, len(m.Chunks))
+	}
+	if all {
+		if err := j.load(m); err != nil {
+			return err
+		}
+	}
+	j.s.mu.Lock()
+	j.s.wake()
+	j.s.mu.Unlock()
+	return nil
+}
+
+// fetchManifest takes the manifest of a source in.
+func (j *job) fetchManifest(ctx context.Context, src Source) error {
+	m, err := src.manifest(ctx, j.d, j.manifest)
+	if err != nil {
+		return err
+	}
+	if err := j.s.cfg.Store.Put(ctx, m); err != nil {
+		return &storeError{err}
+	}
+	if err := j.load(m); err != nil {
+		return err
+	}
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	j.grew = time.Now()
+	j.s.wake()
+	return nil
+}
+
+// settle notes in a source's account what became of an order that brought so many octets, and returns err.
+func (j *job) settle(ctx context.Context, src Source, came int, err error) error {
+	j.s.mu.Lock()
+	defer j.s.mu.Unlock()
+	defer j.s.wake()
+	a, now := j.s.account(j.d, src), time.Now()
+	if err == nil {
+		a.fails = 0
+		return nil
+	}
+	if fatal, ok := errors.AsType[*storeError](err); ok {
+		j.fatal = fatal.err
+		return err
+	}
+	if ctx.Err() != nil {
+		return err // we ended it
+	}
+	j.reasons[src.Name] = err
+	switch {
+	case errors.Is(err, chunk.ErrBad), errors.Is(err, ErrBadSource):
+		if a.strikes++; a.strikes >= strikes {
+			j.reasons[src.Name] = fmt.Errorf("%w: %w", ErrBadSource, err)
+			a.until = now.Add(banned)
+		}
+	case errors.Is(err, errSlow):
+		a.fails, a.until = fails, now.Add(banned)
+	case came >= leastGain:
+		a.fails = 0 // the next order begins where this one ended
+	default:
+		a.fails++
+		a.until = now.Add(restEmpty)
+		if a.fails >= fails {
+			a.until = now.Add(away)
+		}
+	}
+	return err
+}
+
+// word is what peers are told. The caller holds mu.
+func (j *job) word() *word {
+	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able()}
+	if j.m != nil {
+		w.manifest, w.chunks, w.have = j.manifest, len(j.m.Chunks), j.have
+	}
+	return w
+}

@@ -1,0 +1,225 @@
+package swarm
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+const (
+	// maxRun is how many chunks one request asks for: 8 MiB at the usual 1 MiB.
+	maxRun = 8
+	// silence is how long a peer may say nothing, and wanSilence the coordinator: where a third of all packets is lost QUIC waits ever
+	// longer before it sends again, and 15 s (mesh.md section 5) were measured to begin the same chunk anew for ever.
+	silence    = 15 * time.Second
+	wanSilence = time.Minute
+	// maxRead is how much must come for a sign of life: 2.3 s at 14 kbit/s.
+	maxRead = 4 << 10
+	// chunkWait is how long it may take for one chunk: the usual 1 MiB over 14 kbit/s. Who brought slowGain of it by then may go on,
+	// which is 0.9 kbit/s; who drips octets holds a fetch no longer.
+	chunkWait = 10 * time.Minute
+	slowGain  = 64 << 10
+)
+
+// The tiers of sources.
+const (
+	TierPeer   = "peer"   // an agent of the site
+	TierOrigin = "origin" // the coordinator, over the WAN
+)
+
+// Source is somebody who may have assets.
+type Source struct {
+	Name string            // for people and metrics
+	Tier string            // TierPeer, TierOrigin
+	RT   http.RoundTripper // to that one; the URL's host is not used for routing
+}
+
+func (s Source) key() string { return s.Tier + ":" + s.Name }
+
+// refused: the source answered that it has not what was asked for.
+type refused struct{ text string }
+
+// Error returns what it answered.
+func (r *refused) Error() string { return r.text }
+
+func (s Source) get(ctx context.Context, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Name+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.RT.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask %s: %w", s.Name, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		err := res.Body.Close()
+		return nil, errors.Join(&refused{fmt.Sprintf("cannot get %s from %s: %s", path, s.Name, res.Status)}, err)
+	}
+	return res, nil
+}
+
+// manifest asks for a manifest and checks that it is the signed one.
+func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Manifest, error) {
+	ctx, cancel := context.WithTimeout(ctx, chunkWait)
+	silent := time.AfterFunc(s.silence(), cancel)
+	defer silent.Stop()
+	defer cancel()
+	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/manifest")
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(heard{res.Body, silent, func(int) time.Duration { return s.silence() }}, chunk.MaxManifestSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
+	}
+	if intent.DigestOf(b) != want {
+		return nil, fmt.Errorf("cannot use manifest from %s: %w: not the signed one", s.Name, ErrBadSource)
+	}
+	m, err := chunk.ParseManifest(b)
+	if err != nil {
+		return nil, err
+	}
+	if m.Content != d {
+		return nil, fmt.Errorf("cannot use manifest from %s: %w: of another asset", s.Name, ErrBadSource)
+	}
+	return m, nil
+}
+
+// silence is how long the source may say nothing.
+func (s Source) silence() time.Duration {
+	if s.Tier == TierOrigin {
+		return wanSilence
+	}
+	return silence
+}
+
+// heard reads from a source and notes that it said something.
+type heard struct {
+	r      io.Reader
+	silent *time.Timer
+	limit  func(n int) time.Duration // of what is silence, after n octets more
+}
+
+// Read reads little at a time: net/http fills the buffer that it is given before it returns, and a buffer of a whole chunk would let a slow
+// source seem silent for as long as the chunk takes.
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.r.Read(b[:min(len(b), maxRead)])
+	if n > 0 {
+		h.silent.Reset(h.limit(n))
+	}
+	return n, err
+}
+
+// words listens to what a peer has of an asset until it breaks off, ctx ends, or the peer is silent for longer than it said that its
+// words hold.
+func (s Source) words(ctx context.Context, d intent.Digest, fn func(*word)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silent := time.AfterFunc(silence, cancel)
+	defer silent.Stop()
+	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/have")
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	r := bufio.NewReaderSize(res.Body, 4<<10)
+	for w := (*word)(nil); ; {
+		if w, err = readWord(r, w); err != nil {
+			return fmt.Errorf("cannot hear %s: %w", s.Name, err)
+		}
+		silent.Reset(max(silence, w.patience))
+		fn(w)
+	}
+}
+
+// errSlow ends a request that brings too little, errQuiet one that brings nothing more.
+var (
+	errSlow  = errors.New("too slow")
+	errQuiet = errors.New("silent for too long")
+)
+
+// order is one request for chunks first to first+n-1, of the first of which had is here already; resumed says that it is asked again.
+type order struct {
+	first, n int
+	had      []byte
+	resumed  bool
+	octets   func(n int) // called for what arrives
+}
+
+// ask sends an order and hands each chunk, not yet verified, to store, whose errors end it. Fewer chunks than asked for are an error
+// unless at least one came. What came of a chunk that broke off is returned with the error, nil when there is none: the next order may
+// begin behind it.
+func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, o order, store func(i int, raw []byte) error) (*part, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(s.silence(), func() { cancel(errQuiet) })
+	begun, gained := time.Now(), 0 // of this chunk
+	slow := time.AfterFunc(chunkWait, func() { cancel(errSlow) })
+	defer silent.Stop()
+	defer slow.Stop()
+	path := fmt.Sprintf("/m/1/assets/%s/chunks?first=%d&n=%d", m.Content.Hex(), o.first, o.n)
+	if o.resumed {
+		path += fmt.Sprintf("&skip=%d", len(o.had))
+	}
+	res, err := s.get(ctx, path)
+	if err != nil {
+		return nil, why(ctx, err)
+	}
+	defer res.Body.Close()
+	r := bufio.NewReaderSize(heard{res.Body, silent, func(n int) time.Duration {
+		gained += n
+		o.octets(n)
+		// Where octets drip, the next are waited for as long as it would take to have them from somebody else: what keeps a third of
+		// all packets keeps the next stream's too.
+		pace := time.Duration(float64(time.Since(begun)) * min(float64(m.ChunkSize)/float64(gained), 1e6))
+		return min(max(pace, s.silence()), wanSilence)
+	}}, 64<<10)
+	had := o.had
+	for i := o.first; i < o.first+o.n; i++ {
+		raw, err := readData(r, codec, m, i, had)
+		if err == io.EOF { // between two frames: it has no more, and the next order asks for the rest
+			if i > o.first {
+				return nil, nil
+			}
+			return nil, &refused{fmt.Sprintf("cannot read chunk %d: it was not sent", i)}
+		}
+		if errors.Is(err, chunk.ErrBad) {
+			return nil, fmt.Errorf("cannot read chunk %d: %w", i, err)
+		}
+		if err != nil {
+			err = why(ctx, err)
+			if errors.Is(err, errSlow) && gained >= slowGain {
+				err = errors.New("no whole chunk in the time of one")
+			}
+			err = fmt.Errorf("cannot read chunk %d: %w", i, err)
+			if raw == nil && (i > o.first || !o.resumed) {
+				return nil, err
+			}
+			return &part{chunk: i, b: raw, at: time.Now()}, err
+		}
+		had, begun, gained = nil, time.Now(), 0
+		slow.Reset(chunkWait)
+		if err := store(i, raw); errors.Is(err, chunk.ErrBad) {
+			return nil, err
+		} else if err != nil { // it is not on disk, and need not come again: all but an octet, so that there is something to ask for
+			return &part{chunk: i, b: raw[:len(raw)-1], at: time.Now()}, err
+		}
+	}
+	return nil, nil
+}
+
+// why adds the reason for which we ended a request ourselves.
+func why(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
