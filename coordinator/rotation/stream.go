@@ -131,6 +131,9 @@ func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head
 		}
 		return err
 	})
+	if errors.Is(err, document.ErrOffered) {
+		return // kept, and shown, until a person accepts it here too
+	}
 	if err != nil {
 		r.Log.Error("trust of an agent not taken", "site", site, "agent", agent, "seq", has.Seq, "err", err)
 		if errors.Is(err, document.ErrFork) {
