@@ -78,7 +78,8 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 	}
 	a.above.Store(&h)
 	rt := a.uplink.RoundTripper()
-	if own := a.replica.TrustHead(); h.Trust.Seq >= own.Seq && h.Trust != own { // another hash in our place: what is there is the evidence
+	chain := a.replica.TrustChain()
+	if own := chain.Head; h.Trust.Seq > 0 && chain.HashAt(h.Trust.Seq) != h.Trust.Hash { // in one of our places: evidence, or it is offered
 		if err := a.desk.PullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil && !errors.Is(err, document.ErrOffered) { // told once, by the desk
 			failed("trust", err)
 		}

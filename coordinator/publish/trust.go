@@ -114,6 +114,12 @@ func (t *Trust) Forks() int {
 	return t.forks
 }
 
+// HasFork tells whether the document at a place is kept as evidence.
+func (t *Trust) HasFork(ctx context.Context, h intent.Head) bool {
+	_, err := t.st.Get(ctx, forkKey(h.Seq, h.Hash))
+	return err == nil
+}
+
 // Add verifies env, which follows the head, and keeps it; added is false for one that is known. A fork is refused and kept as
 // evidence. One that only the announced roots signed is kept for Accept, with more; another that waits stays, unless more is what a
 // person wrote. Errors: as document.TrustChain.Accept; store.ErrConflict when another coordinator was faster.
