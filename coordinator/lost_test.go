@@ -136,6 +136,9 @@ func TestLostRoots(t *testing.T) {
 	if got := s.audited("trust.accept"); len(got) != 1 || !strings.Contains(got[0], "admin") {
 		t.Errorf("audit: %q", got)
 	}
+	if again, err := s.accept(offered.Digest, "", false); err != nil || again.Head != res.Head || !strings.Contains(again.Changes[0], "accepted before") {
+		t.Errorf("again: %+v, %v", again, err)
+	}
 	s.restart()
 	if s.trust.Head() != res.Head || s.trust.Offered() != nil || s.pin("a3") != offered.Digest {
 		t.Errorf("after a restart: head %v, offered %v", s.trust.Head(), s.trust.Offered())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
@@ -74,6 +75,9 @@ func (r *Rotation) AcceptTrust(ctx context.Context, by api.Caller, q api.AcceptR
 	d, err := intent.ParseDigest(q.Digest)
 	if err != nil {
 		return nil, api.Refuse(err.Error() + "; `skerry pki status` shows the whole digest of what is offered")
+	}
+	if now := r.Trust.Chain(); slices.Contains(now.Lone(), d) {
+		return &api.AcceptResult{Who: r.ID, Head: now.Head, Changes: []string{"nothing: it was accepted before"}, DryRun: q.DryRun}, nil
 	}
 	chain, err := r.Trust.Rehearse(d)
 	if err != nil {

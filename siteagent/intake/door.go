@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -76,6 +77,9 @@ func (d *Door) AcceptTrust(ctx context.Context, by api.Caller, q api.AcceptReque
 	digest, err := intent.ParseDigest(q.Digest)
 	if err != nil {
 		return nil, api.Refuse(err.Error() + "; `skerry pki status` shows the whole digest of what is offered")
+	}
+	if now := d.Desk.Replica.TrustChain(); slices.Contains(now.Lone(), digest) {
+		return &api.AcceptResult{Who: me, Head: now.Head, Changes: []string{"nothing: it was accepted before"}, DryRun: q.DryRun}, nil
 	}
 	was, is, err := d.Desk.Replica.AcceptTrust(digest, by.User, d.Now(), q.DryRun)
 	if errors.Is(err, replica.ErrNotOffered) {

@@ -108,6 +108,9 @@ func TestAcceptAtTheDoor(t *testing.T) {
 	if len(d.noted) != 1 || d.noted[0] != "ana trust.accept Trust 2 trust.accepted" || d.closed == closed {
 		t.Errorf("noted %q, sessions looked at %d times", d.noted, d.closed-closed)
 	}
+	if res, err := d.AcceptTrust(t.Context(), by, q); err != nil || res.Head.Seq != 2 || !strings.Contains(res.Changes[0], "accepted before") || len(d.noted) != 1 {
+		t.Errorf("again: %+v, %v", res, err)
+	}
 	if s, err := d.KeyStatus(t.Context()); err != nil || s.Offered != nil || s.Trust.Seq != 2 {
 		t.Errorf("status %+v, %v", s, err)
 	}

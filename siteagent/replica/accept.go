@@ -124,6 +124,7 @@ func (s *Replica) replace(a Acceptance, env *intent.Envelope, last uint64) error
 	if err != nil {
 		return err
 	}
+	// The offered copy stays until another takes its place: a bucket on hold takes signed documents, and deletes nothing.
 	err = s.db.UpdateSigned(func(tx *state.Tx) error {
 		n := 0
 		if err := walkForks(tx, forkPrefix, func(string, []byte) error { n++; return nil }); err != nil {
@@ -148,7 +149,7 @@ func (s *Replica) replace(a Acceptance, env *intent.Envelope, last uint64) error
 				return err
 			}
 		}
-		return errors.Join(putJSON(tx, bucketTrust, acceptedPrefix+a.Digest.Hex(), a), tx.Put(bucketTrust, seqKey(a.Seq), wire), tx.Delete(bucketTrust, offeredKey))
+		return errors.Join(putJSON(tx, bucketTrust, acceptedPrefix+a.Digest.Hex(), a), tx.Put(bucketTrust, seqKey(a.Seq), wire))
 	})
 	if err != nil {
 		return fmt.Errorf("cannot keep accepted trust %d: %w", a.Seq, err)

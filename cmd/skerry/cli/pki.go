@@ -62,9 +62,9 @@ func (a *app) pkiTrustCmd() *cobra.Command {
 func offerRows(t *table, o *api.TrustOffer) {
 	t.row("OFFERED", fmt.Sprintf("trust %d", o.Seq), o.Digest.Hex())
 	for _, w := range o.Changes {
-		t.row("change", w)
+		t.row("change", "", w)
 	}
-	t.row("next", "skerry pki trust accept "+o.Digest.Hex())
+	t.row("next", "", "skerry pki trust accept "+o.Digest.Hex())
 }
 
 // readBounded reads a file of at most limit octets.

@@ -73,7 +73,7 @@ func keyTable(t *table, s *api.KeyStatus) {
 				t.row("rotating", site.Site+"/"+x.ID, fmt.Sprintf("%d keys in the roster", x.Keys))
 			}
 			if x.Offered != "" {
-				t.row("offered", site.Site+"/"+x.ID, x.Offered, "a person at the agent: skerry pki trust accept")
+				t.row("offered", site.Site+"/"+x.ID, "a person there must accept "+x.Offered)
 			}
 			if silent(x, s.At) {
 				t.row("offline", site.Site+"/"+x.ID, offline(x, s.At))

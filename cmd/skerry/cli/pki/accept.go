@@ -92,7 +92,7 @@ func printAccepted(t account.Table, out []accepted) {
 		if a.Result.DryRun {
 			said = "would accept"
 		}
-		t.Row(a.Result.Who, said, fmt.Sprintf("trust %d", a.Result.Head.Seq), a.Result.Head.Hash.Hex())
+		t.Row(a.Result.Who, said, fmt.Sprintf("trust %d (%s)", a.Result.Head.Seq, a.Result.Head.Hash.Hex()))
 		for _, w := range a.Result.Changes {
 			t.Row(a.Result.Who, "change", w)
 		}
