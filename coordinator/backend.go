@@ -31,7 +31,6 @@ type backend struct {
 	api.Keys
 	api.Documents
 	api.Vault
-	api.NoApprovals
 	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought
 	info    api.Info
 	store   store.Store
@@ -41,13 +40,18 @@ type backend struct {
 	blobs   *blob.Store
 	revoker *revoker
 	desk    *proposals.Desk
-	pin     intent.Digest
+	pin     func() intent.Digest                        // what a join token pins
 	addr    []string                                    // host:port at which agents reach this coordinator; at least one
 	reverse func(site string) (http.RoundTripper, bool) // a session with an agent of the site
 	// connected tells whether an agent has a session here now.
 	connected func(site, agent string) bool
 	now       func() time.Time
 	held      func(ctx context.Context, site string) (string, error) // why nothing is published there
+}
+
+// Approve implements api.Approvals: an approval is given where the act is done.
+func (b *backend) Approve(context.Context, api.Caller, string, string, string) error {
+	return api.ErrElsewhere
 }
 
 // Describe implements api.Backend.
@@ -200,7 +204,7 @@ func (b *backend) JoinToken(ctx context.Context, by api.Caller, site string, r a
 		}
 		ttl = d
 	}
-	t, err := join.NewToken(b.pin)
+	t, err := join.NewToken(b.pin())
 	if err != nil {
 		return nil, err
 	}

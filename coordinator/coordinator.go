@@ -241,7 +241,8 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		Store: c.store, Signer: c.writer.Signer, Now: c.clock.Now, Epoch: c.epoch,
 		Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat },
 		Requires: func() intent.Requires {
-			return intent.Requires{Trust: c.trust.Head().Seq, Revocation: c.revoker.stream.Head().Seq}
+			chain := c.trust.Chain()
+			return intent.Requires{Trust: chain.Needs(), Revocation: c.revoker.stream.Head().Seq}
 		},
 	}
 	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: c.clock.Now, changed: c.rosterChanged, locked: c.lockSite}
@@ -450,8 +451,8 @@ func (c *Coordinator) wire() (err error) {
 	c.backend = &backend{
 		Documents: c.sticks, Vault: c.vault, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
-		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: c.trust.Chain().Pin, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
-		reverse: c.reverse, connected: c.uplink.Connected, held: c.held,
+		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: func() intent.Digest { chain := c.trust.Chain(); return chain.Anchor() }, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
+		reverse: c.reverse, connected: func(site, agent string) bool { return c.uplink.Connected(site, agent) }, held: c.held,
 	}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{

@@ -17,6 +17,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/mesh/uplink"
+	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
@@ -186,7 +187,8 @@ func (a *Agent) open() error {
 	if err != nil {
 		return err
 	}
-	if err := a.replica.AddTrust(a.id.Trust); err != nil {
+	// What this agent joined with may have gone out of force by an acceptance since; it stays that.
+	if err := a.replica.AddTrust(a.id.Trust); err != nil && !errors.Is(err, document.ErrFork) && !errors.Is(err, document.ErrOffered) {
 		return err
 	}
 	if err := a.replica.SeedRoster(append([]intent.RosterAgent{a.id.Roster}, a.id.Peers...)...); err != nil {
@@ -290,6 +292,8 @@ func (a *Agent) wireAPI() {
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
 	}
+	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
+	a.backend.Keys, a.backend.Vault = door, door
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.rekey = a.newWorker()

@@ -32,8 +32,8 @@ import (
 
 // backend answers the site's API from the effective intent and the journal. It works with nobody above.
 type backend struct {
-	api.NoKeys
-	api.NoVault
+	api.Keys
+	api.Vault
 	api.Documents
 	api.Approvals
 	info    api.Info

@@ -18,6 +18,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
+	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
@@ -77,8 +78,9 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 	}
 	a.above.Store(&h)
 	rt := a.uplink.RoundTripper()
-	if own := a.replica.TrustHead(); h.Trust.Seq >= own.Seq && h.Trust != own { // another hash in our place: what is there is the evidence
-		if err := a.desk.PullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil {
+	chain := a.replica.TrustChain()
+	if own := chain.Head; h.Trust.Seq > 0 && chain.HashAt(h.Trust.Seq) != h.Trust.Hash { // in one of our places: evidence, or it is offered
+		if err := a.desk.PullTrust(ctx, rt, "http://coordinator/u/1/trust", min(h.Trust.Seq, own.Seq+1)); err != nil && !errors.Is(err, document.ErrOffered) { // told once, by the desk
 			failed("trust", err)
 		}
 	}
@@ -127,6 +129,15 @@ func (a *Agent) auditRefusal(kind string, err error) {
 	}
 }
 
+// note keeps what a person did, and an event beside it.
+func (a *Agent) note(ctx context.Context, r intent.AuditRecord, kind, message string) error {
+	drafts := []claim.Draft{a.audit.Draft(r)}
+	if kind != "" {
+		drafts = append(drafts, reconcile.Event("", "", intent.Epoch{}, kind, message, nil))
+	}
+	return a.journal.Append(ctx, claim.Local, drafts...)
+}
+
 // peerPull is how often peers are asked without a hint: gossip's heads are the normal way.
 const peerPull = 15 * time.Second
 
@@ -148,7 +159,7 @@ func (a *Agent) follow(ctx context.Context) error {
 			}
 			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
 			if own := a.replica.TrustHead().Seq; m.Tags.Trust.Seq > own {
-				if err := a.desk.PullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil {
+				if err := a.desk.PullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil && !errors.Is(err, document.ErrOffered) {
 					a.cfg.Logger.Warn("trust not pulled from peer", "peer", m.ID, "err", err)
 				}
 			}

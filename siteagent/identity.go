@@ -68,6 +68,9 @@ func joinSite(ctx context.Context, cfg Config, dir string) (*keys.Identity, erro
 		if errors.Is(err, join.ErrRefused) {
 			return nil, fmt.Errorf("%w; make a new token with `skerry token create`", err)
 		}
+		if errors.Is(err, join.ErrPin) {
+			return nil, err
+		}
 		cfg.Logger.Warn("cannot join yet", "addr", addr, "err", err)
 		if !sleep(ctx, joinRetry) {
 			return nil, ctx.Err()

@@ -22,7 +22,7 @@ func (a *Agent) newWorker() *keys.Worker {
 // wireCatchup makes what brings this agent, and others of the site, back after a long absence.
 func (a *Agent) wireCatchup() {
 	a.back = catchup.New(catchup.Config{
-		Site: a.id.Site, Self: a.id.Agent, Pin: a.id.Pin, Replica: a.replica, In: a.desk, Dial: a.cfg.Network, Hears: a.sees, Soon: func() { a.uplink.Soon() }, Event: a.journalEvent, Log: a.cfg.Logger,
+		Site: a.id.Site, Self: a.id.Agent, Replica: a.replica, In: a.desk, Dial: a.cfg.Network, Hears: a.sees, Soon: func() { a.uplink.Soon() }, Event: a.journalEvent, Log: a.cfg.Logger,
 		Keys: func() *seal.Keys { return a.keys.All()[0] }, Above: func() []uplink.Target {
 			if a.uplink.Status().Up {
 				return nil
@@ -76,6 +76,9 @@ func (b *backend) keys() *intent.KeyReport {
 	}
 	if envs, err := b.w.IntentForks(); err == nil {
 		k.IntentForks = len(envs)
+	}
+	if env := b.w.OfferedTrust(); env != nil {
+		k.Offered = env.Digest().Hex()
 	}
 	k.DEK, k.Behind = b.w.DataKey()
 	return k

@@ -108,10 +108,16 @@ func stream(ctx context.Context, st store.Store, keys string, w io.Writer) error
 		return err
 	}
 	h.Coordinator = strings.Trim(string(e.Value), `"`)
-	if e, err = st.Get(ctx, "trust/0000000000000001"); err != nil {
-		return err
+	var env *intent.Envelope
+	err = st.Range(ctx, "trust/", "", func(e store.Entry) (err error) {
+		if env, err = document.Decode(e.Value); err != nil {
+			return err
+		}
+		return store.ErrStop // the first one
+	})
+	if err == nil && env == nil {
+		err = fmt.Errorf("cannot back up: no trust document: %w", ErrBackup)
 	}
-	env, err := document.Decode(e.Value)
 	if err != nil {
 		return err
 	}
@@ -296,6 +302,10 @@ type verifier struct {
 func (v *verifier) record(r Record) error {
 	dir, rest, _ := strings.Cut(r.Key, "/")
 	switch dir {
+	case "accepted": // before the stream, in the order of keys
+		d, err := publish.DecodeAcceptance(r.Value)
+		v.trust.Accepted = append(v.trust.Accepted, d)
+		return err
 	case "trust":
 		env, err := document.Decode(r.Value)
 		if err != nil {

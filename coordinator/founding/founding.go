@@ -188,14 +188,9 @@ func (k Keys) Finish(own, offered *holder.Offer, now time.Time) (*intent.Envelop
 	if env == nil {
 		return nil, errors.New("cannot found a domain: not enough holders have signed")
 	}
-	var check document.TrustChain
-	for _, env := range append(slices.Clone(own.Chain), env) {
-		if check.Body == nil {
-			check.Pin = env.Digest()
-		}
-		if _, err := check.Accept(env); err != nil {
-			return nil, fmt.Errorf("cannot found a domain: its trust chain is refused: %w", err)
-		}
+	check, err := document.Believe(append(slices.Clone(own.Chain), env))
+	if err != nil {
+		return nil, fmt.Errorf("cannot found a domain: its trust chain is refused: %w", err)
 	}
 	c := check.Body.CAs[len(check.Body.CAs)-1] // ours is offered last
 	if err := ca.SaveCert(k.Dir, NameRoot, c.Root); err != nil {

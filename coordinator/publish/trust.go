@@ -31,6 +31,7 @@ type Trust struct {
 	chain document.TrustChain
 	envs  []*intent.Envelope
 	forks int
+	offer *intent.Envelope // waits for Accept; nil: none
 }
 
 // OpenTrust reads the stream. The own store is the anchor: its first document is the pin.
@@ -47,7 +48,14 @@ func (t *Trust) Load(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	chain, envs, forks := t.chain, slices.Clip(t.envs), 0
-	err := t.st.Range(ctx, "trust/", TrustKey(chain.Head.Seq+1), func(e store.Entry) error {
+	accepted, offer, err := t.besides(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read trust: %w", err)
+	}
+	if !slices.Equal(accepted, chain.Accepted) { // a person may have put documents out of force that were read before
+		chain, envs = document.TrustChain{Accepted: accepted}, nil
+	}
+	err = t.st.Range(ctx, "trust/", TrustKey(chain.Head.Seq+1), func(e store.Entry) error {
 		env, err := document.Decode(e.Value)
 		if err != nil {
 			return err
@@ -65,7 +73,7 @@ func (t *Trust) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read trust: %w", err)
 	}
-	t.chain, t.envs, t.forks = chain, envs, forks
+	t.chain, t.envs, t.forks, t.offer = chain, envs, forks, offer
 	return nil
 }
 
@@ -95,7 +103,8 @@ func (t *Trust) Writers() [][]byte {
 func (t *Trust) From(seq uint64) []*intent.Envelope {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.envs[min(max(seq, 1)-1, uint64(len(t.envs))):]
+	first := t.chain.First() // a rebuilt coordinator may know the stream from a later document on
+	return t.envs[min(max(seq, first)-first, uint64(len(t.envs))):]
 }
 
 // Forks counts the documents that the roots signed for a place that another has.
@@ -105,8 +114,15 @@ func (t *Trust) Forks() int {
 	return t.forks
 }
 
+// HasFork tells whether the document at a place is kept as evidence.
+func (t *Trust) HasFork(ctx context.Context, h intent.Head) bool {
+	_, err := t.st.Get(ctx, forkKey(h.Seq, h.Hash))
+	return err == nil
+}
+
 // Add verifies env, which follows the head, and keeps it; added is false for one that is known. A fork is refused and kept as
-// evidence. Errors: as document.TrustChain.Accept; store.ErrConflict when another coordinator was faster.
+// evidence. One that only the announced roots signed is kept for Accept, with more; another that waits stays, unless more is what a
+// person wrote. Errors: as document.TrustChain.Accept; store.ErrConflict when another coordinator was faster.
 func (t *Trust) Add(ctx context.Context, env *intent.Envelope, more store.Commit) (added bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,6 +133,9 @@ func (t *Trust) Add(ctx context.Context, env *intent.Envelope, more store.Commit
 	}
 	if errors.Is(err, document.ErrFork) {
 		return false, errors.Join(err, t.keepFork(ctx, env))
+	}
+	if errors.Is(err, document.ErrOffered) {
+		return false, errors.Join(err, t.keepOffer(ctx, env, more))
 	}
 	if err != nil {
 		return false, err

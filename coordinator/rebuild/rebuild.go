@@ -69,7 +69,7 @@ func Run(ctx context.Context, cfg Config) (res *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	res = &Result{Domain: domain, Pin: docs[0].Digest(), Trust: chain.Head.Seq + 1, CA: filepath.Join(keys, founding.NameRoot+".crt"), Have: f.Have, Of: f.Of}
+	res = &Result{Domain: domain, Pin: chain.Anchor(), Trust: chain.Head.Seq + 1, CA: filepath.Join(keys, founding.NameRoot+".crt"), Have: f.Have, Of: f.Of}
 	if f.Envelope == nil {
 		res.Offer = offer
 		return res, nil
@@ -82,29 +82,36 @@ func Run(ctx context.Context, cfg Config) (res *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(begin(ctx, st, cfg.ID, append(docs, f.Envelope)), closed()); err != nil {
+	if err := errors.Join(begin(ctx, st, cfg, chain, append(docs, f.Envelope)), closed()); err != nil {
 		return nil, err
 	}
 	return res, os.Remove(offer)
 }
 
 // begin writes the trust chain, and that every site is to be heard.
-func begin(ctx context.Context, st store.Store, id string, docs []*intent.Envelope) error {
-	self, err := json.Marshal(id)
+func begin(ctx context.Context, st store.Store, cfg Config, chain *document.TrustChain, docs []*intent.Envelope) error {
+	self, err := json.Marshal(cfg.ID)
 	if err != nil {
 		return fmt.Errorf("cannot encode id: %w", err)
 	}
 	put := map[string][]byte{"self": self, publish.PendingKey: []byte("1")}
 	for i, env := range docs {
-		if put[publish.TrustKey(uint64(i)+1)], err = document.Encode(env); err != nil {
+		if put[publish.TrustKey(chain.First()+uint64(i))], err = document.Encode(env); err != nil {
 			return err
 		}
+	}
+	for _, d := range chain.Lone() { // the holders who signed the last document vouch for them
+		key, v, err := publish.Acceptance{Digest: d, By: "rebuild", At: cfg.Now().UTC()}.Record()
+		if err != nil {
+			return err
+		}
+		put[key] = v
 	}
 	_, err = st.Commit(ctx, store.Commit{If: []store.Guard{{Key: "self"}}, Put: put})
 	if !errors.Is(err, store.ErrConflict) {
 		return err
 	}
-	last := publish.TrustKey(uint64(len(docs)))
+	last := publish.TrustKey(chain.Head.Seq + 1)
 	if e, gerr := st.Get(ctx, last); gerr == nil && string(e.Value) == string(put[last]) {
 		return nil // a crash came before the offer was removed
 	}
@@ -123,14 +130,18 @@ func longest(ctx context.Context, agents []string) (best *document.TrustChain, d
 			failed = append(failed, err)
 			continue
 		}
-		short, long := docs, envs
-		if len(short) > len(long) {
+		if best == nil {
+			best, docs = chain, envs
+			continue
+		}
+		short, long := best, chain
+		if short.Head.Seq > long.Head.Seq {
 			short, long = long, short
 		}
-		if n := len(short); n > 0 && short[n-1].Digest() != long[n-1].Digest() {
-			return nil, nil, fmt.Errorf("cannot rebuild: %s has another trust document %d than an agent before it: %w", addr, n, document.ErrFork)
+		if n := short.Head.Seq; long.First() <= n && long.HashAt(n) != short.Head.Hash {
+			return nil, nil, fmt.Errorf("cannot rebuild: %s has another trust document %d than an agent before it: %w; name only agents that follow the roots that sign now", addr, n, document.ErrFork)
 		}
-		if best == nil || chain.Head.Seq > best.Head.Seq {
+		if chain.Head.Seq > best.Head.Seq || chain.Head == best.Head && chain.First() < best.First() {
 			best, docs = chain, envs
 		}
 	}

@@ -36,7 +36,7 @@ type Heard struct {
 
 // KeyStatus implements api.Keys.
 func (r *Rotation) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
-	s := &api.KeyStatus{At: r.Now().UTC(), Trust: r.Trust.Head(), Revocation: r.Revocations.Head(), Forks: r.Trust.Forks(), Sites: []api.SiteKeys{}}
+	s := &api.KeyStatus{At: r.Now().UTC(), Trust: r.Trust.Head(), Revocation: r.Revocations.Head(), Forks: r.Trust.Forks(), Offered: r.offered(), Sites: []api.SiteKeys{}}
 	keys, err := r.signed()
 	if err != nil {
 		return nil, err
@@ -84,6 +84,7 @@ func (r *Rotation) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
 func fill(row *api.AgentKeys, c Contact, x uplink.SessionInfo) {
 	if c.Keys != nil {
 		row.Trust, row.Revocation, row.Clock, row.Forks = c.Keys.Trust, c.Keys.Revocation, c.Keys.Clock, c.Keys.Forks
+		row.Offered = c.Keys.Offered
 	}
 	if row.Up {
 		row.Trust, row.Revocation = max(row.Trust, x.Applied.Trust.Seq), max(row.Revocation, x.Applied.Revocation.Seq)

@@ -116,10 +116,11 @@ func (r *Rotation) Reload(string) {
 const hearLimit = time.Minute
 
 // Hear is called when an agent says how far it has the trust stream. What it has beyond ours is taken: this store is an older
-// copy. Another hash in the place of our head is a fork; what the agent has is fetched as the evidence.
+// copy. Another hash in a place of ours is a fork, or what only the announced roots signed; what the agent has is fetched.
 func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head) {
-	head := r.Trust.Head()
-	if has.Seq < head.Seq || has == head {
+	chain := r.Trust.Chain()
+	head := chain.Head
+	if has.Seq == 0 || chain.HashAt(has.Seq) == has.Hash || r.Trust.HasFork(ctx, has) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, hearLimit)
@@ -131,6 +132,9 @@ func (r *Rotation) Hear(ctx context.Context, site, agent string, has intent.Head
 		}
 		return err
 	})
+	if errors.Is(err, document.ErrOffered) {
+		return // kept, and shown, until a person accepts it here too
+	}
 	if err != nil {
 		r.Log.Error("trust of an agent not taken", "site", site, "agent", agent, "seq", has.Seq, "err", err)
 		if errors.Is(err, document.ErrFork) {

@@ -14,7 +14,11 @@ import (
 // roots lets the announced set take over, with a new one announced in the same document; holders of both sets sign it. It is done when
 // all agents that count have followed: nothing is retired apart, because the old roots sign nothing from that document on.
 func (x *step) roots() error {
-	if x.body.Roots.Digest().Hex() == x.rec.From {
+	again, err := x.without()
+	if err != nil || x.st.Next != "" {
+		return err
+	}
+	if again || x.body.Roots.Digest().Hex() == x.rec.From {
 		set, err := x.announced()
 		if err != nil {
 			return err
@@ -23,7 +27,11 @@ func (x *step) roots() error {
 		if err != nil {
 			return err
 		}
-		x.st.Steps = append(x.st.Steps, api.RotationStep{Phase: api.PhaseAccept, Text: fmt.Sprintf("%d of old, %d of next sign", x.body.Roots.Threshold, set.Threshold)})
+		text := fmt.Sprintf("%d of old, %d of next sign", x.body.Roots.Threshold, set.Threshold)
+		if x.lost {
+			text = fmt.Sprintf("%d of next sign alone", set.Threshold)
+		}
+		x.st.Steps = append(x.st.Steps, api.RotationStep{Phase: api.PhaseAccept, Text: text})
 		waits, err := x.propose(next, func(b *intent.TrustBody) { b.Roots, b.Next = *set, next.Digest() })
 		if err != nil || waits {
 			return err
@@ -55,6 +63,35 @@ func (x *step) roots() error {
 		return nil
 	}
 	return x.done()
+}
+
+// without prepares a document that does without the roots of before. again tells that it goes on after one that is not the head. Where
+// one waits to be accepted already, the status says so.
+func (x *step) without() (again bool, err error) {
+	if x.lost = x.q.Lost; !x.lost {
+		return false, nil
+	}
+	if env := x.Trust.Offered(); env != nil {
+		x.st.Next = acceptNext(env.Digest())
+		return false, nil
+	}
+	if x.q.After == 0 {
+		return false, nil
+	}
+	chain := x.Trust.Chain()
+	base := chain.At(x.q.After)
+	if base == nil {
+		return false, api.Refuse(fmt.Sprintf("there is no trust document %d to go on after; the head is %d", x.q.After, chain.Head.Seq))
+	}
+	if base.Next == x.body.Roots.Digest() {
+		return false, nil // they took over
+	}
+	x.body = base
+	return true, nil
+}
+
+func acceptNext(d intent.Digest) string {
+	return "it waits for a person, here and at every agent: skerry pki trust accept " + d.Hex()
 }
 
 // announced returns the set behind the digest that the trust document announces.
@@ -112,7 +149,7 @@ func (x *step) afterwards() (*intent.RootSet, error) {
 		if err := json.Unmarshal(e.Value, old); err != nil {
 			return nil, fmt.Errorf("cannot read what was offered: %w", err)
 		}
-		if old.Seq == x.Trust.Head().Seq+1 && !old.Roots.Equal(x.body.Roots) {
+		if old.Seq == x.body.Seq+1 && !old.Roots.Equal(x.body.Roots) {
 			if set, err := x.set(old.Next); set != nil || err != nil {
 				return set, err
 			}

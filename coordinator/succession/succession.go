@@ -73,6 +73,7 @@ type step struct {
 	body *intent.TrustBody
 	st   *api.RotationStatus
 	csr  []byte // of the CA that the next document is to certify
+	lost bool   // the announced roots sign the next document alone
 }
 
 // Rotate begins the rotation of q.What, or goes on with it as far as it goes now.
@@ -81,6 +82,9 @@ func (s *Succession) Rotate(ctx context.Context, by api.Caller, q api.RotateRequ
 	defer s.mu.Unlock()
 	if _, shared := s.Store.(store.Shared); shared && s.behind(q.What) {
 		return nil, api.Refuse("another coordinator over this store made the new key: ask that one, or copy its keys/ here and start this one again")
+	}
+	if (q.Lost || q.After > 0) && (q.What != api.RotateRoot || !q.Lost) {
+		return nil, api.Refuse("lost roots are those of `root`, and a document to go on after is named with --lost")
 	}
 	x := &step{Succession: s, ctx: ctx, by: by, q: q}
 	if err := x.open(); err != nil {
@@ -154,6 +158,9 @@ func (x *step) open() error {
 	x.st.Started = x.rec.Started
 	if x.q.DryRun {
 		x.st.Next = "nothing was changed; without --dry-run a new key is made, and the next trust document lists it"
+		if x.q.Lost {
+			x.st.Next = "nothing was changed; without --dry-run a document is offered that the announced roots sign alone, and that a person must accept here and at every agent"
+		}
 		if x.q.What == api.RotateFloor {
 			x.st.Next = "nothing was changed; without --dry-run the next trust document says it"
 		}
@@ -228,20 +235,30 @@ func (x *step) propose(next *intent.RootSet, change func(*intent.TrustBody)) (wa
 		x.st.Next = fmt.Sprintf("%s: holders run skerry pki sign %s until it has %d signatures, then run this command again", file, file, of)
 		return true, nil
 	}
-	if _, err := x.Add(x.ctx, x.by, env); err != nil {
+	res, err := x.Add(x.ctx, x.by, env)
+	if err != nil {
 		return false, err
+	}
+	if res.Offered != nil {
+		x.st.Next = acceptNext(res.Offered.Digest)
+		return true, nil
 	}
 	x.body, x.st.Trust = x.Trust.Body(), x.Trust.Head()
 	return false, nil
 }
 
 func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*holder.Offer, error) {
+	head, docs := x.Trust.Head(), x.Trust.From(1)
+	if x.lost {
+		chain := x.Trust.Chain()
+		head, docs = intent.Head{Seq: x.body.Seq, Hash: chain.HashAt(x.body.Seq)}, docs[:x.body.Seq-chain.First()+1]
+	}
 	body := *x.body
 	body.Floor = nil // said once
-	body.Header = document.Follow(x.Trust.Head(), intent.StreamTrust, 0, x.Now())
+	body.Header = document.Follow(head, intent.StreamTrust, 0, x.Now())
 	body.Writers, body.CAs = slices.Clone(body.Writers), slices.Clone(body.CAs)
 	change(&body)
-	o := &holder.Offer{Chain: x.Trust.From(1), Body: body, Next: next}
+	o := &holder.Offer{Chain: docs, Body: body, Next: next, Lost: x.lost}
 	if x.csr != nil {
 		o.CSR, o.CA = x.csr, fmt.Sprintf("C%d", len(body.CAs))
 	}

@@ -131,11 +131,11 @@ func lastEpoch(b *intent.TrustBody) (last uint64) {
 
 // firstWith is the place of the first document of the stream that is so.
 func (x *step) firstWith(is func(*intent.TrustBody) bool) uint64 {
-	for i, env := range x.Trust.From(1) {
-		b := &intent.TrustBody{}
-		if err := intent.DecodeStrict(env.Payload, b); err == nil && is(b) {
-			return uint64(i) + 1
+	chain := x.Trust.Chain()
+	for seq := chain.First(); seq < chain.Head.Seq; seq++ {
+		if is(chain.At(seq)) {
+			return seq
 		}
 	}
-	return x.Trust.Head().Seq
+	return chain.Head.Seq
 }

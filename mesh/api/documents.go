@@ -23,19 +23,11 @@ type Documents interface {
 	IntentStatus(ctx context.Context, site string) (*IntentStatus, error)
 }
 
-// Approvals is the part of a Backend that takes an operator's word for a dangerous act: an agent.
+// Approvals is the part of a Backend that takes an operator's word for a dangerous act: an agent. A coordinator answers ErrElsewhere.
 type Approvals interface {
 	// Approve lets a machine be written, for its present allocation, though no coordinator was heard. Errors: 422 for who did not show
 	// a registered key.
 	Approve(ctx context.Context, by Caller, site, machine, reason string) error
-}
-
-// NoApprovals is the Approvals of a coordinator: an approval is given where the act is done.
-type NoApprovals struct{}
-
-// Approve implements Approvals.
-func (NoApprovals) Approve(context.Context, Caller, string, string, string) error {
-	return ErrElsewhere
 }
 
 // StickQuery says what goes onto a stick.

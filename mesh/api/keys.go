@@ -8,11 +8,13 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// Keys is the part of a Backend that knows the domain's keys: a coordinator.
+// Keys is the part of a Backend that knows the domain's keys. An agent takes trust documents and shows its streams, no more.
 type Keys interface {
-	// AddTrust takes a trust document that the roots signed. A known one is no error.
-	// Errors: 409 for one that does not fit, and for a fork.
+	// AddTrust takes a trust document that the roots signed, and keeps one that only the announced roots signed for AcceptTrust. A known
+	// one is no error. Errors: 409 for one that does not fit, and for a fork.
 	AddTrust(ctx context.Context, by Caller, env *intent.Envelope) (*TrustResult, error)
+	// AcceptTrust lets a document that only the announced roots signed count, here and nowhere else. Errors: 409 when none waits.
+	AcceptTrust(ctx context.Context, by Caller, r AcceptRequest) (*AcceptResult, error)
 	// KeyStatus says how old keys are and who was heard when.
 	KeyStatus(ctx context.Context) (*KeyStatus, error)
 	// Rotate begins a rotation or goes on with the one under way; it does not wait for agents. Errors: 409 when another one is in
@@ -22,31 +24,13 @@ type Keys interface {
 	Rotations(ctx context.Context) (*RotationList, error)
 }
 
-// NoKeys is the Keys of a site agent.
-type NoKeys struct{}
-
-// AddTrust implements Keys.
-func (NoKeys) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResult, error) {
-	return nil, ErrElsewhere
-}
-
-// KeyStatus implements Keys.
-func (NoKeys) KeyStatus(context.Context) (*KeyStatus, error) { return nil, ErrElsewhere }
-
-// Rotate implements Keys.
-func (NoKeys) Rotate(context.Context, Caller, RotateRequest) (*RotationStatus, error) {
-	return nil, ErrElsewhere
-}
-
-// Rotations implements Keys.
-func (NoKeys) Rotations(context.Context) (*RotationList, error) { return nil, ErrElsewhere }
-
 // KeyStatus is how old the domain's keys are, and when each agent was heard.
 type KeyStatus struct {
 	At         time.Time   `json:"at"` // by the coordinator's clock
 	Trust      intent.Head `json:"trust"`
 	Revocation intent.Head `json:"revocation"`
-	Forks      int         `json:"forks"`  // forked trust documents, here and at the agents
+	Forks      int         `json:"forks"` // forked trust documents, here and at the agents
+	Offered    *TrustOffer `json:"offered,omitempty"`
 	Oldest     []KeyAge    `json:"oldest"` // of each kind the oldest, oldest first
 	Sites      []SiteKeys  `json:"sites"`
 }
@@ -85,12 +69,36 @@ type AgentKeys struct {
 	Revocation uint64     `json:"revocation"`
 	Clock      string     `json:"clock,omitempty"` // trusted, floor-only; empty: it did not say
 	Forks      int        `json:"forks,omitempty"`
+	Offered    string     `json:"offered,omitempty"` // digest of the trust document that waits there for AcceptTrust
+}
+
+// TrustOffer is a trust document that only the announced roots signed, and that waits for AcceptTrust.
+type TrustOffer struct {
+	Digest  intent.Digest `json:"digest"`
+	Seq     uint64        `json:"seq"`
+	Changes []string      `json:"changes"` // what it would change here, a line each
+}
+
+// AcceptRequest names the offered document that is to count.
+type AcceptRequest struct {
+	Digest string `json:"digest" maxLength:"71" doc:"all 64 hex digits of its SHA-256"`
+	Site   string `json:"site,omitempty" maxLength:"63" doc:"site of the agent that is asked; none for a coordinator"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
+
+// AcceptResult says what follows the document now, or would.
+type AcceptResult struct {
+	Who     string      `json:"who"` // coordinator, or SITE/AGENT
+	Head    intent.Head `json:"head"`
+	Changes []string    `json:"changes"`
+	DryRun  bool        `json:"dryRun,omitempty"`
 }
 
 // TrustResult says where the trust stream is.
 type TrustResult struct {
-	Head  intent.Head `json:"head"`
-	Added bool        `json:"added"` // false: it was known
+	Head    intent.Head `json:"head"`
+	Added   bool        `json:"added"` // false: it was known, or waits for AcceptTrust
+	Offered *TrustOffer `json:"offered,omitempty"`
 }
 
 // keyActions registers what is about the domain's keys.
@@ -105,5 +113,13 @@ func (a *API) keyActions() {
 	register(a, add, func(*document) intent.Request { return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent} },
 		func(ctx context.Context, in *document) (*TrustResult, error) {
 			return a.b.AddTrust(ctx, callerFrom(ctx), &in.Body)
+		})
+	type acceptance struct{ Body AcceptRequest }
+	register(a, a.op(http.MethodPost, "/v1/trust/acceptance", "accept-trust", "Let a trust document count that only the announced roots signed", "Security"),
+		func(in *acceptance) intent.Request {
+			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
+		},
+		func(ctx context.Context, in *acceptance) (*AcceptResult, error) {
+			return a.b.AcceptTrust(ctx, callerFrom(ctx), in.Body)
 		})
 }

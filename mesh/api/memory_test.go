@@ -25,7 +25,6 @@ import (
 
 // memory is a Backend that keeps everything in a catalog: what the API does beside its backend is seen plainly.
 type memory struct {
-	NoVault
 	mu        sync.Mutex // guards what follows
 	c         *intent.Catalog
 	rev       uint64
@@ -211,6 +210,18 @@ func (m *memory) Revoke(_ context.Context, _ Caller, r RevokeRequest) (*RevokeRe
 
 func (m *memory) AddTrust(context.Context, Caller, *intent.Envelope) (*TrustResult, error) {
 	return &TrustResult{}, nil
+}
+
+func (m *memory) AcceptTrust(_ context.Context, by Caller, r AcceptRequest) (*AcceptResult, error) {
+	return &AcceptResult{Changes: []string{}}, m.call("accept %s at %q by %s", r.Digest, r.Site, by.User)
+}
+
+func (m *memory) RotateSecrets(context.Context, Caller, string, SecretRotation) (*SecretStatus, error) {
+	return nil, ErrElsewhere
+}
+
+func (m *memory) SecretStatus(context.Context, string) (*SecretStatus, error) {
+	return nil, ErrElsewhere
 }
 
 func (m *memory) KeyStatus(context.Context) (*KeyStatus, error) { return &KeyStatus{}, nil }

@@ -37,8 +37,11 @@ type RotateRequest struct {
 	DryRun bool       `json:"dryRun,omitempty"`
 	Floor  *time.Time `json:"floor,omitempty" doc:"of what floor only: no agent believes any more that it is later"`
 	// Next are the roots to announce, of what root only.
-	Next              *intent.RootSet `json:"next,omitempty"`
-	ForceAfterSeconds int64           `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
+	Next *intent.RootSet `json:"next,omitempty"`
+	// Lost lets the announced roots alone sign, of what root only: whoever is to follow must accept it.
+	Lost              bool   `json:"lost,omitempty"`
+	After             uint64 `json:"after,omitempty" doc:"with lost: the last document that still counts, where somebody else signed those after it; 0: the head"`
+	ForceAfterSeconds int64  `json:"forceAfterSeconds,omitempty" minimum:"0" doc:"retire without those who were not heard for that long; 0: wait for everybody"`
 }
 
 // RotationStatus is how far a rotation is.

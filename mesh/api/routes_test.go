@@ -45,6 +45,7 @@ func routeTable() map[string]route {
 		"admit-spare":      {roles: all, open: true, body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
 		"key-status":       {roles: "operator security auditor"},
 		"add-trust":        {roles: "security", body: `{"payloadType":"x","payload":"AA==","signatures":[]}`},
+		"accept-trust":     {roles: "security", body: `{"digest":"00","site":"lon1"}`},
 		"rotate":           {roles: "security", body: `{"what":"agent","site":"lon1","agent":"a9"}`},
 		"rotations":        {roles: "operator security auditor"},
 		"rotate-secrets":   {roles: "security", body: `{"agent":"a1"}`},

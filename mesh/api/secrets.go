@@ -8,7 +8,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// Vault is the part of a Backend that changes secrets by itself: a coordinator.
+// Vault is the part of a Backend that changes secrets by itself: a coordinator. An agent answers ErrElsewhere.
 type Vault interface {
 	// RotateSecrets makes new data keys for agents, or a new password for the BMCs that use a secret; it does not wait for them.
 	// Errors: 404 for what is not there, 409 where a change of that password is under way.
@@ -16,17 +16,6 @@ type Vault interface {
 	// SecretStatus says how far a site's secrets are.
 	SecretStatus(ctx context.Context, site string) (*SecretStatus, error)
 }
-
-// NoVault is the Vault of a site agent.
-type NoVault struct{}
-
-// RotateSecrets implements Vault.
-func (NoVault) RotateSecrets(context.Context, Caller, string, SecretRotation) (*SecretStatus, error) {
-	return nil, ErrElsewhere
-}
-
-// SecretStatus implements Vault.
-func (NoVault) SecretStatus(context.Context, string) (*SecretStatus, error) { return nil, ErrElsewhere }
 
 // SecretRotation says what of a site's secrets is made anew: the data key of one agent, of all its agents (neither is named), or the
 // password in one secret of type bmc.

@@ -33,6 +33,8 @@ type KeyReport struct {
 	IntentForks int    `json:"intentForks,omitempty"`
 	DEK         uint64 `json:"dek,omitempty"`    // newest data key
 	Behind      int    `json:"behind,omitempty"` // secrets that are sealed under an older one
+	// Offered is the digest of a trust document that waits there for a person.
+	Offered string `json:"offered,omitempty"`
 }
 
 // How an agent takes its wall clock.

@@ -25,7 +25,7 @@ var (
 // Refused tells whether err lies in a document: the same one is refused again, however often it is tried. Anything else, a line
 // that broke or a disk that was full, may be better later.
 func Refused(err error) bool {
-	for _, is := range []error{ErrReplay, ErrGap, ErrFork, ErrOtherSite, ErrSigner, ErrRetired, ErrEpoch, ErrSize, ErrType, ErrSignature, ErrKey} {
+	for _, is := range []error{ErrReplay, ErrGap, ErrFork, ErrOtherSite, ErrSigner, ErrOffered, ErrRetired, ErrEpoch, ErrSize, ErrType, ErrSignature, ErrKey} {
 		if errors.Is(err, is) {
 			return true
 		}

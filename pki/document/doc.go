@@ -7,8 +7,9 @@
 // its pre-authentication encoding: counting signatures per key is done here, because the library prints and tolerates more.
 //
 // Promises: 3 (a chain only moves forward; a fork stops it), 12 (an envelope is at most intent.MaxEnvelope octets with at
-// most intent.MaxSignatures signatures; nothing of a payload is parsed before its signature was verified). A verifier that
-// returns an error has not changed.
+// most intent.MaxSignatures signatures; nothing of a payload is parsed before its signature was verified, but for a trust document
+// that names its own signers: the pinned one, and one that the announced roots sign alone). A verifier that returns an error has
+// not changed.
 //
 // Concurrency: functions are pure; a chain value is owned by one goroutine, snapshots are plain structs.
 //

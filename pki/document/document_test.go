@@ -268,7 +268,7 @@ func TestTrustChain(t *testing.T) {
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, roots, next.Digest()), r1, r1), ErrSigner)
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, rootSet(1, r1), intent.Digest{}), r1, r2), ErrSigner) // roots nobody announced
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, next, intent.Digest{}), r1, r2), ErrSigner)           // new set did not sign
-	f(sign(t, intent.PayloadTrust, trustBody(c.Head, next, intent.Digest{}), n1, n2), ErrSigner)           // old set did not sign
+	f(sign(t, intent.PayloadTrust, trustBody(c.Head, next, intent.Digest{}), n1, n2), ErrOffered)          // old set did not sign
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, roots, next.Digest()), r3, r1), nil)
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, next, intent.Digest{}), r1, r3, n1, n2), nil)
 	f(sign(t, intent.PayloadTrust, trustBody(c.Head, next, intent.Digest{}), r1, r2), ErrSigner) // the old roots are gone

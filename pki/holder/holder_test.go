@@ -393,3 +393,58 @@ func FuzzDecodeHolder(f *testing.F) {
 		}
 	})
 }
+
+// The roots are lost: the announced ones sign alone, which holders read in capitals. Nothing else does without the roots of before, and
+// holders who go on after it are told of it.
+func TestLostRoots(t *testing.T) {
+	s := newScene(t, "edge.example")
+	s.sign(s.offer, s.hs[0], s.hs[1])
+	_, b, err := Create("edge.example", 3, 2, false, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := func(o *Offer) {
+		o.Lost, o.Body.Roots, o.Body.Next, o.Next = true, s.bundle.Next, b.Next.Digest(), &b.Next
+	}
+	lost := s.follow(s.offer, over)
+	if s.sign(lost, s.hs[1]) != nil {
+		t.Error("one holder let the announced roots take over")
+	}
+	env := s.sign(lost, s.hs[2])
+	if have, of, err := lost.Count(); env == nil || len(env.Signatures) != 2 || have != 2 || of != 2 || err != nil {
+		t.Fatalf("%d of %d, %v", have, of, err)
+	}
+	if err := accept(lost); !errors.Is(err, document.ErrOffered) {
+		t.Errorf("everybody else: %v", err)
+	}
+	words := func(o *Offer, want string) {
+		t.Helper()
+		ws, err := o.Words()
+		if err != nil || !strings.Contains(strings.Join(ws, "\n"), want) {
+			t.Errorf("%q, %v; want %q", ws, err, want)
+		}
+	}
+	words(lost, "WITHOUT the roots of before")
+	after := s.follow(lost, func(o *Offer) { o.Lost = false })
+	words(after, "FOLLOWS "+env.Digest().Short())
+	if s.sign(after, s.hs[0], s.hs[1]) == nil {
+		t.Error("the roots that took over do not go on")
+	}
+	for what, o := range map[string]*Offer{
+		"the same roots":         s.follow(s.offer, func(o *Offer) { o.Lost = true }),
+		"roots nobody announced": s.follow(s.offer, func(o *Offer) { over(o); o.Body.Roots = b.Next }),
+	} {
+		if _, _, err := s.hs[0].Sign(o, Mark{}, now); !errors.Is(err, ErrFollows) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	founded := *s.offer
+	founded.Lost, founded.Signed = true, nil
+	if _, _, err := s.hs[0].Sign(&founded, Mark{}, now); !errors.Is(err, ErrFollows) {
+		t.Errorf("a first document: %v", err)
+	}
+	plain := *lost
+	if plain.Lost = false; plain.Same(lost) {
+		t.Error("who must sign is no part of an offer")
+	}
+}

@@ -26,6 +26,7 @@ type Offer struct {
 	Next   *intent.RootSet    `json:"next,omitempty"`   // the set that Body.Next newly announces
 	CSR    []byte             `json:"csr,omitempty"`    // of the CA without certificate, PKCS #10
 	CA     string             `json:"ca,omitempty"`     // its name, like C2
+	Lost   bool               `json:"lost,omitempty"`   // the announced roots take over and sign alone: the old ones are lost, or stolen
 	Signed *intent.Envelope   `json:"signed,omitempty"` // what was signed so far
 }
 
@@ -70,7 +71,7 @@ func DecodeOffer(b []byte) (*Offer, error) {
 func (o *Offer) Same(p *Offer) bool {
 	a, err1 := json.Marshal(o.Body)
 	b, err2 := json.Marshal(p.Body)
-	return err1 == nil && err2 == nil && bytes.Equal(a, b) && bytes.Equal(o.CSR, p.CSR)
+	return err1 == nil && err2 == nil && bytes.Equal(a, b) && bytes.Equal(o.CSR, p.CSR) && o.Lost == p.Lost
 }
 
 // review is an offer that was checked against itself.
@@ -84,14 +85,11 @@ type review struct {
 // Errors: ErrFollows, ErrAltered, those of document.TrustChain.
 func (o *Offer) review() (*review, error) {
 	r := &review{open: -1}
-	for i, env := range o.Chain {
-		if i == 0 {
-			r.chain.Pin = env.Digest()
-		}
-		if _, err := r.chain.Accept(env); err != nil {
-			return nil, fmt.Errorf("cannot use offer: document %d before it: %w", i+1, err)
-		}
+	chain, err := document.Believe(o.Chain)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use offer: the documents before it: %w", err)
 	}
+	r.chain = *chain
 	b := &o.Body
 	if err := b.Validate(); err != nil {
 		return nil, err
@@ -109,8 +107,13 @@ func (o *Offer) review() (*review, error) {
 			if b.Roots.Digest() != old.Next {
 				return nil, fmt.Errorf("cannot use offer: its roots are not the announced ones: %w", ErrFollows)
 			}
-			r.sets = []intent.RootSet{old.Roots, b.Roots}
+			if r.sets = []intent.RootSet{old.Roots, b.Roots}; o.Lost {
+				r.sets = r.sets[1:]
+			}
 		}
+	}
+	if o.Lost && (r.chain.Body == nil || b.Roots.Equal(r.chain.Body.Roots)) {
+		return nil, fmt.Errorf("cannot use offer: it does without the roots of before, and no announced ones take over: %w", ErrFollows)
 	}
 	for _, s := range r.sets {
 		if err := CheckSet(s); err != nil {

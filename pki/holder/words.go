@@ -16,18 +16,39 @@ func (o *Offer) Words() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	old, b := r.chain.Body, &o.Body
+	b := &o.Body
+	if b.Seq == 1 {
+		return append([]string{"founds " + b.Domain}, Changes(r.chain.Body, o)...), nil
+	}
+	out := []string{fmt.Sprintf("trust %d of %s, after %d (%s)", b.Seq, b.Domain, r.chain.Head.Seq, r.chain.Head.Hash.Short())}
+	for _, d := range r.chain.Lone() {
+		out = append(out, fmt.Sprintf("FOLLOWS %s, which the announced roots signed alone: be sure that your sites accepted it", d.Short()))
+	}
+	if o.Lost {
+		out = append(out, "WITHOUT the roots of before: a person must accept it at the coordinator and at every agent")
+	}
+	return append(out, Changes(r.chain.Body, o)...), nil
+}
+
+// Replaces says where the head of a chain comes to stand by a document that the announced roots signed alone.
+func Replaces(was, is *intent.TrustBody) string {
+	switch {
+	case is.Seq > was.Seq:
+		return fmt.Sprintf("trust %d follows %d, without the roots of before", is.Seq, was.Seq)
+	case is.Seq == was.Seq:
+		return fmt.Sprintf("trust %d goes OUT OF FORCE, another takes its place, without the roots of before", is.Seq)
+	}
+	return fmt.Sprintf("trust %d to %d go OUT OF FORCE, another %d takes their place, without the roots of before", is.Seq, was.Seq, is.Seq)
+}
+
+// Changes says what o's document changes in old, one change a line; old is nil for a new domain. It checks nothing.
+func Changes(old *intent.TrustBody, o *Offer) []string {
+	b := &o.Body
 	if old == nil {
 		old = &intent.TrustBody{}
 	}
 	var out []string
 	say := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
-	switch {
-	case b.Seq == 1:
-		say("founds %s", b.Domain)
-	default:
-		say("trust %d of %s, after %d (%s)", b.Seq, b.Domain, r.chain.Head.Seq, r.chain.Head.Hash.Short())
-	}
 	if b.Floor != nil && (old.Floor == nil || !b.Floor.Equal(*old.Floor)) {
 		say("LOWERS the time floor of every agent to %s", b.Floor.UTC().Format("2006-01-02 15:04:05Z"))
 	}
@@ -35,11 +56,15 @@ func (o *Offer) Words() ([]string, error) {
 		say("roots from now on: %s", setWords(b.Roots))
 	}
 	if b.Next != old.Next {
-		say("announces the next roots: %s", setWords(*o.Next))
+		words := "set " + b.Next.Short()
+		if o.Next != nil {
+			words = setWords(*o.Next)
+		}
+		say("announces the next roots: %s", words)
 	}
 	out = append(out, o.caWords(old)...)
 	out = append(out, writerWords(old.Writers, b.Writers)...)
-	return append(out, coordinatorWords(old.Coordinators, b.Coordinators)...), nil
+	return append(out, coordinatorWords(old.Coordinators, b.Coordinators)...)
 }
 
 func setWords(s intent.RootSet) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -55,11 +56,10 @@ const returnTimeout = time.Hour
 // Home is an agent's own side of a return: what it has, and who takes what it missed.
 type Home struct {
 	Keys  *seal.Keys           // in use
-	Pin   intent.Digest        // of trust document 1
-	Trust intent.Head          // the agent's own; the peer's chain must hold it
+	Chain document.TrustChain  // the agent's own; the peer's must hold its head. An empty one has the pin alone
 	Want  trust.Want           // who is meant to answer
 	Back  func() (Back, error) // asked once trust was taken
-	// TakeTrust takes the trust documents beyond Trust. Then Take takes what give gives: it calls its argument for each document, in
+	// TakeTrust takes the trust documents beyond Chain, the last of them perhaps one that waits for a person. Then Take takes what give gives: it calls its argument for each document, in
 	// order, and passes on what that returns. What they took counts, whatever comes then.
 	TakeTrust func([]*intent.Envelope) error
 	Take      func(give func(take func(stream string, env *intent.Envelope) error) error) error
@@ -84,30 +84,62 @@ func Return(ctx context.Context, d Dialer, addr string, h Home) (taken int, err 
 	if err := conn.SetReadDeadline(time.Now().Add(talkTimeout)); err != nil {
 		return 0, fmt.Errorf("cannot bound return: %w", err)
 	}
-	res, view, err := readTrust(conn, h.Pin)
+	docs, err := readChain(conn)
 	if err != nil {
 		return 0, err
 	}
-	own := h.Trust.Seq
-	switch {
-	case uint64(len(res.Trust)) < own:
-		return 0, fmt.Errorf("cannot learn from %s: %w", addr, ErrBehind)
-	case own > 0 && res.Trust[own-1].Digest() != h.Trust.Hash:
-		return 0, fmt.Errorf("cannot learn from %s: its trust document %d is another one: %w", addr, own, document.ErrFork)
+	news, offered, err := h.walk(addr, docs)
+	if err != nil {
+		return 0, err
+	}
+	view, err := trust.NewView(h.Chain.Body)
+	if err != nil {
+		return 0, err
 	}
 	// Its certificate is that of now. Its key may be newer than our roster: everything that follows is signed by writers.
 	h.Want.AnySite = true
 	if _, err := trust.VerifyPeer(view, "-", conn.ConnectionState().PeerCertificates, h.Want); err != nil {
 		return 0, fmt.Errorf("cannot trust %s: %w", addr, err)
 	}
-	if news := res.Trust[own:]; len(news) > 0 {
-		if err := h.TakeTrust(news); err != nil {
+	taken = len(news)
+	if offered != nil {
+		news = append(news, offered)
+	}
+	if len(news) > 0 {
+		if err := h.TakeTrust(news); err != nil && !errors.Is(err, document.ErrOffered) {
 			return 0, err
 		}
-		taken += len(news)
 	}
 	n, err := h.ask(conn)
 	return taken + n, err
+}
+
+// walk follows the peer's chain with our own. It returns what is new, and the document after it that only the announced roots signed:
+// what follows that one is for when a person accepted it.
+func (h *Home) walk(addr string, docs []*intent.Envelope) (news []*intent.Envelope, offered *intent.Envelope, err error) {
+	if h.Chain.Body == nil { // what comes before the pin does not count
+		docs = docs[max(0, slices.IndexFunc(docs, func(env *intent.Envelope) bool { return env.Digest() == h.Chain.Pin })):]
+	}
+	own, met := h.Chain.Head, h.Chain.Body == nil
+	for _, env := range docs {
+		met = met || env.Digest() == own.Hash
+		_, err := h.Chain.Accept(env)
+		switch {
+		case errors.Is(err, document.ErrKnown), errors.Is(err, document.ErrReplay):
+		case errors.Is(err, document.ErrOffered):
+			return news, env, nil
+		case errors.Is(err, document.ErrGap), errors.Is(err, document.ErrFork), err != nil && !met:
+			return nil, nil, fmt.Errorf("cannot learn from %s: its trust chain does not hold our document %d: %w", addr, own.Seq, document.ErrFork)
+		case err != nil:
+			return nil, nil, err
+		default:
+			news = append(news, env)
+		}
+	}
+	if !met {
+		return nil, nil, fmt.Errorf("cannot learn from %s: %w", addr, ErrBehind)
+	}
+	return news, nil, nil
 }
 
 // ask shows who returns, and lets Take take the answer.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -44,7 +45,7 @@ func (r *returner) Missed(_ context.Context, b Back, send func(string, *intent.E
 func home(t *testing.T, d *pkitest.Domain, k *seal.Keys, took *[]string) Home {
 	t.Helper()
 	return Home{
-		Keys: k, Pin: d.Env.Digest(), Want: trust.Want{Kind: trust.Coordinator},
+		Keys: k, Chain: document.TrustChain{Pin: d.Env.Digest()}, Want: trust.Want{Kind: trust.Coordinator},
 		Back: func() (Back, error) {
 			sign, err := k.SignPublic()
 			return Back{Site: "lon1", Agent: "a1", Sign: sign, Offer: []byte("o"), Revocation: 3, Intent: 9}, err
@@ -57,6 +58,18 @@ func home(t *testing.T, d *pkitest.Domain, k *seal.Keys, took *[]string) Home {
 			return give(func(stream string, _ *intent.Envelope) error { *took = append(*took, stream); return nil })
 		},
 	}
+}
+
+// chainOf is an agent's chain of these documents.
+func chainOf(t *testing.T, docs ...*intent.Envelope) document.TrustChain {
+	t.Helper()
+	c := document.TrustChain{Pin: docs[0].Digest()}
+	for _, env := range docs {
+		if _, err := c.Accept(env); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
 }
 
 // An agent is told the trust chain beyond its own, then what its signing key entitles it to.
@@ -77,7 +90,7 @@ func TestReturn(t *testing.T) {
 	if got := b.back.last; got.Revocation != 3 || got.Intent != 9 || string(got.Offer) != "o" || got.Site != "lon1" || got.Agent != "a1" {
 		t.Errorf("it said %+v", got)
 	}
-	took, h.Trust = nil, intent.Head{Seq: 1, Hash: d.Env.Digest()}
+	took, h.Chain = nil, chainOf(t, d.Env)
 	if n, err := Return(t.Context(), &net.Dialer{}, b.addr, h); err != nil || n != 2 || len(took) != 2 {
 		t.Errorf("with the same trust: taken %d, %v: %v", n, took, err)
 	}
@@ -92,7 +105,12 @@ func TestReturnRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := intent.Head{Seq: 1, Hash: d.Env.Digest()}
+	after := func(head intent.Head) *intent.Envelope {
+		b := *d.Trust
+		b.Header = document.Follow(head, intent.StreamTrust, 0, pkitest.Now().Add(time.Hour))
+		return d.Sign(intent.PayloadTrust, &b, d.Root)
+	}
+	second, other := after(intent.Head{Seq: 1, Hash: d.Env.Digest()}), after(intent.Head{})
 	for _, c := range []struct {
 		what   string
 		server *pkitest.Domain
@@ -102,8 +120,8 @@ func TestReturnRefused(t *testing.T) {
 		want   error // nil: any
 		told   int
 	}{
-		{"a chain that ends before ours", d, []*intent.Envelope{d.Env}, known, func(h *Home) { h.Trust.Seq = 2 }, ErrBehind, 0},
-		{"another chain at our place", d, []*intent.Envelope{d.Env}, known, func(h *Home) { h.Trust.Hash = intent.DigestOf([]byte("x")) }, document.ErrFork, 0},
+		{"a chain that ends before ours", d, []*intent.Envelope{d.Env}, known, func(h *Home) { h.Chain = chainOf(t, d.Env, second) }, ErrBehind, 0},
+		{"another chain at our place", d, []*intent.Envelope{d.Env}, known, func(h *Home) { h.Chain = chainOf(t, other) }, document.ErrFork, 0},
 		{"another domain", evil, []*intent.Envelope{evil.Env}, known, nil, nil, 0},
 		{"our chain, shown by somebody else", evil, []*intent.Envelope{d.Env}, known, nil, trust.ErrChain, 0},
 		{"another kind of peer", d, []*intent.Envelope{d.Env}, known, func(h *Home) { h.Want = trust.Want{Kind: trust.Agent} }, trust.ErrOther, 0},
@@ -118,7 +136,7 @@ func TestReturnRefused(t *testing.T) {
 		b.back.sign, b.back.docs = sign, map[string]*intent.Envelope{intent.StreamRevocation: d.Env} // nil comes then: the end, too early
 		var took []string
 		h := home(t, d, c.keys, &took)
-		h.Trust = own
+		h.Chain = chainOf(t, d.Env)
 		if c.change != nil {
 			c.change(&h)
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -24,7 +25,7 @@ const dialTimeout = 15 * time.Second
 // Result is what a joined agent keeps. Chain stands at the head of Trust.
 type Result struct {
 	Answer *Answer
-	Trust  []*intent.Envelope // from document 1
+	Trust  []*intent.Envelope // from the pinned document
 	Chain  *document.TrustChain
 	Leaf   *x509.Certificate
 	Web    *x509.Certificate
@@ -110,15 +111,26 @@ func bound(ctx context.Context, conn *tls.Conn, limit time.Duration) (_ context.
 	return ctx, func() { stop(); cancel() }, nil
 }
 
-// readTrust walks the trust chain from its pinned first document to the head.
+// ErrPin says that a token cannot lead to the trust chain that the peer shows.
+var ErrPin = errors.New("this token was made under another trust document; make a new one with `skerry token create`")
+
+// readTrust walks the trust chain from its pinned document to the head. What comes before that does not count.
 func readTrust(conn *tls.Conn, pin intent.Digest) (*Result, *trust.View, error) {
 	docs, err := readChain(conn)
 	if err != nil {
 		return nil, nil, err
 	}
-	res := &Result{Chain: &document.TrustChain{Pin: pin}, Trust: docs}
-	for _, env := range docs {
-		if _, err := res.Chain.Accept(env); err != nil {
+	i := slices.IndexFunc(docs, func(env *intent.Envelope) bool { return env.Digest() == pin })
+	if i < 0 {
+		return nil, nil, fmt.Errorf("cannot follow the trust chain: none of its %d documents is %s: %w", len(docs), pin.Short(), ErrPin)
+	}
+	res := &Result{Chain: &document.TrustChain{Pin: pin}, Trust: docs[i:]}
+	for _, env := range res.Trust {
+		_, err := res.Chain.Accept(env)
+		if errors.Is(err, document.ErrOffered) {
+			err = fmt.Errorf("cannot follow the trust chain from %s: the roots of then do not lead on, and people accepted new ones: %w", pin.Short(), ErrPin)
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 	}
@@ -148,7 +160,7 @@ func readChain(conn *tls.Conn) (docs []*intent.Envelope, err error) {
 }
 
 // Chain returns the trust chain that a coordinator or an agent at addr (host:port) shows to everybody. Nothing vouches for its first
-// document: whoever asks compares its roots.
+// document, nor for one that the peer accepted: whoever asks compares the roots that it leads to.
 func Chain(ctx context.Context, d Dialer, addr string) (*document.TrustChain, []*intent.Envelope, error) {
 	conn, err := dial(ctx, d, addr)
 	if err != nil {
@@ -164,11 +176,9 @@ func Chain(ctx context.Context, d Dialer, addr string) (*document.TrustChain, []
 	if err != nil {
 		return nil, nil, err
 	}
-	chain := &document.TrustChain{Pin: docs[0].Digest()}
-	for _, env := range docs {
-		if _, err := chain.Accept(env); err != nil {
-			return nil, nil, fmt.Errorf("cannot use the trust chain of %s: %w", addr, err)
-		}
+	chain, err := document.Believe(docs)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot use the trust chain of %s: %w", addr, err)
 	}
 	return chain, docs, nil
 }

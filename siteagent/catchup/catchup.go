@@ -24,7 +24,6 @@ import (
 // Config is what a Keeper works with. Every field is set.
 type Config struct {
 	Site, Self string
-	Pin        intent.Digest // of trust document 1
 	Replica    *replica.Replica
 	In         *intake.Desk
 	Keys       func() *seal.Keys // in use
@@ -117,7 +116,7 @@ func (k *Keeper) round(ctx context.Context) (taken int, asked bool) {
 func (k *Keeper) ask(ctx context.Context, addr string, want trust.Want, offer bool) (int, error) {
 	keys := k.Keys()
 	return join.Return(ctx, k.Dial, addr, join.Home{
-		Keys: keys, Pin: k.Pin, Trust: k.Replica.TrustHead(), Want: want, TakeTrust: k.In.Trust,
+		Keys: keys, Chain: k.Replica.TrustChain(), Want: want, TakeTrust: k.In.Trust,
 		Back: func() (join.Back, error) {
 			b := join.Back{Site: k.Site, Agent: k.Self, Revocation: k.Replica.RevocationHead().Seq, Intent: k.Replica.State().Staged.Seq}
 			var err error

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
@@ -23,13 +24,34 @@ type Desk struct {
 	Log     *slog.Logger
 }
 
-// Trust takes trust documents in order; they act at once. Errors: of the first that was refused; those before it count.
+// Trust takes trust documents in order; they act at once. Errors: of the first that was refused; those before it count. One that only
+// the announced roots signed is kept and told of once: document.ErrOffered says so each time.
 func (d *Desk) Trust(envs []*intent.Envelope) error {
-	err := d.Replica.AddTrust(envs)
-	d.Refused("trust.refused", err)
+	return d.trust(func() error { return d.Replica.AddTrust(envs) })
+}
+
+// Offer takes a trust document that a person brought here. Errors: as Trust.
+func (d *Desk) Offer(env *intent.Envelope) error {
+	return d.trust(func() error { return d.Replica.OfferTrust(env) })
+}
+
+func (d *Desk) trust(take func() error) error {
+	before := d.Replica.OfferedTrust()
+	err := take()
+	switch now := d.Replica.OfferedTrust(); {
+	case !errors.Is(err, document.ErrOffered):
+		d.Refused("trust.refused", err)
+	case now != nil && (before == nil || before.Digest() != now.Digest()):
+		d.Refused("trust.offered", fmt.Errorf("%w %s", err, now.Digest().Hex()))
+	}
+	d.Followed()
+	return err
+}
+
+// Followed tells peers of the trust stream as it is, and ends the sessions that it does not allow.
+func (d *Desk) Followed() {
 	d.Moved(intent.StreamTrust, d.Replica.TrustHead())
 	d.Close()
-	return err
 }
 
 // Revocations takes documents of the revocation stream; they act at once. Errors: of what was refused; the rest counts.

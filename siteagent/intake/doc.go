@@ -1,7 +1,7 @@
 // Package intake takes signed documents into an agent's replica, whoever brings them: the coordinator's session, a peer, a stick.
 //
 // Holds: Desk (trust, revocations, intent: verified by the replica, told to gossip, refusals kept, sessions of who may not speak any
-// more ended), and the pulls by HTTP that bring them over a session.
+// more ended), the pulls by HTTP that bring them over a session, and Door, at which a person brings a trust document and accepts one.
 //
 // Imported by: siteagent, siteagent/sticks.
 //
@@ -9,5 +9,5 @@
 //
 // Concurrency: a Desk is safe for concurrent use. No goroutines.
 //
-// Tests: siteagent/sticks takes sticks by it; test/fault.TestTrustReachesEverybody runs the pulls of real agents.
+// Tests: door_test.go, over a real replica; siteagent/sticks takes sticks by it; test/fault.TestTrustReachesEverybody runs the pulls of real agents.
 package intake

@@ -260,9 +260,9 @@ func (s *Replica) lastRoster() (*intent.RosterBody, error) {
 
 // repairTrust completes the trust documents from given and checks them from the pin to the head.
 func (s *Replica) repairTrust(given []*intent.Envelope) error {
-	chain := document.TrustChain{Pin: s.trust.Pin}
+	chain := document.TrustChain{Pin: s.trust.Pin, Accepted: s.trust.Accepted}
 	whole := map[string][]byte{}
-	for seq := uint64(1); seq <= s.trust.Head.Seq; seq++ {
+	for seq := max(s.trust.First(), 1); seq <= s.trust.Head.Seq; seq++ {
 		env, err := s.trustDocument(seq, given)
 		if err == nil {
 			_, err = chain.Accept(env)
@@ -277,11 +277,15 @@ func (s *Replica) repairTrust(given []*intent.Envelope) error {
 	if chain.Head != s.trust.Head {
 		return fmt.Errorf("cannot repair trust: the documents lead to another head: %w", document.ErrFork)
 	}
-	if err := s.db.View(func(tx *state.Tx) error { // evidence that can still be read stays
-		return tx.Walk(bucketTrust, forkPrefix, func(key string, b []byte) error {
-			whole[key] = slices.Clone(b)
-			return nil
-		})
+	if err := s.db.View(func(tx *state.Tx) error { // evidence, and what a person decided, stays where it can still be read
+		var errs []error
+		for _, prefix := range []string{acceptedPrefix, forkPrefix, offeredKey} {
+			errs = append(errs, tx.Walk(bucketTrust, prefix, func(key string, b []byte) error {
+				whole[key] = slices.Clone(b)
+				return nil
+			}))
+		}
+		return errors.Join(errs...)
 	}); err != nil && !errors.Is(err, state.ErrDamaged) {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 // Buckets of the site's state.
 const (
 	bucketMeta       = "meta"       // head (active), staged
-	bucketTrust      = "trust"      // seq: envelope
+	bucketTrust      = "trust"      // seq: envelope; beside them forks, the offered document, acceptances
 	bucketIntent     = "intent"     // seq: envelope, staged ones too
 	bucketObject     = "object"     // uid: object as published
 	bucketTomb       = "tomb"       // uid: tombstone
@@ -46,6 +46,8 @@ type Replica struct {
 	mu         sync.Mutex // guards what follows; held over the store's write so that heads and objects move together
 	mark       state.Marks
 	trust      document.TrustChain
+	offered    *intent.Envelope // waits for AcceptTrust; nil: none
+	was        []intent.Digest  // heads of trust that an acceptance followed or put out of force
 	revocation document.RevocationChain
 	revoked    *trust.RevocationSet
 	decisions  Decisions
@@ -149,17 +151,26 @@ func (s *Replica) empty() {
 }
 
 func (s *Replica) load(tx *state.Tx) error {
-	damaged := tx.Walk(bucketTrust, "", func(key string, b []byte) error {
-		if key != seqKey(s.trust.Head.Seq+1) {
+	damaged := s.loadAccepted(tx)
+	damaged = errors.Join(damaged, tx.Walk(bucketTrust, "", func(key string, b []byte) error {
+		if key >= acceptedPrefix {
+			return nil // beside the stream
+		}
+		if s.trust.Body != nil && key != seqKey(s.trust.Head.Seq+1) {
 			return state.ErrStop // one before it cannot be read: what follows comes again
 		}
 		env, err := document.Decode(b)
 		if err != nil {
 			return err
 		}
-		_, err = s.trust.Accept(env)
+		if s.trust.Body == nil && env.Digest() != s.trust.Pin {
+			return state.ErrStop // the pinned one cannot be read
+		}
+		if _, err = s.trust.Accept(env); errors.Is(err, document.ErrOffered) {
+			return state.ErrStop // its acceptance cannot be read: it is offered again
+		}
 		return err
-	})
+	}))
 	if damaged != nil && !errors.Is(damaged, state.ErrDamaged) {
 		return fmt.Errorf("cannot read trust: %w", damaged)
 	}
@@ -380,7 +391,8 @@ func (s *Replica) stage(rs []received) error {
 	return nil
 }
 
-// saveMarks raises the marks to the heads of the streams. They are never lowered: a restored copy climbs up to them.
+// saveMarks raises the marks to the heads of the streams. They are never lowered, a restored copy climbs up to them; but for a head of
+// trust that a person put out of force.
 func (s *Replica) saveMarks() error {
 	if s.mark.Heads == nil {
 		s.mark.Heads = map[string]intent.Head{}
@@ -388,7 +400,7 @@ func (s *Replica) saveMarks() error {
 	for stream, h := range map[string]intent.Head{
 		intent.StreamIntent: s.chain.Head, intent.StreamRevocation: s.revocation.Head, intent.StreamTrust: s.trust.Head,
 	} {
-		if h.Compare(s.mark.Heads[stream]) > 0 {
+		if m := s.mark.Heads[stream]; h.Compare(m) > 0 || stream == intent.StreamTrust && s.outOfForce(m) {
 			s.mark.Heads[stream] = h
 		}
 	}
@@ -509,7 +521,8 @@ func (s *Replica) Level() bool {
 
 func (s *Replica) level() bool {
 	at := func(stream string, h intent.Head) bool { return s.mark.Heads[stream].Compare(h) <= 0 }
-	return at(intent.StreamIntent, s.chain.Head) && at(intent.StreamRevocation, s.revocation.Head) && at(intent.StreamTrust, s.trust.Head)
+	return at(intent.StreamIntent, s.chain.Head) && at(intent.StreamRevocation, s.revocation.Head) &&
+		(at(intent.StreamTrust, s.trust.Head) || s.outOfForce(s.mark.Heads[intent.StreamTrust]))
 }
 
 // SaveMarks keeps the time floor and the store's version; called every 10 minutes and at the end.

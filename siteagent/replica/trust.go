@@ -18,8 +18,8 @@ const (
 )
 
 // AddTrust takes trust documents in order; known ones are skipped. What it returned nil for is on disk and in the marks. A fork is
-// refused and kept as evidence. Errors: of the first document that was refused, as document.TrustChain.Accept; those before it
-// count.
+// refused and kept as evidence; one that only the announced roots signed is kept for AcceptTrust, unless another one is. Errors: of the
+// first document that was refused, as document.TrustChain.Accept; those before it count.
 func (s *Replica) AddTrust(envs []*intent.Envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,6 +50,8 @@ func (s *Replica) addTrust(env *intent.Envelope) error {
 		return nil
 	case errors.Is(err, document.ErrFork):
 		return errors.Join(err, s.keepFork(forkPrefix, env))
+	case errors.Is(err, document.ErrOffered):
+		return errors.Join(err, s.keepOffer(env, false))
 	case err != nil:
 		return err
 	}
@@ -119,11 +121,11 @@ func (s *Replica) forks(prefix string) (envs []*intent.Envelope, err error) {
 	return envs, err
 }
 
-// TrustFeed calls fn for the documents of the stream from seq on, in order.
+// TrustFeed calls fn for the documents of the stream from seq on, in order. It begins at the pinned one.
 func (s *Replica) TrustFeed(from uint64, fn func(*intent.Envelope) error) error {
-	head := s.TrustHead().Seq
+	chain := s.TrustChain()
 	return s.db.View(func(tx *state.Tx) error {
-		for seq := max(from, 1); seq <= head; seq++ {
+		for seq := max(from, chain.First(), 1); seq <= chain.Head.Seq; seq++ {
 			b, err := tx.Get(bucketTrust, seqKey(seq))
 			if err != nil {
 				return fmt.Errorf("cannot read trust %d: %w", seq, err)
@@ -138,6 +140,13 @@ func (s *Replica) TrustFeed(from uint64, fn func(*intent.Envelope) error) error 
 		}
 		return nil
 	})
+}
+
+// TrustChain returns the chain at its head; do not modify what it points to.
+func (s *Replica) TrustChain() document.TrustChain {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust
 }
 
 // TrustHead returns the head of the trust stream.

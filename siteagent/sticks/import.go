@@ -10,6 +10,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/stick"
+	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
@@ -75,6 +76,8 @@ type taking struct {
 	line *stick.Line // the one to be looked at
 	back bool        // next gives it once more
 	end  error       // why there are no more lines
+
+	offered bool // a trust document waits for a person, and those that follow it are passed over
 }
 
 // next moves to the next line.
@@ -101,6 +104,15 @@ func (t *taking) count(kind string, fresh bool, err error) {
 	}
 }
 
+// trust notes what became of a trust document. One that waits for a person is not refused.
+func (t *taking) trust(fresh bool, err error) {
+	if t.offered = errors.Is(err, document.ErrOffered); t.offered {
+		t.res.Notes = append(t.res.Notes, err.Error())
+		return
+	}
+	t.count(intent.StreamTrust, fresh, err)
+}
+
 // take brings every document to the desk that takes a session's too.
 func (t *taking) take() {
 	in := t.d.In
@@ -108,9 +120,12 @@ func (t *taking) take() {
 		kind, env := t.line.Kind()
 		switch kind {
 		case intent.StreamTrust:
+			if t.offered {
+				continue // it follows what nobody accepted yet
+			}
 			was := in.Replica.TrustHead()
 			err := in.Trust([]*intent.Envelope{env})
-			t.count(kind, in.Replica.TrustHead() != was, err)
+			t.trust(in.Replica.TrustHead() != was, err)
 		case intent.StreamRevocation:
 			was, n := in.Replica.RevocationHead(), in.Replica.Revocations().Len()
 			err := in.Revocations([]*intent.Envelope{env})
@@ -168,8 +183,12 @@ func (t *taking) rehearse(r *replica.Rehearsal) {
 		var fresh bool
 		err := errWay
 		switch {
+		case kind == intent.StreamTrust && t.offered:
+			continue
 		case kind == intent.StreamTrust:
 			fresh, err = r.Trust(env)
+			t.trust(fresh, err)
+			continue
 		case kind == intent.StreamRevocation:
 			fresh, err = r.Revocation(env)
 		case kind == intent.StreamIntent && broken:

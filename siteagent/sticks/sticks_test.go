@@ -75,6 +75,38 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
+// A stick brings a document that only the announced roots signed, and those after it: it waits for a person, which is no refusal, and
+// the rest of the stick counts.
+func TestStickOffers(t *testing.T) {
+	s, next := newScene(t), sitetest.NewAuthor(t)
+	b := *s.author.Trust
+	b.Next = next.Trust.Roots.Digest()
+	after := func(head intent.Head, key ed25519.PrivateKey) *intent.Envelope {
+		b.Header = document.Follow(head, intent.StreamTrust, 0, b.Issued.Add(time.Hour))
+		return s.author.Sign(intent.PayloadTrust, &b, key)
+	}
+	second := after(s.In.Replica.TrustHead(), s.author.Root)
+	b.Roots, b.Next = next.Trust.Roots, intent.Digest{}
+	third := after(intent.Head{Seq: 2, Hash: second.Digest()}, next.Root)
+	fourth := after(intent.Head{Seq: 3, Hash: third.Digest()}, next.Root)
+	raw := s.down(nil, &stick.Line{Trust: s.author.Env}, &stick.Line{Trust: second}, &stick.Line{Trust: third}, &stick.Line{Trust: fourth}, &stick.Line{Intent: s.chain[0]})
+	for _, dry := range []bool{true, false} {
+		res, err := s.Take(t.Context(), bytes.NewReader(raw), dry)
+		if err != nil || !res.Whole() || res.Taken["trust"] != 1 || res.Taken["intent"] != 1 || res.After.Trust.Seq != 2 || len(res.Notes) != 1 || !strings.Contains(res.Notes[0], "pki trust accept") {
+			t.Errorf("dry %v: %+v, %v", dry, res, err)
+		}
+	}
+	if env := s.In.Replica.OfferedTrust(); env == nil || env.Digest() != third.Digest() || len(s.refused) != 1 || s.refused[0] != "trust.offered" {
+		t.Errorf("offered %v, refused %q", env != nil, s.refused)
+	}
+	if _, _, err := s.In.Replica.AcceptTrust(third.Digest(), "ana", time.Now(), false); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := s.Take(t.Context(), bytes.NewReader(raw), false); err != nil || !res.Whole() || res.After.Trust.Seq != 4 || len(res.Notes) != 0 {
+		t.Errorf("after it was accepted: %+v, %v", res, err)
+	}
+}
+
 // revoke signs the next document of the revocation stream.
 func (s *scene) revoke(head intent.Head, ids ...string) (*intent.Envelope, intent.Head) {
 	s.Helper()

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	dsse "github.com/skerry-metal/skerry/pki/document"
 	"github.com/spf13/cobra"
@@ -21,10 +22,11 @@ func (a *app) pkiCmd() *cobra.Command {
 }
 
 func (a *app) pkiTrustCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "trust FILE", Short: "Bring a trust document that the roots signed", Args: args("FILE"),
 		Long: "Bring the next trust document to the coordinator, which checks its signatures and its place and gives it to every agent; agents\n" +
-			"give it to each other. A second document for a place that is taken is refused and kept as evidence of a fork.",
+			"give it to each other. A second document for a place that is taken is refused and kept as evidence of a fork. One that only the\n" +
+			"announced roots signed waits for `skerry pki trust accept`. With --context an agent takes it that nobody else brings it to.",
 		Example: "  skerry pki trust trust8.json",
 		RunE: func(c *cobra.Command, given []string) error {
 			b, err := readBounded(given[0], 2*intent.MaxEnvelope)
@@ -44,10 +46,25 @@ func (a *app) pkiTrustCmd() *cobra.Command {
 				return explainClient(err)
 			}
 			return a.print(res, func(t *table) {
+				if o := res.Offered; o != nil {
+					offerRows(t, o)
+					return
+				}
 				t.row("trust", fmt.Sprint(res.Head.Seq), res.Head.Hash.Short(), map[bool]string{true: "added", false: "known"}[res.Added])
 			})
 		},
 	}
+	c.AddCommand(pki.AcceptCmd(shell{a}))
+	return c
+}
+
+// offerRows shows a document that waits for a person.
+func offerRows(t *table, o *api.TrustOffer) {
+	t.row("OFFERED", fmt.Sprintf("trust %d", o.Seq), o.Digest.Hex())
+	for _, w := range o.Changes {
+		t.row("change", "", w)
+	}
+	t.row("next", "", "skerry pki trust accept "+o.Digest.Hex())
 }
 
 // readBounded reads a file of at most limit octets.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,8 @@ func (a *app) pkiStatusCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "How old keys are, how far the signed streams got, and who was not heard", Args: args(),
 		Long: "How old keys are, how far the signed streams got, and who was not heard for more than an hour, and since when. Nothing ends by\n" +
-			"age: certificates do not expire. Exit code 3 when a fork was seen.",
+			"age: certificates do not expire. Exit code 3 when a fork was seen, or when a trust document waits for `skerry pki trust accept`. An\n" +
+			"agent (--context) shows its own streams.",
 		Example: "  skerry pki status\n  skerry pki status -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := a.client()
@@ -33,7 +35,7 @@ func (a *app) pkiStatusCmd() *cobra.Command {
 			if err := a.print(s, func(t *table) { keyTable(t, s) }); err != nil {
 				return err
 			}
-			if s.Forks > 0 {
+			if s.Forks > 0 || s.Offered != nil || slices.ContainsFunc(s.Agents(), func(x api.AgentKeys) bool { return x.Offered != "" }) {
 				return exitCode(exitPartial)
 			}
 			return nil
@@ -56,6 +58,9 @@ func keyTable(t *table, s *api.KeyStatus) {
 	if s.Forks > 0 {
 		t.row("FORKED", fmt.Sprintf("%d trust documents", s.Forks), "somebody else signs with the roots; the evidence is kept at the coordinator and the agents")
 	}
+	if s.Offered != nil {
+		offerRows(t, s.Offered)
+	}
 	for _, k := range s.Oldest {
 		t.row("key", account.Age(k.Made, s.At), k.Kind+" "+k.Owner)
 	}
@@ -66,6 +71,9 @@ func keyTable(t *table, s *api.KeyStatus) {
 			}
 			if x.Keys > 1 {
 				t.row("rotating", site.Site+"/"+x.ID, fmt.Sprintf("%d keys in the roster", x.Keys))
+			}
+			if x.Offered != "" {
+				t.row("offered", site.Site+"/"+x.ID, "a person there must accept "+x.Offered)
 			}
 			if silent(x, s.At) {
 				t.row("offline", site.Site+"/"+x.ID, offline(x, s.At))

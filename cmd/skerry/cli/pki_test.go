@@ -22,12 +22,13 @@ func TestKeyTable(t *testing.T) {
 	const day = 24 * time.Hour
 	s := &api.KeyStatus{
 		At: now, Trust: intent.Head{Seq: 7}, Revocation: intent.Head{Seq: 42}, Forks: 1,
-		Oldest: []api.KeyAge{{Kind: "agent", Owner: "par3/a2", Made: *ago(412 * day)}, {Kind: "writer", Owner: "epoch 2", Made: *ago(3 * time.Hour)}},
+		Offered: &api.TrustOffer{Digest: intent.DigestOf([]byte("x")), Seq: 8, Changes: []string{"trust 8 follows 7, without the roots of before"}},
+		Oldest:  []api.KeyAge{{Kind: "agent", Owner: "par3/a2", Made: *ago(412 * day)}, {Kind: "writer", Owner: "epoch 2", Made: *ago(3 * time.Hour)}},
 		Sites: []api.SiteKeys{
 			{Site: "lon1", Agents: []api.AgentKeys{
 				{ID: "a1", State: "agent", Keys: 2, Up: true, Contact: ago(0), Trust: 7, Revocation: 42, Clock: "trusted"},
 				{ID: "s1", State: "spare", Keys: 1},
-				{ID: "a2", State: "agent", Keys: 1, Contact: ago(2 * time.Minute), Trust: 7, Revocation: 41, Clock: "floor-only"},
+				{ID: "a2", State: "agent", Keys: 1, Contact: ago(2 * time.Minute), Trust: 7, Revocation: 41, Clock: "floor-only", Offered: "2d71"},
 			}},
 			{Site: "par3", Agents: []api.AgentKeys{
 				{ID: "a1", State: "agent", Keys: 1},
@@ -41,9 +42,13 @@ revocation  42                 1/4
 contact     < 1h               2/4
 clock       trusted 2          floor-only 1
 FORKED      1 trust documents  somebody else signs with the roots; the evidence is kept at the coordinator and the agents
+OFFERED     trust 8            2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
+change      -                  trust 8 follows 7, without the roots of before
+next        -                  skerry pki trust accept 2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
 key         412d               agent par3/a2
 key         3h                 writer epoch 2
 rotating    lon1/a1            2 keys in the roster
+offered     lon1/a2            a person there must accept 2d71
 offline     par3/a1            never heard
 offline     par3/a2            412d, at trust 3, revocation 9, its site sees it
 `

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -15,6 +16,7 @@ type shell struct{ a *app }
 var (
 	_ account.Shell   = shell{}
 	_ documents.Shell = shell{}
+	_ pki.Shell       = shell{}
 )
 
 // Partial ends the command with the exit code of what is not finished.
@@ -22,6 +24,16 @@ func (s shell) Partial() error { return exitCode(exitPartial) }
 
 // Client implements account.Shell, like the rest.
 func (s shell) Client() (*client.Client, error) { return s.a.client() }
+
+// ClientOf implements pki.Shell.
+func (s shell) ClientOf(context string) (*client.Client, error) {
+	if context == "" {
+		return s.a.client()
+	}
+	a := *s.a
+	a.context, a.site = context, ""
+	return a.client()
+}
 
 // Site is the site that flags, environment or context chose.
 func (s shell) Site() string { return s.a.site }

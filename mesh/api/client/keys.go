@@ -15,6 +15,12 @@ func (c *Client) AddTrust(ctx context.Context, env *intent.Envelope) (*api.Trust
 	return out, c.call(ctx, http.MethodPost, "/v1/trust", nil, env, out)
 }
 
+// AcceptTrust lets a document count that only the announced roots signed, at whoever is asked.
+func (c *Client) AcceptTrust(ctx context.Context, r api.AcceptRequest) (*api.AcceptResult, error) {
+	out := &api.AcceptResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/trust/acceptance", nil, r, out)
+}
+
 // KeyStatus says how old keys are and who was heard when.
 func (c *Client) KeyStatus(ctx context.Context) (*api.KeyStatus, error) {
 	out := &api.KeyStatus{}

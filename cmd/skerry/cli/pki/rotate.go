@@ -39,7 +39,7 @@ func RotateCmd(s account.Shell) *cobra.Command {
 	}
 	c.AddCommand(v.agentCmd(), v.domainCmd(api.RotateCA, "Change the CA of this coordinator", "accept: the trust document lists the new CA. Use: the coordinator goes over to it, and every agent gets a certificate under it, on the keys that it has."),
 		v.domainCmd(api.RotateWriter, "Change the key that signs intent", "accept: the trust document lists the new writer. Use: every site's chain goes on under it."),
-		v.domainCmd(api.RotateRoot, "Change the keys that sign trust documents", "The old roots and the announced next ones sign one document; a new next set is announced with it."))
+		v.domainCmd(api.RotateRoot, "Change the keys that sign trust documents", "The old roots and the announced next ones sign one document; a new next set is announced with it. With --lost the next ones sign\nalone, and `skerry pki trust accept` lets that count."))
 	return c
 }
 
@@ -84,6 +84,8 @@ func (v verbs) domainCmd(what, short, phases string) *cobra.Command {
 	r.flags(c)
 	if what == api.RotateRoot {
 		c.Flags().StringVar(&r.nextRoots, "next", "", "roots.json of \"skerry pki init --next\": the roots to announce; needed where holders keep the roots")
+		c.Flags().BoolVar(&r.Lost, "lost", false, "the roots are lost or stolen: the announced next ones sign alone, and a person accepts that at the coordinator and at every agent")
+		c.Flags().Uint64Var(&r.After, "after", 0, "with --lost: the last trust document that still counts, where a thief signed those after it")
 	}
 	return c
 }
