@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
 TESTFLAGS ?= -timeout 14m -p 2
 # Packages begin in this order: with the longest first, no core waits for it at the end.
-LONGEST   := ./test/e2e ./cmd/skerry/demo ./test/fault
+LONGEST   := ./test/e2e ./cmd/skerry-demo/demo ./test/fault
 FUZZTIME  ?= 30s
 
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
@@ -22,7 +22,7 @@ PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-ligh
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-keep test test-corpus check fuzz race bench size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
+.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,15 @@ build: ## the two binaries, static, into bin/
 	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry ./cmd/skerry
 	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry-installer ./cmd/skerry-installer
 
-demo: packages-demo build ramdisk image-tiny ## the main job on this host, about 10 minutes; needs root
-	$(BIN)/skerry demo --assets $(OUT) --examples examples
+build-demo: # the walk through the main job; no part of the product
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry-demo ./cmd/skerry-demo
 
-demo-keep: packages-demo build ramdisk image-tiny ## the same, and leave it running until Ctrl-C
-	$(BIN)/skerry demo --assets $(OUT) --examples examples --keep
+demo: packages-demo build build-demo ramdisk image-tiny ## the main job on this host, about 10 minutes; needs root
+	$(BIN)/skerry-demo --assets $(OUT) --examples examples
+
+demo-keep: packages-demo build build-demo ramdisk image-tiny ## the same, and leave it running until Ctrl-C
+	$(BIN)/skerry-demo --assets $(OUT) --examples examples --keep
 
 test: packages-test ramdisk image-tiny ## every test; as root all of them, else what an ordinary user can run
 	go test $(TESTFLAGS) $(LONGEST) ./...

@@ -74,10 +74,10 @@ func arrows() []arrow {
 // pardons are the arrows that stand although a row forbids them, with the reason.
 func pardons() map[[2]string]string {
 	return map[[2]string]string{
-		{"cmd/skerry/demo", "test/sim/bmc"}:    "the demo is the only code outside tests that may use the simulators",
-		{"cmd/skerry/demo", "test/sim/netlab"}: "the demo, as above",
-		{"cmd/skerry/demo", "test/sim/vm"}:     "the demo, as above",
-		{"cmd/skerry/demo", "test/sim/wan"}:    "the demo, as above",
+		{"cmd/skerry-demo/demo", "test/sim/bmc"}:    "the demo is the only code outside tests that may use the simulators",
+		{"cmd/skerry-demo/demo", "test/sim/netlab"}: "the demo, as above",
+		{"cmd/skerry-demo/demo", "test/sim/vm"}:     "the demo, as above",
+		{"cmd/skerry-demo/demo", "test/sim/wan"}:    "the demo, as above",
 	}
 }
 
@@ -160,7 +160,7 @@ func TestArrowsSeen(t *testing.T) {
 	f("cmd/skerry-installer", "storage/state", false)
 	f("cmd/skerry-installer", "storage/image", true)
 	f("siteagent", "test/sim/wan", false)
-	f("cmd/skerry/demo", "test/sim/wan", true)
+	f("cmd/skerry-demo/demo", "test/sim/wan", true)
 	f("test/sim/bmc", "boot/bmc", false)
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/skerry-metal/skerry/cmd/skerry/demo"
+	"github.com/skerry-metal/skerry/cmd/skerry-demo/demo"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 

@@ -2,7 +2,7 @@
 //
 // Holds: Client with one method per route, streams as callbacks, RFC 9457 answers as *Problem.
 //
-// Imported by: cmd/skerry/cli, cmd/skerry/demo, coordinator (over an agent's session) and tests.
+// Imported by: cmd/skerry/cli, cmd/skerry-demo/demo, coordinator (over an agent's session) and tests.
 //
 // Promises: every answer is bounded; a stream that ends early is an error, never a short success.
 //

@@ -3,7 +3,7 @@
 //
 // Holds: BMC (an http.Handler), Config, Faults (names of quirks, boot.md section 4), a self-made certificate, a request log.
 //
-// Imported by: tests of boot/bmc, test/e2e, cmd/skerry/demo. Never by product rooms.
+// Imported by: tests of boot/bmc, test/e2e, cmd/skerry-demo/demo. Never by product rooms.
 //
 // Promises: anonymous clients see the service root and may log in, nothing else; an override `Once` is consumed by exactly
 // one start; a stale If-Match is 412; bodies are bounded at 64 KiB and strict; state lives in memory only, as one mutex

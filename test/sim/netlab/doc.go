@@ -3,7 +3,7 @@
 // Holds: Lab (a stack of things to undo), Namespace (made by `ip netns add`), veth pairs, bridges, taps, and Proc (a child
 // in its own process group: TERM, 2 s, KILL, wait).
 //
-// Imported by: test/sim/vm, test/e2e/lab, cmd/skerry/demo. Product rooms must not import it; it needs root and iproute2.
+// Imported by: test/sim/vm, test/e2e/lab, cmd/skerry-demo/demo. Product rooms must not import it; it needs root and iproute2.
 //
 // Promises: nothing outside namespaces with the lab's own prefix is touched; Close undoes in reverse order, goes on after
 // an error and waits for each process. What a kill -9 of the owner leaves is removed by Sweep, which looks only at names

@@ -3,7 +3,7 @@
 //
 // Holds: Config, Machine (Run, On, Off, Reset, Shutdown, State), the QEMU command line, the QMP client it needs.
 //
-// Imported by: test/sim/bmc's users, test/e2e, cmd/skerry/demo. Never by product rooms.
+// Imported by: test/sim/bmc's users, test/e2e, cmd/skerry-demo/demo. Never by product rooms.
 //
 // Promises: a guest's reboot ends QEMU and the machine starts again at once, asking Config.Boot anew, so that a one-time
 // boot override is consumed by exactly one start; a guest's power-off leaves it off; only TCG is used.

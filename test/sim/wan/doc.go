@@ -2,7 +2,7 @@
 //
 // Holds: Relay (Run, Set, Counters) and Condition.
 //
-// Imported by: test/e2e, cmd/skerry/demo. Never by product rooms.
+// Imported by: test/e2e, cmd/skerry-demo/demo. Never by product rooms.
 //
 // Promises: while cut, nothing passes in either direction, established connections included; they are not closed, for a
 // real cut tells nobody. Memory is bounded: 64 KiB per direction of a TCP connection, 256 datagrams per direction of the
