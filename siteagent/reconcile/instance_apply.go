@@ -22,7 +22,7 @@ func (c *Controller) instances(ctx context.Context, want Want) {
 }
 
 func (c *Controller) instanceView(want Want) InstanceView {
-	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause, Knows: want.Knows}
+	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause, Knows: want.Knows, Displaced: displaced(c.cfg.Journal)}
 	_, members := c.cfg.Members()
 	alive := 0
 	for _, m := range members {
@@ -95,7 +95,7 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 	if now, _ := c.viewOf(b.Machine); !t.Release && now.Status.State != intent.StateAvailable {
 		return fmt.Errorf("cannot bind %s to %s: the machine is %s by now", b.Instance, b.Machine, now.Status.State)
 	}
-	if why := t.taken(Bindings(c.cfg.Journal)); why != "" {
+	if why := t.taken(Bindings(c.cfg.Journal), displaced(c.cfg.Journal)); why != "" {
 		return fmt.Errorf("cannot bind %s to %s: %s", b.Instance, b.Machine, why)
 	}
 	if r, ok := c.cfg.Journal.Latest(KindBinding, b.Instance); ok && r.Epoch.Compare(epoch) > 0 {
@@ -106,15 +106,22 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 	if t.Release {
 		kind, msg = "instance.released", fmt.Sprintf("%s/%s/%d gives %s back", b.Project, b.Array, b.Index, b.Machine)
 	}
+	if b.Displaced {
+		kind, msg = "instance.displaced", fmt.Sprintf("%s/%s/%d had %s, which instance %s has by a decision of another half of the site; it gets another machine",
+			b.Project, b.Array, b.Index, b.Machine, displaced(c.cfg.Journal)[b.Instance])
+	}
 	return c.cfg.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: epoch, Body: b},
 		Event(b.Machine, id, epoch, kind, msg, map[string]string{"cause": b.Cause, "generation": fmt.Sprint(b.Generation)}))
 }
 
 // taken says why the decision no longer fits the bindings as they are now, under the machine's claim.
-func (t BindTask) taken(now map[string]Binding) string {
+func (t BindTask) taken(now map[string]Binding, displaced map[string]string) string {
 	have := now[t.Binding.Instance]
 	if t.Release {
+		if t.Binding.Displaced && displaced[t.Binding.Instance] == "" {
+			return "it has its machine alone by now"
+		}
 		if have.Released || have.Machine != t.Binding.Machine || have.Generation != t.Binding.Generation {
 			return "the binding is another by now"
 		}

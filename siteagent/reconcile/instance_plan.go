@@ -27,6 +27,7 @@ type InstanceView struct {
 	Candidates []Candidate        // available, unbound, reachable
 	Majority   bool               // bindings can be claimed by a majority
 	Deleted    map[string]bool    // uids of arrays whose tombstone, or deleting override, was seen
+	Displaced  map[string]string  // instances whose machine another one has, with the uid of that one
 	Cause      func(arrayUID string) string
 	Knows      func(cause string) bool // nil: every one
 }
@@ -39,7 +40,8 @@ type BindTask struct {
 
 // PlanInstances returns the bindings to make and to release, in a fixed order. Bindings are sticky: a standing one is kept
 // whatever would be chosen today. A binding whose array is merely absent is kept too (promise 4): only a tombstone or a
-// smaller count releases, and a count only in an intent as new as the one that bound it. Without a majority an instance takes only the first machine of its rendezvous order.
+// smaller count releases, and a count only in an intent as new as the one that bound it; or that another instance has the machine.
+// Without a majority an instance takes only the first machine of its rendezvous order.
 func PlanInstances(v InstanceView) []BindTask {
 	var tasks []BindTask
 	taken := map[string]bool{}
@@ -77,7 +79,8 @@ func PlanInstances(v InstanceView) []BindTask {
 		if shrunk && v.Knows != nil && !v.Knows(b.Cause) {
 			shrunk = false // the array was larger when the instance was bound, in an intent that this agent has not heard yet
 		}
-		if shrunk || (!seen[b.ArrayUID] && v.Deleted[b.ArrayUID]) {
+		b.Displaced = v.Displaced[uid] != ""
+		if shrunk || (!seen[b.ArrayUID] && v.Deleted[b.ArrayUID]) || b.Displaced {
 			b.Released = true
 			tasks = append(tasks, BindTask{Binding: b, Release: true})
 		}

@@ -187,7 +187,7 @@ func TestTaken(t *testing.T) {
 		for _, x := range now {
 			m[x.Instance] = x
 		}
-		if got := (BindTask{b, release}).taken(m); (got != "") != want {
+		if got := (BindTask{b, release}).taken(m, nil); (got != "") != want {
 			t.Errorf("%s: taken = %q, want taken %v", name, got, want)
 		}
 	}
@@ -204,6 +204,8 @@ func TestTaken(t *testing.T) {
 	f("release twice", true, true, b2)
 	f("release of an earlier binding", true, true, Binding{Instance: "i1", Machine: "m9", Generation: 3})
 	f("release of an absent one", true, true)
+	b.Displaced = true
+	f("release of one that has its machine alone by now", true, true, b)
 }
 
 // TestShrunkIsNotBehind: an agent that was away and reads from its peers' journal of instances which its own intent does not ask for yet

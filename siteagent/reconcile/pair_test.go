@@ -24,7 +24,10 @@ type pair struct {
 	cat  *intent.Catalog
 	gone map[string]bool // uids of arrays with a tombstone
 	cut  bool
-	half map[string]*half
+	// alone is the half that has the other one in quarantine; healed says that this is over.
+	alone  string
+	healed bool
+	half   map[string]*half
 }
 
 type half struct {
@@ -71,6 +74,12 @@ func (h *half) Members() (uint64, []claim.Member) {
 	out := []claim.Member{{ID: "a1", Alive: true, Since: since}, {ID: "a2", Rank: 1, Alive: true, Since: since}}
 	for i := range out {
 		out[i].Alive = !h.p.cut || out[i].ID == h.name
+	}
+	switch {
+	case h.p.alone == h.name:
+		return 2, slices.DeleteFunc(out, func(m claim.Member) bool { return m.ID != h.name })
+	case h.p.healed:
+		return 3, out
 	}
 	return 1, out
 }
@@ -362,6 +371,53 @@ func TestMachineDrivenByWhoIsNotHeard(t *testing.T) {
 	slices.Sort(bound)
 	if len(bound) != 1 {
 		t.Errorf("m1 belongs to %d instances: %v", len(bound), bound)
+	}
+}
+
+// TestQuarantinedHalfGaveItToo: one half gives the machine away under its fence, without hearing that the other one has it in quarantine
+// and decides alone. When that is over the machine belongs to the instance that its state names, at both, and the other instance is let
+// go without a touch of the machine.
+func TestQuarantinedHalfGaveItToo(t *testing.T) {
+	owner, other := owners()
+	x, y := array("x", "small", 1), array("y", "small", 1)
+	p := newPair(t, pairMachine(), smallType())
+	p.put(owner, KindInventory, goodFacts())
+	p.until("the inspection", p.is(intent.StateAvailable))
+	p.cut = true
+	before := p.cat
+	turn := func(name string, a *intent.Object) {
+		p.cat = before.Clone()
+		p.cat.Put(a)
+		for range 3 {
+			p.half[name].turn()
+		}
+		if b := Bindings(p.half[name].journal)[InstanceUID(a.Metadata.UID, 0)]; b.Machine != "m1" {
+			t.Fatalf("%s gave %s %q", name, a.Metadata.Name, b.Machine)
+		}
+	}
+	turn(owner, x)
+	p.alone = other
+	turn(other, y)
+	p.cut, p.alone, p.healed = false, "", true
+	p.cat.Put(x)
+	p.cat.Put(y)
+	powered := p.bmc.power
+	for name := range p.half {
+		p.put(name, KindTask, TaskRecord{})
+	}
+	for range 4 {
+		p.round()
+	}
+	for name, h := range p.half {
+		bs := Bindings(h.journal)
+		lost, has := bs[InstanceUID(x.Metadata.UID, 0)], bs[InstanceUID(y.Metadata.UID, 0)]
+		v, _ := h.View("m1")
+		if !lost.Released || !lost.Displaced || has.Released || has.Machine != "m1" || v.Binding == nil || v.Binding.Instance != has.Instance || v.Status.InstanceUID != has.Instance {
+			t.Errorf("%s: %+v\n%+v\nstate %+v, binding %+v", name, lost, has, v.Status, v.Binding)
+		}
+	}
+	if p.bmc.power != powered && p.bmc.power == bmc.PowerStateOff {
+		t.Error("the machine was powered off for it")
 	}
 }
 

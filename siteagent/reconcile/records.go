@@ -57,6 +57,7 @@ type Binding struct {
 	Digest     intent.Digest `json:"digest"` // of the image's asset when bound
 	Cause      string        `json:"cause"`  // "intent 1.42" or "override ID"
 	Released   bool          `json:"released,omitempty"`
+	Displaced  bool          `json:"displaced,omitempty"` // released because another instance has the machine: it gets another one
 }
 
 // Window is a journaled power-on whose boot is awaited: only while it is open does a script with a token go out.

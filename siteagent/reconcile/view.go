@@ -37,9 +37,12 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 		types[o.Metadata.Name] = o.Spec.(*intent.MachineTypeSpec)
 	}
 	byMachine := map[string]*Binding{}
-	bindings := Bindings(j)
+	bindings, losers := Bindings(j), displaced(j)
 	for _, uid := range slices.Sorted(maps.Keys(bindings)) { // every agent picks the same of two
 		b := bindings[uid]
+		if losers[uid] != "" {
+			continue
+		}
 		if old := byMachine[b.Machine]; old == nil || (old.Released && !b.Released) || (old.Released == b.Released && b.Generation > old.Generation) {
 			byMachine[b.Machine] = &b
 		}
@@ -128,6 +131,46 @@ func newer(j *claim.Journal, name, a, b string) bool {
 	x, _ := j.Latest(a, name)
 	y, ok := j.Latest(b, name)
 	return !ok || x.Clock > y.Clock
+}
+
+// displaced returns the standing bindings whose machine another instance has, with the uid of that one. Two halves of a site that could
+// not hear each other, one of which has the other in quarantine, may each have given it away. Who the machine's state names stays,
+// because state and claim go together; where it names neither, the younger decision (mesh.md section 7).
+func displaced(j *claim.Journal) map[string]string {
+	type holder struct {
+		uid   string
+		epoch intent.Epoch
+	}
+	on := map[string][]holder{}
+	records := j.View(KindBinding)
+	for _, uid := range slices.Sorted(maps.Keys(records)) {
+		var b Binding
+		if json.Unmarshal(records[uid].Body, &b) == nil && !b.Released {
+			on[b.Machine] = append(on[b.Machine], holder{uid, records[uid].Epoch})
+		}
+	}
+	out := map[string]string{}
+	for machine, hs := range on {
+		if len(hs) < 2 {
+			continue
+		}
+		named := ""
+		if st := load[intent.MachineStatus](j, KindMachine, machine); st != nil {
+			named = st.InstanceUID
+		}
+		stays := slices.MaxFunc(hs, func(a, b holder) int {
+			if (a.uid == named) != (b.uid == named) {
+				return map[bool]int{true: 1, false: -1}[a.uid == named]
+			}
+			return a.epoch.Compare(b.epoch)
+		})
+		for _, h := range hs {
+			if h.uid != stays.uid {
+				out[h.uid] = stays.uid
+			}
+		}
+	}
+	return out
 }
 
 // Bindings returns the standing and released bindings by instance uid.

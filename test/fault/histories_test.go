@@ -392,6 +392,9 @@ func (h *history) bindings(agent string, j *claim.Journal) {
 	of := map[string]string{}
 	for uid, b := range reconcile.Bindings(j) {
 		what := fmt.Sprintf("%s/%d (%s, generation %d)", b.Array, b.Index, uid, b.Generation)
+		if b.Displaced && b.Released { // it waits for a machine; the one that it had is looked at with whom it belongs to now
+			continue
+		}
 		if b.Released {
 			if least, ok := h.shrunk[b.Array]; !ok || b.Index < least {
 				h.fail("%s: %s lost %s, and nobody let it down", agent, what, b.Machine)
