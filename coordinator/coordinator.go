@@ -245,7 +245,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 			return intent.Requires{Trust: chain.Needs(), Revocation: c.revoker.stream.Head().Seq}
 		},
 	}
-	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: c.clock.Now, changed: c.rosterChanged, locked: c.lockSite}
+	c.agents = &agents{store: c.store, objects: c.objects, secrets: sec, pub: pub, issuer: c.issuer, domain: c.domain, now: c.clock.Now, changed: c.rosterChanged, moved: c.tell, locked: c.lockSite}
 	stream, err := publish.OpenRevocations(ctx, pub)
 	if err != nil {
 		return err
@@ -515,13 +515,19 @@ func (c *Coordinator) takeDirty() []string {
 	return out
 }
 
-// published brings one chain up to what is wanted now, and tells the site's sessions.
+// tell tells the sessions of a site that its chain moved.
+func (c *Coordinator) tell(site string) {
+	if c.uplink != nil { // else nobody has a session yet
+		c.uplink.Notify(site)
+	}
+}
+
+// published brings one chain up to what is wanted now.
 func (c *Coordinator) published(ctx context.Context, site string) (intent.Head, *intent.RosterBody, error) {
 	err := c.agents.Sync(ctx, site)
 	if err != nil {
 		return intent.Head{}, nil, err
 	}
-	c.uplink.Notify(site)
 	roster, err := c.agents.Roster(ctx, site)
 	if err != nil {
 		return intent.Head{}, nil, err
@@ -573,9 +579,7 @@ func (c *Coordinator) publish(ctx context.Context) error {
 			if err != nil && ctx.Err() == nil {
 				c.cfg.Logger.Error("site not published; it is tried again", "site", site, "err", err)
 				time.AfterFunc(publishRetry, func() { c.markDirty([]string{site}) })
-				continue
 			}
-			c.uplink.Notify(site)
 		}
 	}
 }

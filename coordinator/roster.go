@@ -29,6 +29,7 @@ type agents struct {
 	domain  string
 	now     func() time.Time
 	changed func(site string) // the roster moved: verify again, publish
+	moved   func(site string) // the chain moved: tell the site
 	locked  func(site string) (unlock func())
 	revoked func(kind intent.RevocationKind, id string) bool
 }
@@ -235,11 +236,14 @@ func (a *agents) Roster(ctx context.Context, site string) (*intent.RosterBody, e
 }
 
 // Sync brings a site's chain up to what is wanted: roster first, so that everybody knows whom the rest is for, then
-// secrets, then objects.
+// secrets, then objects. It tells the site when that moved the chain, whoever asked for it.
 func (a *agents) Sync(ctx context.Context, site string) error {
 	defer a.locked(site)()
 	for races := 0; ; races++ {
-		err := a.sync(ctx, site)
+		from, to, err := a.sync(ctx, site)
+		if to != from {
+			a.moved(site)
+		}
 		if !errors.Is(err, store.ErrConflict) || races == maxRaces {
 			return err
 		}
@@ -250,31 +254,33 @@ func (a *agents) Sync(ctx context.Context, site string) error {
 const maxRaces = 20
 
 // sync opens the chain before it reads anything: what it reads then is at least as new as the head that its entries name.
-func (a *agents) sync(ctx context.Context, site string) error {
+func (a *agents) sync(ctx context.Context, site string) (from, to intent.Head, err error) {
 	ch, err := a.pub.Open(ctx, site)
 	if err != nil {
-		return err
+		return from, to, err
 	}
+	from = ch.Head()
+	defer func() { to = ch.Head() }()
 	if err := a.objects.fresh(ctx); err != nil {
-		return err
+		return from, to, err
 	}
 	roster, err := a.syncRoster(ctx, ch, site)
 	if err != nil {
-		return err
+		return from, to, err
 	}
 	if len(roster.Agents) > 0 {
 		if err := a.secrets.EnsureBootKey(ctx, site); err != nil {
-			return err
+			return from, to, err
 		}
 		if err := a.secrets.Sync(ctx, ch, a.domain, site, roster); err != nil {
-			return err
+			return from, to, err
 		}
 	}
 	catalog, _ := a.objects.Snapshot()
 	if err := ch.Sync(ctx, catalog); err != nil {
-		return err
+		return from, to, err
 	}
-	return ch.Vouch(ctx)
+	return from, to, ch.Vouch(ctx)
 }
 
 // syncRoster appends a roster entry when an agent came, changed or went. One change is one generation.

@@ -50,6 +50,13 @@ func TestRotateDataKeys(t *testing.T) {
 	all := func(n uint64) map[string]uint64 { return map[string]uint64{"bmc": n, secrets.BootKey: n} }
 	f := func(what string, r api.SecretRotation, a1, a2 uint64, want ...api.DataKeyStatus) {
 		t.Helper()
+		told := 0
+		s.agents.moved = func(string) { told++ }
+		defer func() {
+			if (told > 0) == r.DryRun {
+				t.Errorf("%s: the site's sessions were told %d times that its chain moved", what, told)
+			}
+		}()
 		st, err := s.vault.RotateSecrets(t.Context(), s.admin, "lon1", r)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)

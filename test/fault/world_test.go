@@ -51,6 +51,7 @@ type world struct {
 	clock  bool     // the coordinator's clock was looked at
 	racks  []*switched
 	victim string                     // who is killed, of F2 and F18
+	uneven string                     // why a site was not level when it was looked at last
 	certs  map[string]tls.Certificate // of BMCs, by address: agents know them again
 }
 
@@ -269,7 +270,7 @@ func (w *world) within(limit time.Duration, what string, ok func() bool) {
 	w.Helper()
 	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Second) {
 		if time.Now().After(end) {
-			w.Fatalf("not within %v: %s", limit, what)
+			w.Fatalf("not within %v: %s; %s", limit, what, w.uneven)
 		}
 	}
 }
@@ -280,11 +281,13 @@ func (w *world) level(site string) bool {
 	defer cancel()
 	s, err := w.api("admin", "coordinator").SiteStatus(ctx, site)
 	if err != nil || s.Reachable != "yes" || s.Held != "" || s.Published.Seq == 0 {
+		w.uneven = fmt.Sprintf("at the coordinator %s is %+v, %v", site, s, err)
 		return false
 	}
 	for _, a := range w.pair {
 		one, err := w.api("admin", site+"/"+a).SiteStatus(ctx, site)
 		if err != nil || one.Head.Epoch != s.Published.Epoch || one.Head.Seq != s.Published.Seq || one.Rejected != "" {
+			w.uneven = fmt.Sprintf("%s was told up to %d.%d, and %s/%s is %+v, %v", site, s.Published.Epoch, s.Published.Seq, site, a, one, err)
 			return false
 		}
 	}
