@@ -169,6 +169,7 @@ func (c *copies) leaseOne(a *sitetest.NetAgent) {
 // actOn claims a device, confirms, and acts: epochs of acts only rise, and one has one owner.
 func (c *copies) actOn(a *sitetest.NetAgent, id string) {
 	c.t.Helper()
+	behind := a.DB.Recovering() // a peer may tell it so at any moment, also between the claim and the look below
 	cl, err := a.Claims.Acquire(c.t.Context(), id, nil)
 	if err == nil {
 		err = a.Claims.Confirm(c.t.Context(), cl, nil)
@@ -179,7 +180,7 @@ func (c *copies) actOn(a *sitetest.NetAgent, id string) {
 		}
 		return
 	}
-	if a.DB.Recovering() {
+	if behind {
 		c.t.Fatalf("%s acts on %s while it is behind", a.Name, id)
 	}
 	if cl.Epoch.Compare(c.epoch[id]) < 0 {

@@ -36,7 +36,7 @@ func faultWalk(t *testing.T) *walk {
 		e2e.Built(assetDir+"/vmlinuz", "ramdisk"), e2e.Built(assetDir+"/ramdisk.gz", "ramdisk"), e2e.Built(assetDir+"/tiny.img", "image-tiny"))
 	dir := t.TempDir()
 	exe := filepath.Join(dir, "skerry")
-	if out, err := exec.Command("go", "build", "-o", exe, "..").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", exe, "../../skerry").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), faultLimit)
