@@ -238,7 +238,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	}
 	c.objects.dirty, c.objects.users = c.markDirty, c.usersChanged
 	pub := &publish.Publisher{
-		Store: c.store, Signer: c.writer.Signer, Now: c.clock.Now, Epoch: c.epoch,
+		Store: c.store, Signer: c.writer.Signer, Now: c.clock.Now, Epoch: c.epoch, Folds: &publish.Folds{},
 		Catalog: func() *intent.Catalog { cat, _ := c.objects.Snapshot(); return cat },
 		Requires: func() intent.Requires {
 			chain := c.trust.Chain()

@@ -30,6 +30,7 @@ type Publisher struct {
 	Requires func() intent.Requires
 	// Catalog is asked for how long a site's beacons count.
 	Catalog func() *intent.Catalog
+	Folds   *Folds // nil: each snapshot reads the whole chain
 }
 
 // ErrNoWriter says that trust does not let the writer key that is here sign anything new.

@@ -376,9 +376,16 @@ func TestAppendRefusesItsOwnBadEntry(t *testing.T) {
 }
 
 // Each 256th entry says what the chain adds up to by then, in one commit with the entry before it, and so does the first entry of a new
-// epoch. What follows a tombstone, an ack or a change is in it.
+// epoch. What follows a tombstone, an ack or a change is in it, whether the whole chain is read for it or what came since the last one.
 func TestSnapshots(t *testing.T) {
+	for name, folds := range map[string]*Folds{"all is read": nil, "what came since": {}} {
+		t.Run(name, func(t *testing.T) { snapshots(t, folds) })
+	}
+}
+
+func snapshots(t *testing.T, folds *Folds) {
 	p := publisher(t)
+	p.Folds = folds
 	c := intent.NewCatalog(obj(intent.KindSite, "", "", "lon1", &intent.SiteSpec{Region: "eu", Zone: "z"}))
 	m := obj(intent.KindMachine, "", "lon1", "m1", &intent.MachineSpec{})
 	c.Put(m)
@@ -431,6 +438,7 @@ func TestSnapshots(t *testing.T) {
 		t.Errorf("snapshots -want +got\n%s\nthe last: %+v, want %+v", d, last, want.Body())
 	}
 	p.Epoch = func(crypto.PublicKey) (uint64, error) { return 2, nil }
+	folds.give("lon1", &fold{seq: 3, hash: "of a chain that was here before", objects: map[string]uint64{"evil": 1}})
 	step(ch.Vouch(t.Context()))
 	step(ch.Vouch(t.Context())) // once
 	if read(); len(at) != 3 || at[2] != 2*SnapshotEvery+1 || last != want.Body() {

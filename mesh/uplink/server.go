@@ -128,15 +128,20 @@ func (s *Server) Connected(site, agent string) bool {
 func (s *Server) Notify(site string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, xs := range s.sites {
-		if site != "" && name != site {
-			continue
-		}
-		for x := range xs {
-			select {
-			case x.moved <- struct{}{}:
-			default: // a push is pending and will carry the newest heads
-			}
+	if site != "" {
+		push(s.sites[site])
+		return
+	}
+	for _, xs := range s.sites {
+		push(xs)
+	}
+}
+
+func push(xs map[*session]bool) {
+	for x := range xs {
+		select {
+		case x.moved <- struct{}{}:
+		default: // a push is pending and will carry the newest heads
 		}
 	}
 }

@@ -19,26 +19,23 @@ type next struct {
 	size    int           // octets of the run's payloads
 	objects map[string]*intent.Object
 	puts    map[string]*intent.Object
-	buried  map[string]intent.TombstoneObject
-	tombs   []intent.TombstoneObject // of the run
-	acked   map[string]intent.AckBody
-	acks    []intent.AckBody // of the run
-	unequal error            // the last snapshot of the run says something else
+	buried  map[string]intent.TombstoneObject // before the run; shared, read only
+	tombs   []intent.TombstoneObject
+	acked   map[string]intent.AckBody // before the run; shared, read only
+	acks    []intent.AckBody
+	unequal error // the last snapshot of the run says something else
 	deks    []intent.SealedDEK
 	records []intent.SealedRecord
 }
 
-// begin returns the active state, with nothing over it.
+// begin returns the active state, with nothing over it, for who holds the lock.
 func (s *Replica) begin() *next {
-	return &next{
-		head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{},
-		buried: maps.Clone(s.tombs), acked: maps.Clone(s.acks),
-	}
+	return &next{head: s.active, objects: maps.Clone(s.objects), puts: map[string]*intent.Object{}, buried: s.tombs, acked: s.acks}
 }
 
 func (n *next) clone() *next {
 	c := *n
-	c.objects, c.puts, c.buried, c.acked = maps.Clone(n.objects), maps.Clone(n.puts), maps.Clone(n.buried), maps.Clone(n.acked)
+	c.objects, c.puts = maps.Clone(n.objects), maps.Clone(n.puts)
 	c.tombs, c.acks, c.deks, c.records = slices.Clone(n.tombs), slices.Clone(n.acks), slices.Clone(n.deks), slices.Clone(n.records)
 	return &c
 }
@@ -125,10 +122,15 @@ func (s *Replica) take(n *next) {
 			s.log.Error("data key does not open", "dek", d.DEK, "err", err)
 		}
 	}
+	for _, t := range n.tombs {
+		s.tombs[t.UID] = t
+	}
+	for _, a := range n.acks {
+		s.acks[a.Override] = a
+	}
 	for _, r := range n.records {
 		s.sealed[r.Name] = r
 	}
-	s.tombs, s.acks = n.buried, n.acked
 	s.objects, s.active, s.stale, s.rejected = n.objects, n.head, n.stale, ""
 	if s.view.View() != nil {
 		s.view.Set(s.view.View().WithUsers(s.userKeys()))
@@ -174,13 +176,13 @@ func (s *Replica) apply(n *next, payload []byte) error {
 		for _, t := range b.Objects {
 			delete(n.objects, t.UID)
 			delete(n.puts, t.UID)
-			n.tombs, n.buried[t.UID] = append(n.tombs, t), t
+			n.tombs = append(n.tombs, t)
 		}
 	case *intent.SecretBody:
 		n.deks = append(n.deks, slices.DeleteFunc(slices.Clone(b.DEKs), func(d intent.SealedDEK) bool { return d.To != s.self })...)
 		n.records = append(n.records, slices.DeleteFunc(slices.Clone(b.Records), func(r intent.SealedRecord) bool { return r.To != s.self })...)
 	case *intent.AckBody:
-		n.acks, n.acked[b.Override] = append(n.acks, *b), *b
+		n.acks = append(n.acks, *b)
 	case *intent.SnapshotBody:
 		n.unequal = n.compare(e.Seq, *b)
 	}
@@ -196,10 +198,17 @@ func (n *next) compare(seq uint64, said intent.SnapshotBody) error {
 	for uid, o := range n.objects {
 		sum.Object(uid, o.Metadata.Rev)
 	}
-	for _, t := range n.buried {
+	tombs, acks := maps.Clone(n.buried), maps.Clone(n.acked)
+	for _, t := range n.tombs {
+		tombs[t.UID] = t
+	}
+	for _, a := range n.acks {
+		acks[a.Override] = a
+	}
+	for _, t := range tombs {
 		sum.Tombstone(t)
 	}
-	for _, a := range n.acked {
+	for _, a := range acks {
 		sum.Ack(a)
 	}
 	if have := sum.Body(); have != said {

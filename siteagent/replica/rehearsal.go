@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -29,6 +30,7 @@ func (s *Replica) Rehearse() *Rehearsal {
 		trust: s.trust, revocation: s.revocation, chain: s.chain, counted: s.chain.Head, self: s,
 		next: s.begin(),
 	}
+	r.next.buried, r.next.acked = maps.Clone(s.tombs), maps.Clone(s.acks) // it goes on without the lock
 	if s.active != s.chain.Head {
 		r.wrong = errors.New(s.rejected)
 	}

@@ -1,10 +1,7 @@
 package fault
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -165,28 +162,10 @@ func (h *history) calm() {
 // agents, writer, CA and roots, new secrets and passwords, and quarantines. The laws are those of F10. Its load is
 // test/bench.BenchmarkLoad.
 func TestEverything(t *testing.T) {
-	first := *seed
-	if first == 0 {
-		first = uint64(time.Now().UnixNano())
-	}
-	for i := range uint64(times(tierEverything)) {
-		s := first + i
-		if !t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				h := newHistory(t, rand.New(rand.NewPCG(s, 22)))
-				defer h.told(s)
-				for range 40 {
-					h.anything()
-				}
-				h.calm()
-				h.heal()
-				h.decide()
-				h.quiet()
-				h.laws()
-				t.Logf("%d overrides were answered for, %d sites overdrawn, %d lines", len(h.acked), len(h.owed), len(h.trace))
-			})
-		}) {
-			return
+	histories(t, times(tierEverything), 22, func(h *history) {
+		for range 40 {
+			h.anything()
 		}
-	}
+		h.calm()
+	})
 }

@@ -419,19 +419,26 @@ func (h *history) fail(format string, args ...any) {
 // given twice, no overdraft is untold, no change that was answered for is lost, nothing ended that nobody ended, no chain forked.
 // In virtual time, over a network in memory; replay one with -seed N.
 func TestHistories(t *testing.T) {
+	histories(t, times(tierHistories), 10, func(h *history) {
+		for range 40 {
+			h.step()
+		}
+	})
+}
+
+// histories lets so many worlds live and looks at the laws when all is well again. stream keeps the experiments' random numbers apart.
+func histories(t *testing.T, n int, stream uint64, live func(*history)) {
 	first := *seed
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(times(tierHistories)) {
+	for i := range uint64(n) {
 		s := first + i
 		ok := t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newHistory(t, rand.New(rand.NewPCG(s, 10)))
+				h := newHistory(t, rand.New(rand.NewPCG(s, stream)))
 				defer h.told(s)
-				for range 40 {
-					h.step()
-				}
+				live(h)
 				h.heal()
 				h.decide()
 				h.quiet()

@@ -26,4 +26,5 @@ const (
 	tierEverything = 200                    // F22
 	tierLoss       = 0.3                    // F9: while the asset comes
 	tierJitter     = 800 * time.Millisecond // F9
+	tierPatience   = 48 * time.Hour         // F9: of the bubble
 )

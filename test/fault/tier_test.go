@@ -26,4 +26,5 @@ const (
 	tierEverything = 1                      // F22
 	tierLoss       = 0.1                    // F9: while the asset comes
 	tierJitter     = 100 * time.Millisecond // F9
+	tierPatience   = time.Hour              // F9: of the bubble
 )

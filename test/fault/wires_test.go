@@ -100,7 +100,7 @@ func TestBadWires(t *testing.T) {
 		body, digest := w.publish(tierAsset, rnd)
 		published := time.Now()
 		var wan int64
-		w.within(4*time.Hour, "every agent has the asset", func() (all bool) { wan, all = w.fetched(digest); return all })
+		w.within(tierPatience, "every agent has the asset", func() (all bool) { wan, all = w.fetched(digest); return all })
 		times := float64(wan) / float64(len(body))
 		t.Logf("%d agents, %d flaps; of users %d changes taken, %d sent elsewhere, of the operator %d and %d; level %v after the last flap, the asset of %d KiB everywhere after %v, %.3f times over the WAN",
 			len(w.pair), tierFlaps, len(keys.taken), len(keys.refused), len(types.taken), len(types.refused), level.Round(time.Second), len(body)>>10, time.Since(published).Round(time.Second), times)
