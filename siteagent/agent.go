@@ -83,6 +83,7 @@ type Agent struct {
 	blobs   *blob.Store
 	replica *replica.Replica
 	desk    *intake.Desk
+	chain   *intake.Chain
 	sticks  *sticks.Desk
 	fresh   *freshness.Keeper
 	above   atomic.Pointer[uplink.Heads] // the coordinator's, as heard last
@@ -303,6 +304,11 @@ func (a *Agent) wireAPI() {
 			return uplink.Hello{Agent: a.id.Agent, Site: a.id.Site, Boot: a.life, Version: a.cfg.Version, Heads: a.heads()}
 		},
 		Targets: a.targets, OnHeads: a.onHeads, OnUp: a.onUp, Reverse: a.reverse(),
+		OnDown: func(error) { a.gossip.SetTags(func(t *gossip.Tags) { t.WAN = false }) },
+	})
+	a.chain = intake.NewChain(intake.ChainConfig{
+		Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Above: a.uplink.RoundTripper(), Hearing: a.mesh.Hearing, MaxBackoff: a.cfg.MaxBackoff, Log: a.cfg.Logger,
+		Peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
 	})
 }
 
@@ -335,6 +341,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("gossip", a.gossip.Run)
 	run("journal", a.journal.Run)
 	run("uplink", a.uplink.Run)
+	run("chain", a.chain.Run)
 	run("follow", a.follow)
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)

@@ -43,6 +43,7 @@ func (a *Agent) targets() []uplink.Target {
 // onUp offers the overrides, and what the audit chains hold beyond the coordinator's, as soon as a session stands.
 func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
 	a.cfg.Logger.Info("coordinator is reachable")
+	a.gossip.SetTags(func(t *gossip.Tags) { t.WAN = true })
 	a.fresh.Kick()
 	a.audit.Kick()
 	a.proposeAdmissions(ctx)
@@ -89,9 +90,7 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 			failed("revocations", err)
 		}
 	}
-	if err := a.desk.Pull(ctx, rt, "http://coordinator/v1/sites/"+a.id.Site+"/intent", h.Intent); err != nil {
-		failed("intent", err)
-	}
+	a.chain.Want(h.Intent)
 	a.uplink.Applied(a.heads())
 	a.rekey.Kick() // heads are also told when the coordinator wants keys
 	a.propose(ctx)
@@ -107,10 +106,11 @@ func (a *Agent) closeGone() int {
 	return a.end.CloseIf(func(id trust.Identity) bool { return !v.Admits(id) })
 }
 
-// moved tells peers where a stream is.
+// moved tells peers and the coordinator where a stream is.
 func (a *Agent) moved(stream string, head intent.Head) {
-	if a.gossip != nil { // else a stick is read before anybody listens
+	if a.uplink != nil { // else a stick is read before anybody listens
 		a.gossip.SetHead(stream, head)
+		a.uplink.Applied(a.heads())
 	}
 }
 

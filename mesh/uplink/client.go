@@ -166,7 +166,7 @@ func (c *Client) Run(ctx context.Context) error {
 		s, prio, err := c.connect(ctx)
 		if err != nil {
 			fails++
-			wait = backoff(fails, c.cfg.MaxBackoff)
+			wait = Backoff(fails, c.cfg.MaxBackoff)
 			level := slog.LevelDebug
 			if fails == 1 {
 				level = slog.LevelWarn
@@ -182,7 +182,7 @@ func (c *Client) Run(ctx context.Context) error {
 			wait = b.after + rand.N(b.after/2+1)
 		case spread < 0: // no welcome: as a failed dial
 			fails++
-			wait = backoff(fails, c.cfg.MaxBackoff)
+			wait = Backoff(fails, c.cfg.MaxBackoff)
 		default:
 			fails = 0
 			wait = rand.N(spread + 1)
@@ -199,8 +199,8 @@ func (c *Client) Soon() {
 	}
 }
 
-// backoff is full jitter over 1 s doubled per failure, up to limit.
-func backoff(fails int, limit time.Duration) time.Duration {
+// Backoff is how long to rest after as many failures, 1 or more: full jitter over 1 s doubled per failure, up to limit.
+func Backoff(fails int, limit time.Duration) time.Duration {
 	d := limit
 	if fails < 20 {
 		d = min(limit, firstBackoff<<(fails-1))

@@ -113,7 +113,7 @@ func (c *Client) handOver(ctx context.Context) (*opened, error) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-		} else if !sleep(ctx, backoff(fails, c.cfg.MaxBackoff)) {
+		} else if !sleep(ctx, Backoff(fails, c.cfg.MaxBackoff)) {
 			return nil, ctx.Err()
 		}
 		var o *opened
@@ -223,7 +223,7 @@ func (c *Client) tell(ctx context.Context, heads <-chan Heads) error {
 		}
 		if err := c.cfg.OnHeads(ctx, last); err != nil && ctx.Err() == nil {
 			fails++
-			again = time.After(backoff(fails, c.cfg.MaxBackoff))
+			again = time.After(Backoff(fails, c.cfg.MaxBackoff))
 		}
 	}
 }

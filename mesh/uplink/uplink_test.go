@@ -360,8 +360,8 @@ func TestFailover(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	for fails := 1; fails < 100; fails++ {
 		for range 100 {
-			if d := backoff(fails, time.Minute); d < 0 || d > time.Minute || fails == 1 && d > time.Second {
-				t.Fatalf("backoff(%d) = %v", fails, d)
+			if d := Backoff(fails, time.Minute); d < 0 || d > time.Minute || fails == 1 && d > time.Second {
+				t.Fatalf("Backoff(%d) = %v", fails, d)
 			}
 		}
 	}

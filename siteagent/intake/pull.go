@@ -58,16 +58,21 @@ func (d *Desk) PullRevocations(ctx context.Context, rt http.RoundTripper, base s
 
 // Pull takes envelopes from base until the staged head reaches want or the source has no more.
 func (d *Desk) Pull(ctx context.Context, rt http.RoundTripper, base string, want intent.Head) error {
+	return d.pull(ctx, rt, base, "", want)
+}
+
+// pull is Pull with more in the query of each request.
+func (d *Desk) pull(ctx context.Context, rt http.RoundTripper, base, more string, want intent.Head) error {
 	for {
 		st := d.Replica.State()
 		if want.Compare(st.Staged) <= 0 {
 			return nil
 		}
-		n, err := d.PullOnce(ctx, rt, base)
+		n, err := d.pullOnce(ctx, rt, base, more)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
+		if n == 0 && want.Compare(d.Replica.State().Staged) > 0 { // else somebody else brought it meanwhile
 			return fmt.Errorf("source has nothing beyond %d.%d", st.Staged.Epoch, st.Staged.Seq)
 		}
 	}
@@ -75,6 +80,10 @@ func (d *Desk) Pull(ctx context.Context, rt http.RoundTripper, base string, want
 
 // PullOnce takes one answer of base, from the staged head on.
 func (d *Desk) PullOnce(ctx context.Context, rt http.RoundTripper, base string) (int, error) {
-	url := fmt.Sprintf("%s?from=%d", base, d.Replica.State().Staged.Seq+1)
+	return d.pullOnce(ctx, rt, base, "")
+}
+
+func (d *Desk) pullOnce(ctx context.Context, rt http.RoundTripper, base, more string) (int, error) {
+	url := fmt.Sprintf("%s?from=%d%s", base, d.Replica.State().Staged.Seq+1, more)
 	return d.Intent(ctx, func(take func(*intent.Envelope, int) error) error { return uplink.Envelopes(ctx, rt, url, take) })
 }

@@ -314,6 +314,17 @@ func (m *Mesh) Live() []string {
 	return out
 }
 
+// Hearing lists the agents that hear a coordinator, this one too, in the order in which they pull the chain for the site.
+func (m *Mesh) Hearing() []string {
+	ids := []string{m.Self}
+	for _, p := range m.Gossip.Members() {
+		if p.Alive && p.Tags.WAN && p.ID != m.Self {
+			ids = append(ids, p.ID)
+		}
+	}
+	return claim.Rendezvous(m.Site, ids)
+}
+
 // Push implements claim.Peers.
 func (m *Mesh) Push(ctx context.Context, peer string, records []claim.Record) (uint64, error) {
 	var out struct {
