@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/founding"
@@ -32,6 +33,31 @@ type agents struct {
 	moved   func(site string) // the chain moved: tell the site
 	locked  func(site string) (unlock func())
 	revoked func(kind intent.RevocationKind, id string) bool
+
+	decoded sync.Map // key of the store -> record, of rosters and agents: one change of a site reads them all
+}
+
+// record is what an entry of the store says; it must not be changed.
+type record struct {
+	rev  uint64
+	body any
+}
+
+// load reads the record at key, and decodes it when it moved.
+func load[T any](ctx context.Context, a *agents, key string) (*T, error) {
+	e, err := a.store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if known, ok := a.decoded.Load(key); ok && known.(record).rev == e.Rev {
+		return known.(record).body.(*T), nil
+	}
+	v := new(T)
+	if err := json.Unmarshal(e.Value, v); err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", key, err)
+	}
+	a.decoded.Store(key, record{e.Rev, v})
+	return v, nil
 }
 
 func agentKey(site, id string) string { return store.AgentKey(site, id) }
@@ -219,20 +245,13 @@ func stateOf(s *intent.AgentSpec) string {
 	return intent.StateAgent
 }
 
-// Roster returns a site's roster as it was last published; nil for a site without agents.
+// Roster returns a site's roster as it was last published, which must not be changed; nil for a site without agents.
 func (a *agents) Roster(ctx context.Context, site string) (*intent.RosterBody, error) {
-	e, err := a.store.Get(ctx, rosterKey(site))
+	r, err := load[intent.RosterBody](ctx, a, rosterKey(site))
 	if errors.Is(err, store.ErrAbsent) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	r := &intent.RosterBody{}
-	if err := json.Unmarshal(e.Value, r); err != nil {
-		return nil, fmt.Errorf("cannot read roster of %s: %w", site, err)
-	}
-	return r, nil
+	return r, err
 }
 
 // Sync brings a site's chain up to what is wanted: roster first, so that everybody knows whom the rest is for, then
@@ -298,14 +317,11 @@ func (a *agents) syncRoster(ctx context.Context, ch *publish.Chain, site string)
 		if o.Metadata.Site != site {
 			continue
 		}
-		e, err := a.store.Get(ctx, agentKey(site, o.Metadata.Name))
+		known, err := load[intent.RosterAgent](ctx, a, agentKey(site, o.Metadata.Name))
 		if err != nil {
 			return nil, fmt.Errorf("cannot compile roster of %s: %w", site, err)
 		}
-		var ra intent.RosterAgent
-		if err := json.Unmarshal(e.Value, &ra); err != nil {
-			return nil, fmt.Errorf("cannot read keys of %s: %w", o.Key(), err)
-		}
+		ra := *known
 		spec := o.Spec.(*intent.AgentSpec)
 		ra.Addr, ra.Boot, ra.Roles, ra.Rank, ra.State = managementOf(spec), spec.Boot, spec.Roles, uint16(spec.Rank), stateOf(spec)
 		body.Agents = append(body.Agents, ra)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
@@ -34,7 +35,7 @@ type hold struct {
 // limit is how long one agent may take to hand over what it has: a year of entries over a slow link.
 const limit = 10 * time.Minute
 
-// Recovery asks sites for what this store has lost. Every field is set.
+// Recovery asks sites for what this store has lost. Every exported field is set.
 type Recovery struct {
 	Store   store.Store
 	Writers func() []intent.Writer // of the newest trust document
@@ -46,6 +47,8 @@ type Recovery struct {
 	Reload  func(ctx context.Context) error            // catalog, rosters and holds moved
 	Release func(site string)                          // the site is published to again
 	Audit   func(ctx context.Context, what string)
+
+	known sync.Map // site -> intent.Head that was last found in our chain
 }
 
 func (r *Recovery) holdOf(ctx context.Context, site string) (*hold, store.Guard, error) {
@@ -103,7 +106,7 @@ func (r *Recovery) Hear(ctx context.Context, site, agent string, has intent.Head
 
 // behind says how a head differs from our chain, "" when it is in it.
 func (r *Recovery) behind(ctx context.Context, site string, has intent.Head) (string, error) {
-	if has.Seq == 0 {
+	if known, ok := r.known.Load(site); has.Seq == 0 || ok && known == has { // as most of its agents say: entries stay
 		return "", nil
 	}
 	env, err := publish.At(ctx, r.Store, site, has.Seq)
@@ -116,6 +119,7 @@ func (r *Recovery) behind(ctx context.Context, site string, has intent.Head) (st
 	if env.Digest() != has.Hash {
 		return fmt.Sprintf("the site has another entry %d", has.Seq), nil
 	}
+	r.known.Store(site, has)
 	return "", nil
 }
 

@@ -76,16 +76,12 @@ func (c *Catalog) List(k Kind) []*Object {
 	if k == "" {
 		return slices.Clone(all)
 	}
-	isKind := func(o *Object) bool { return o.Kind == k }
-	from := slices.IndexFunc(all, isKind)
-	if from < 0 {
-		return nil
-	}
-	to := from + 1
-	for to < len(all) && isKind(all[to]) {
+	from, _ := slices.BinarySearchFunc(all, k.place(), func(o *Object, place int) int { return o.Kind.place() - place })
+	to := from
+	for to < len(all) && all[to].Kind == k {
 		to++
 	}
-	return slices.Clone(all[from:to])
+	return append([]*Object(nil), all[from:to]...)
 }
 
 func (c *Catalog) all() []*Object {

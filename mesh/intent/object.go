@@ -3,6 +3,7 @@ package intent
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -56,32 +57,61 @@ type KindInfo struct {
 }
 
 // Kinds lists every kind in the order in which documents are applied: nothing refers to a later one.
-func Kinds() []KindInfo {
-	all := kinds()
-	return all[:]
+func Kinds() (out []KindInfo) {
+	for _, k := range kinds() {
+		info, _ := k.Info()
+		out = append(out, info)
+	}
+	return out
 }
 
-// kinds is the table, by value: it is asked for with each key of an object, and costs no allocation.
-func kinds() [17]KindInfo {
-	return [...]KindInfo{
-		{KindSite, "sites", "", ScopeGlobal, false, false, func() Spec { return &SiteSpec{} }},
-		{KindAgent, "agents", "", ScopeSite, false, true, func() Spec { return &AgentSpec{} }},
-		{KindMachineType, "machinetypes", "mt", ScopeGlobal, false, false, func() Spec { return &MachineTypeSpec{} }},
-		{KindSubnetPool, "subnetpools", "subnet", ScopeSite, false, true, func() Spec { return &SubnetPoolSpec{} }},
-		{KindSecret, "secrets", "", ScopeSite, false, true, func() Spec { return &SecretSpec{} }},
-		{KindMachine, "machines", "m", ScopeSite, false, true, func() Spec { return &MachineSpec{} }},
-		{KindAsset, "assets", "", ScopeGlobal, false, false, func() Spec { return &AssetSpec{} }},
-		{KindImage, "images", "", ScopeGlobal, false, false, func() Spec { return &ImageSpec{} }},
-		{KindProject, "projects", "", ScopeGlobal, false, false, func() Spec { return &ProjectSpec{} }},
-		{KindRole, "roles", "", ScopeGlobal, false, false, func() Spec { return &RoleSpec{} }},
-		{KindUser, "users", "", ScopeGlobal, false, false, func() Spec { return &UserSpec{} }},
-		{KindGroup, "groups", "", ScopeGlobal, false, false, func() Spec { return &GroupSpec{} }},
-		{KindQuota, "quotas", "", ScopeProject, false, true, func() Spec { return &QuotaSpec{} }},
-		{KindSSHKey, "sshkeys", "", ScopeProject, true, false, func() Spec { return &SSHKeySpec{} }},
-		{KindNetwork, "networks", "net", ScopeProject, true, true, func() Spec { return &NetworkSpec{} }},
-		{KindInfrastructure, "infrastructures", "infra", ScopeProject, true, true, func() Spec { return &InfrastructureSpec{} }},
-		{KindInstanceArray, "instancearrays", "ia", ScopeProject, true, true, func() Spec { return &InstanceArraySpec{} }},
+// kinds is the order of Kinds.
+func kinds() [17]Kind {
+	return [...]Kind{
+		KindSite, KindAgent, KindMachineType, KindSubnetPool, KindSecret, KindMachine, KindAsset, KindImage, KindProject, KindRole, KindUser,
+		KindGroup, KindQuota, KindSSHKey, KindNetwork, KindInfrastructure, KindInstanceArray,
 	}
+}
+
+// Info returns what is known of k; ok is false for an unknown kind. It is asked for with each key of an object, and costs no allocation.
+func (k Kind) Info() (info KindInfo, ok bool) {
+	switch k {
+	case KindSite:
+		return KindInfo{k, "sites", "", ScopeGlobal, false, false, func() Spec { return &SiteSpec{} }}, true
+	case KindAgent:
+		return KindInfo{k, "agents", "", ScopeSite, false, true, func() Spec { return &AgentSpec{} }}, true
+	case KindMachineType:
+		return KindInfo{k, "machinetypes", "mt", ScopeGlobal, false, false, func() Spec { return &MachineTypeSpec{} }}, true
+	case KindSubnetPool:
+		return KindInfo{k, "subnetpools", "subnet", ScopeSite, false, true, func() Spec { return &SubnetPoolSpec{} }}, true
+	case KindSecret:
+		return KindInfo{k, "secrets", "", ScopeSite, false, true, func() Spec { return &SecretSpec{} }}, true
+	case KindMachine:
+		return KindInfo{k, "machines", "m", ScopeSite, false, true, func() Spec { return &MachineSpec{} }}, true
+	case KindAsset:
+		return KindInfo{k, "assets", "", ScopeGlobal, false, false, func() Spec { return &AssetSpec{} }}, true
+	case KindImage:
+		return KindInfo{k, "images", "", ScopeGlobal, false, false, func() Spec { return &ImageSpec{} }}, true
+	case KindProject:
+		return KindInfo{k, "projects", "", ScopeGlobal, false, false, func() Spec { return &ProjectSpec{} }}, true
+	case KindRole:
+		return KindInfo{k, "roles", "", ScopeGlobal, false, false, func() Spec { return &RoleSpec{} }}, true
+	case KindUser:
+		return KindInfo{k, "users", "", ScopeGlobal, false, false, func() Spec { return &UserSpec{} }}, true
+	case KindGroup:
+		return KindInfo{k, "groups", "", ScopeGlobal, false, false, func() Spec { return &GroupSpec{} }}, true
+	case KindQuota:
+		return KindInfo{k, "quotas", "", ScopeProject, false, true, func() Spec { return &QuotaSpec{} }}, true
+	case KindSSHKey:
+		return KindInfo{k, "sshkeys", "", ScopeProject, true, false, func() Spec { return &SSHKeySpec{} }}, true
+	case KindNetwork:
+		return KindInfo{k, "networks", "net", ScopeProject, true, true, func() Spec { return &NetworkSpec{} }}, true
+	case KindInfrastructure:
+		return KindInfo{k, "infrastructures", "infra", ScopeProject, true, true, func() Spec { return &InfrastructureSpec{} }}, true
+	case KindInstanceArray:
+		return KindInfo{k, "instancearrays", "ia", ScopeProject, true, true, func() Spec { return &InstanceArraySpec{} }}, true
+	}
+	return KindInfo{}, false
 }
 
 // Selects tells whether o of this kind lies in the site and the project; "" is any. What has no site, or no project, lies in
@@ -91,22 +121,11 @@ func (i KindInfo) Selects(o *Object, site, project string) bool {
 		(project == "" || i.Scope != ScopeProject || o.Metadata.Project == project)
 }
 
-// Info returns what is known of k; ok is false for an unknown kind.
-func (k Kind) Info() (info KindInfo, ok bool) {
-	all := kinds()
-	if i := k.place(); i < len(all) {
-		return all[i], true
-	}
-	return KindInfo{}, false
-}
-
 // place is the kind's index in Kinds; behind all for an unknown one.
 func (k Kind) place() int {
 	all := kinds()
-	for i := range all {
-		if all[i].Kind == k {
-			return i
-		}
+	if i := slices.Index(all[:], k); i >= 0 {
+		return i
 	}
 	return len(all)
 }
