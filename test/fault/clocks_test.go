@@ -95,11 +95,10 @@ func (w *world) off() {
 
 // answers asks a process with a token.
 func (w *world) answers(name, token string) error {
-	w.token["other"] = token
 	ctx, cancel := w.ask()
 	defer cancel()
 	info, _ := intent.KindSSHKey.Info()
-	_, err := w.api("other", name).List(ctx, info, "", "acme")
+	_, err := w.client(token, name).List(ctx, info, "", "acme")
 	return err
 }
 

@@ -133,8 +133,11 @@ func (w *world) must(err error) {
 }
 
 // api is a client of a process, from a host that no cut concerns.
-func (w *world) api(user, name string) *client.Client {
-	return client.New("https://"+w.boxes[name].addr, w.token[user], &http.Transport{
+func (w *world) api(user, name string) *client.Client { return w.client(w.token[user], name) }
+
+// client is a process's API to who shows a token.
+func (w *world) client(token, name string) *client.Client {
+	return client.New("https://"+w.boxes[name].addr, token, &http.Transport{
 		DialContext: w.net.Host("10.9.9.9").DialContext, DisableKeepAlives: true,
 		// Who asks has a clock that is right; those of the bubble's boxes may not be.
 		TLSClientConfig: &tls.Config{RootCAs: w.roots, Time: func() time.Time { return time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC) }},
