@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -444,30 +443,26 @@ func Load[T any](j *Journal, kind, key string) (v T, ok bool) {
 	return v, true
 }
 
-// Events calls fn for the events of all agents after the given sequence numbers (nil: all), in order of their clocks.
+// Events calls fn for the events of all agents after the given sequence numbers (nil: all), in order of their clocks. It holds a page of
+// each agent's chain in memory, however long they are.
 func (j *Journal) Events(after map[string]uint64, fn func(intent.Event) error) error {
-	var all []Record
-	for _, a := range slices.Sorted(maps.Keys(j.Heads())) {
-		for from := after[a] + 1; ; {
-			rs, err := j.Range(a, from, MaxPull)
-			if err != nil {
-				return err
-			}
-			for _, r := range rs {
-				if r.Kind == KindEvent {
-					all = append(all, r)
-				}
-			}
-			if len(rs) == 0 {
-				break
-			}
-			from = rs[len(rs)-1].Seq + 1
+	var chains []*eventChain
+	for agent := range j.Heads() {
+		c := &eventChain{journal: j, agent: agent, next: after[agent] + 1}
+		if err := c.fill(); err != nil {
+			return err
 		}
+		chains = append(chains, c)
 	}
-	slices.SortFunc(all, func(a, b Record) int {
-		return cmp.Or(cmp.Compare(a.Clock, b.Clock), cmp.Compare(a.Agent, b.Agent), cmp.Compare(a.Seq, b.Seq))
-	})
-	for _, r := range all {
+	for {
+		chains = slices.DeleteFunc(chains, func(c *eventChain) bool { return len(c.page) == 0 })
+		if len(chains) == 0 {
+			return nil
+		}
+		first := slices.MinFunc(chains, func(a, b *eventChain) int {
+			return cmp.Or(cmp.Compare(a.page[0].Clock, b.page[0].Clock), cmp.Compare(a.agent, b.agent))
+		})
+		r := first.page[0]
 		var e intent.Event
 		if err := json.Unmarshal(r.Body, &e); err != nil {
 			return fmt.Errorf("cannot read event %d of %s: %w", r.Seq, r.Agent, err)
@@ -476,6 +471,30 @@ func (j *Journal) Events(after map[string]uint64, fn func(intent.Event) error) e
 		if err := fn(e); err != nil {
 			return err
 		}
+		first.page = first.page[1:]
+		if err := first.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// eventChain reads the events of one agent's chain, whose clocks rise.
+type eventChain struct {
+	journal *Journal
+	agent   string
+	next    uint64
+	page    []Record // events only; empty: none is left
+}
+
+// fill reads on until the page has an event or the chain ends.
+func (c *eventChain) fill() error {
+	for len(c.page) == 0 {
+		rs, err := c.journal.Range(c.agent, c.next, MaxPull)
+		if err != nil || len(rs) == 0 {
+			return err
+		}
+		c.next = rs[len(rs)-1].Seq + 1
+		c.page = slices.DeleteFunc(rs, func(r Record) bool { return r.Kind != KindEvent })
 	}
 	return nil
 }

@@ -331,6 +331,46 @@ func TestJournalReopen(t *testing.T) {
 	}
 }
 
+// TestEventsInOrder: the events of two chains come by their clocks, over more than a page of each, from where one left off, and no
+// further than they are wanted.
+func TestEventsInOrder(t *testing.T) {
+	n := newNet(t, "a", "b")
+	var want []string
+	for i := range 3 * MaxPull {
+		name := []string{"a", "b"}[i/(MaxPull+7)%2] // long runs of one: the other's page waits
+		put(t, n.journals[name], Local, "other", "", nil)
+		put(t, n.journals[name], Local, KindEvent, "", intent.Event{Type: fmt.Sprint(i)})
+		want = append(want, fmt.Sprint(i))
+		other := map[string]string{"a": "b", "b": "a"}[name]
+		rs, err := n.journals[name].Range(name, n.journals[other].Heads()[name]+1, MaxPull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.journals[other].Receive(name, rs); err != nil { // its clock goes on from there
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	ends := map[string]uint64{}
+	stop := errors.New("enough")
+	err := n.journals["a"].Events(nil, func(e intent.Event) error {
+		if len(got) == MaxPull+20 {
+			return stop
+		}
+		got, ends[e.Agent] = append(got, e.Type), e.Seq
+		return nil
+	})
+	if !errors.Is(err, stop) || len(got) != MaxPull+20 {
+		t.Fatalf("%d events, %v", len(got), err)
+	}
+	if err := n.journals["a"].Events(ends, func(e intent.Event) error { got = append(got, e.Type); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Fatal(d)
+	}
+}
+
 func mustHash(t testing.TB, r Record) intent.Digest {
 	t.Helper()
 	h, err := hashRecord(r)
