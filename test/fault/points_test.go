@@ -238,7 +238,7 @@ func killedAtEachPoint(t *testing.T, points int64, errands, once func(*world)) {
 				close(hit)
 			}
 			<-back
-			w.until("all is level", func() bool { return w.level("s1") })
+			w.until("all is level, and all hold a session", func() bool { return w.level("s1") && w.connected("s1") })
 			once(w)
 		})
 		return said

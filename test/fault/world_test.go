@@ -297,6 +297,22 @@ func (w *world) level(site string) bool {
 	return true
 }
 
+// connected tells whether all agents of a site hold a session: one that has just started may be level by its peers.
+func (w *world) connected(site string) bool {
+	ctx, cancel := w.ask()
+	defer cancel()
+	k, err := w.api("admin", "coordinator").KeyStatus(ctx)
+	if err != nil {
+		return false
+	}
+	for _, s := range k.Sites {
+		if s.Site == site && slices.ContainsFunc(s.Agents, func(a api.AgentKeys) bool { return a.State == intent.StateAgent && !a.Up }) {
+			return false
+		}
+	}
+	return true
+}
+
 // found makes the objects, the agents and the machines of n sites.
 func (w *world) found(n int) {
 	w.Helper()
