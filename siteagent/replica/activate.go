@@ -151,9 +151,9 @@ func (s *Replica) apply(n *next, payload []byte) error {
 	}
 	switch {
 	case e.Requires.Trust > s.trust.Head.Seq:
-		return fmt.Errorf("cannot activate: it waits for trust %d, here is %d", e.Requires.Trust, s.trust.Head.Seq)
+		return fmt.Errorf("cannot activate: %w trust %d, here is %d", errWaits, e.Requires.Trust, s.trust.Head.Seq)
 	case e.Requires.Revocation > s.revocation.Head.Seq:
-		return fmt.Errorf("cannot activate: it waits for revocation %d, here is %d", e.Requires.Revocation, s.revocation.Head.Seq)
+		return fmt.Errorf("cannot activate: %w revocation %d, here is %d", errWaits, e.Requires.Revocation, s.revocation.Head.Seq)
 	}
 	n.head = e.Head(payload)
 	n.stale, _ = intent.ParseStaleAfter(e.StaleAfter) // it was checked

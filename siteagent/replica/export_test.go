@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -42,3 +43,6 @@ func (s *Replica) Lose(uid string) error {
 	delete(s.objects, uid)
 	return s.db.UpdateSigned(func(tx *state.Tx) error { return tx.Delete(bucketObject, uid) })
 }
+
+// LogTo says where it logs from now on.
+func (s *Replica) LogTo(log *slog.Logger) { s.log = log }

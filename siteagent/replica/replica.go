@@ -318,10 +318,16 @@ func (s *Replica) Receive(_ context.Context, envs []*intent.Envelope) (int, erro
 
 // goOn activates what can be now.
 func (s *Replica) goOn() {
-	if err := s.activate(); err != nil {
+	switch err := s.activate(); {
+	case errors.Is(err, errWaits): // streams come apart, and the other one is on its way
+		s.log.Info("intent waits", "err", err)
+	case err != nil:
 		s.log.Error("intent is rejected; the last good state stays", "err", err)
 	}
 }
+
+// errWaits: an entry names documents that are not here yet.
+var errWaits = errors.New("it waits for")
 
 // received is one verified entry, and where the chain stands with it.
 type received struct {

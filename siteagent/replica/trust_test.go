@@ -1,9 +1,11 @@
 package replica_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -198,6 +200,8 @@ func TestRetiredWriter(t *testing.T) {
 func TestEntryWaitsForWhatItRequires(t *testing.T) {
 	a := sitetest.NewAuthor(t)
 	s, _ := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
+	var said bytes.Buffer
+	s.LogTo(slog.New(slog.NewTextHandler(&said, nil)))
 	f := func(seq uint64, rejected string) {
 		t.Helper()
 		if st := s.State(); st.Head.Seq != seq || (st.Rejected == "") != (rejected == "") || !strings.Contains(st.Rejected, rejected) {
@@ -227,6 +231,9 @@ func TestEntryWaitsForWhatItRequires(t *testing.T) {
 		t.Fatal(err)
 	}
 	f(3, "")
+	if log := said.String(); strings.Count(log, "intent waits") != 2 || strings.Contains(log, "rejected") {
+		t.Errorf("what only waits is no error:\n%s", log)
+	}
 }
 
 // A coordinator whose clock leapt ahead poisons the floor. A trust document lowers it, and what was signed before that does not raise it
