@@ -275,6 +275,11 @@ func (c *Chain) Append(ctx context.Context, kind intent.EntryKind, body any, mor
 	if err != nil {
 		return fmt.Errorf("cannot append to chain of %s: %w", c.site, err)
 	}
+	var stored [][]byte
+	for seq := c.head.Seq + 1; seq <= head.Seq; seq++ {
+		stored = append(stored, put[chainKey(c.site, seq)])
+	}
+	c.p.Folds.follow(c.site, c.head, stored)
 	c.head, c.guard.Rev = head, rev
 	return nil
 }

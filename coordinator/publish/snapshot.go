@@ -15,8 +15,8 @@ import (
 // SnapshotEvery is how often a chain says what it adds up to: each entry whose number is a multiple of it is a snapshot.
 const SnapshotEvery = 256
 
-// Folds remembers what chains add up to, so that a snapshot reads what came since the last one; the first of a process reads the whole
-// chain. The zero Folds remembers nothing yet. Safe for concurrent use.
+// Folds remembers what chains add up to, so that a snapshot reads nothing again; the first of a process reads the whole chain, unless
+// it saw it begin. The zero Folds remembers nothing yet. Safe for concurrent use.
 type Folds struct {
 	mu sync.Mutex // guards what follows
 	by map[string]*fold
@@ -44,6 +44,29 @@ func (s *Folds) give(site string, f *fold) {
 		s.by = map[string]*fold{}
 	}
 	s.by[site] = f
+}
+
+// follow adds what was just stored behind head, encoded envelopes, when all before it is in the fold. Else a snapshot will read it.
+func (s *Folds) follow(site string, head intent.Head, stored [][]byte) {
+	f := s.take(site)
+	switch {
+	case s == nil, f == nil && head.Seq > 0:
+		return
+	case f == nil:
+		f = newFold()
+	}
+	if f.seq == head.Seq {
+		for _, wire := range stored {
+			env, err := document.Decode(wire)
+			if err == nil {
+				err = f.add(env)
+			}
+			if err != nil {
+				return // it is read again
+			}
+		}
+	}
+	s.give(site, f)
 }
 
 // fold is what a chain adds up to, of what a snapshot counts.
