@@ -11,7 +11,8 @@
 // A crash loses parts, nothing else.
 //
 // Concurrency: handlers and a Swarm are safe for concurrent use. Fetch owns its goroutines and waits for them: one asks the
-// coordinator, one the peers, one for each peer listens. Nothing is read, written or waited for under the mutex.
+// coordinator, three the peers, one for each peer listens, and each order has one that stores what came. Nothing is read, written or
+// waited for under the mutex.
 //
 // Tests: swarm_test.go: two stores over HTTP, liars, silence, thin lines, a full disk; site_test.go: sites on wires in memory, owners that
 // die, are slow, are two, have no WAN; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.

@@ -22,15 +22,17 @@ const firstNotice = 250 * time.Millisecond
 // stalled is how long nothing at all may move before a Fetch ends: each of eight agents had its turn.
 const stalled = 5 * time.Minute
 
-// Progress is told after each stored chunk.
+// Progress is told after each stored chunk, by one goroutine at a time.
 type Progress func(source Source, octets int, have, chunks int)
 
 // job is one Fetch.
 type job struct {
 	s           *Swarm
 	d, manifest intent.Digest
-	p           Progress
 	codec       *chunk.Codec
+
+	telling sync.Mutex // guards p
+	p       Progress
 
 	// Guarded by Swarm.mu:
 	m       *chunk.Manifest
@@ -115,14 +117,16 @@ func (j *job) load(m *chunk.Manifest) error {
 	return nil
 }
 
-// run owns the job's goroutines: one for the coordinator, one for peers, and one for each peer that is listened to.
+// run owns the job's goroutines: one for the coordinator, some for peers, and one for each peer that is listened to.
 func (j *job) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { j.work(ctx, j.askOrigin) })
-	wg.Go(func() { j.work(ctx, j.askPeer) })
+	for range asking {
+		wg.Go(func() { j.work(ctx, j.askPeer) })
+	}
 	stop := map[string]context.CancelFunc{}
 	for {
 		listed := j.s.cfg.Peers()
@@ -311,6 +315,7 @@ func (j *job) askOrigin(ctx context.Context) bool {
 	l.cancel = cancel
 	l.begin(now)
 	l.next = first
+	j.take(src, first, n)
 	j.s.mu.Unlock()
 	err := j.order(octx, src, first, n)
 	j.s.mu.Lock()
@@ -353,6 +358,9 @@ func (j *job) notice() time.Duration {
 func (j *job) askPeer(ctx context.Context) bool {
 	j.s.mu.Lock()
 	p, first, n := j.fromPeer(time.Now())
+	if p != nil {
+		j.take(p.src, first, n)
+	}
 	j.s.mu.Unlock()
 	if p == nil {
 		return false
@@ -361,38 +369,65 @@ func (j *job) askPeer(ctx context.Context) bool {
 	return true
 }
 
-// order asks a source for n chunks from first on, 0: for the manifest, and settles its account.
-func (j *job) order(ctx context.Context, src Source, first, n int) error {
+// manifestBusy stands in busy for the manifest.
+const manifestBusy = -1
+
+// take notes that an order is given: nobody else asks for what is in it. The caller holds mu, and calls order.
+func (j *job) take(src Source, first, n int) {
+	j.s.account(j.d, src).orders++
 	if n == 0 {
-		return j.settle(ctx, src, 0, j.fetchManifest(ctx, src))
+		j.busy[manifestBusy] = true
 	}
-	o := order{first: first, n: n}
-	j.s.mu.Lock()
 	for i := first; i < first+n; i++ {
 		j.busy[i] = true
 	}
+}
+
+// order asks a source for n chunks from first on, 0: for the manifest, and settles its account.
+func (j *job) order(ctx context.Context, src Source, first, n int) error {
+	begun, came := time.Now(), 0
+	var err error
+	if n == 0 {
+		err = j.fetchManifest(ctx, src)
+	} else {
+		came, err = j.fetchChunks(ctx, src, first, n)
+	}
+	j.s.mu.Lock()
+	a := j.s.account(j.d, src)
+	a.orders--
+	a.quick = err == nil && float64(came) >= quickRate*time.Since(begun).Seconds()
+	if n == 0 {
+		delete(j.busy, manifestBusy)
+	}
+	for i := first; i < first+n; i++ {
+		delete(j.busy, i)
+	}
+	j.s.mu.Unlock()
+	return j.settle(ctx, src, came, err)
+}
+
+// fetchChunks brings a run of chunks, and returns how many octets of it came.
+func (j *job) fetchChunks(ctx context.Context, src Source, first, n int) (came int, err error) {
+	o := order{first: first, n: n}
+	j.s.mu.Lock()
 	if part := j.s.account(j.d, src).part; part != nil && part.chunk == first {
 		o.had, o.resumed = part.b, true
 	}
 	m := j.m
 	j.s.mu.Unlock()
-	came := 0
 	o.octets = func(k int) {
 		came += k
 		j.arrived(src, k)
 	}
 	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(src, i, raw) })
 	j.s.mu.Lock()
-	for i := first; i < first+n; i++ {
-		delete(j.busy, i)
-	}
+	defer j.s.mu.Unlock()
 	if a := j.s.account(j.d, src); part != nil {
 		j.s.keep(a, part)
 	} else if errors.Is(err, chunk.ErrBad) {
 		a.part = nil
 	}
-	j.s.mu.Unlock()
-	return j.settle(ctx, src, came, err)
+	return came, err
 }
 
 // arrived counts octets of chunks.
@@ -431,7 +466,9 @@ func (j *job) store(src Source, i int, raw []byte) error {
 	all := count(j.have) == len(m.Chunks)
 	j.s.mu.Unlock()
 	if j.p != nil {
+		j.telling.Lock()
 		j.p(src, len(raw), i+1, len(m.Chunks))
+		j.telling.Unlock()
 	}
 	if all {
 		if err := j.load(m); err != nil {

@@ -29,11 +29,11 @@ const (
 	flagAble   = 1
 )
 
-// writeData writes the frame of chunk i; of a resumed one, raw is what the reader has not yet. A chunk that is asked from its middle is not
-// compressed: whatever comes of it can be kept, so that it gets done on a wire that breaks off all the time.
-func writeData(w io.Writer, codec *chunk.Codec, i int, raw []byte, resumed bool) error {
+// writeData writes the frame of chunk i; of a resumed one, raw is what the reader has not yet. A chunk that is asked from its middle is
+// plain, not compressed: whatever comes of it can be kept, so that it gets done on a wire that breaks off all the time.
+func writeData(w io.Writer, codec *chunk.Codec, i int, raw []byte, plain bool) error {
 	body, enc := raw, byte(encRaw)
-	if !resumed {
+	if !plain {
 		if z, smaller := codec.Encode(raw); smaller {
 			body, enc = z, encZstd
 		}
@@ -53,7 +53,8 @@ func writeData(w io.Writer, codec *chunk.Codec, i int, raw []byte, resumed bool)
 
 // readData reads one DATA frame that must hold chunk i of m, or what follows had of it, and returns the chunk, not yet verified.
 // Where the frame breaks off, what came of the chunk until then comes with the error: nil, nothing; empty, nothing that can be used.
-func readData(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had []byte) ([]byte, error) {
+// buf is used for it if it is large enough.
+func readData(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had, buf []byte) ([]byte, error) {
 	var h [headerSize + dataHeader]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return slices.Clone(had), err
@@ -70,7 +71,7 @@ func readData(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had []b
 	body := int(size - dataHeader)
 	switch {
 	case h[16] == encRaw && body == rest:
-		b := make([]byte, want)
+		b := slices.Grow(buf[:0], want)[:want]
 		n, err := io.ReadFull(r, b[copy(b, had):])
 		return b[:len(had)+n], err
 	case h[16] == encZstd && len(had) == 0:

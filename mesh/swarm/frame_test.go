@@ -40,7 +40,7 @@ func FuzzReadData(f *testing.F) {
 	f.Add(append([]byte{typeData, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, plain[8:]...), 599)
 	f.Fuzz(func(t *testing.T, in []byte, had int) {
 		had = min(max(had, 0), len(raw)-1)
-		got, err := readData(bytes.NewReader(in), c, m, 0, raw[:had])
+		got, err := readData(bytes.NewReader(in), c, m, 0, raw[:had], nil)
 		if len(got) > len(raw) || err == nil && len(got) != len(raw) {
 			t.Fatalf("%d octets for a chunk of %d, %v", len(got), len(raw), err)
 		}

@@ -210,7 +210,7 @@ func held(by []*peer, i int) bool {
 
 // fromOrigin picks what is asked of the coordinator next: a run inside one stripe that no peer has. n = 0: the manifest.
 func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
-	if !j.line.able() {
+	if !j.line.able() || j.fatal != nil {
 		return 0, 0, false
 	}
 	holders := j.holders(now)
@@ -238,12 +238,19 @@ func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
 // fromPeer picks what is asked of which peer next: first what a peer sent most of, then the first missing chunk that one has. Nil:
 // nothing. n = 0: the manifest.
 func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
-	ready := slices.DeleteFunc(j.holders(now), func(p *peer) bool { return now.Before(j.s.account(j.d, p.src).until) })
-	slices.SortFunc(ready, func(a, b *peer) int { // who failed less, then who comes first in the list
-		return cmp.Or(cmp.Compare(j.s.account(j.d, a.src).fails, j.s.account(j.d, b.src).fails), cmp.Compare(a.place, b.place))
+	ready := slices.DeleteFunc(j.holders(now), func(p *peer) bool {
+		a := j.s.account(j.d, p.src)
+		return now.Before(a.until) || a.orders > 1 || a.orders == 1 && !a.quick
 	})
-	if len(ready) == 0 || j.m == nil {
-		return append(ready, nil)[0], 0, 0
+	slices.SortFunc(ready, func(p, q *peer) int { // who failed less, who has less to do, who comes first in the list
+		a, b := j.s.account(j.d, p.src), j.s.account(j.d, q.src)
+		return cmp.Or(cmp.Compare(a.fails, b.fails), cmp.Compare(a.orders, b.orders), cmp.Compare(p.place, q.place))
+	})
+	if len(ready) == 0 || j.fatal != nil || j.m == nil && j.busy[manifestBusy] {
+		return nil, 0, 0
+	}
+	if j.m == nil {
+		return ready[0], 0, 0
 	}
 	wanted := func(i int) bool { return !bit(j.have, i) && !j.busy[i] }
 	most := 0

@@ -21,9 +21,9 @@ const (
 	haveLife = 10 * time.Minute
 )
 
-// NewHandler serves GET /m/1/assets/{digest}/manifest and GET /m/1/assets/{digest}/chunks?first=I&n=N&skip=K. Chunks go out as
+// NewHandler serves GET /m/1/assets/{digest}/manifest and GET /m/1/assets/{digest}/chunks?first=I&n=N&skip=K&raw=1. Chunks go out as
 // DATA frames, ascending; one that is not here ends the answer. skip, 0 to the length of chunk first - 1, is how much the asker has of
-// that chunk: the first frame carries the rest, not compressed.
+// that chunk: the first frame carries the rest, not compressed. With raw none is compressed.
 func NewHandler(s Store, log *slog.Logger) http.Handler { return newMux(s, log) }
 
 // Handler serves what NewHandler does, and GET /m/1/assets/{digest}/have: HAVE frames without end, one when something changed and one
@@ -102,7 +102,7 @@ func (h *handler) chunks(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return // the reader sees fewer chunks than it asked for
 		}
-		if err := writeData(w, codec, i, raw[skip:], resumed); err != nil {
+		if err := writeData(w, codec, i, raw[skip:], resumed || q.Has("raw")); err != nil {
 			return
 		}
 		skip, resumed = 0, false

@@ -14,14 +14,18 @@ import (
 )
 
 const (
-	// maxRun is how many chunks one request asks for: 8 MiB at the usual 1 MiB.
-	maxRun = 8
+	// maxRun is how many chunks one request asks for: a stripe at the usual 1 MiB.
+	maxRun = 16
 	// silence is how long a peer may say nothing, and wanSilence the coordinator: where a third of all packets is lost QUIC waits ever
 	// longer before it sends again, and 15 s (mesh.md section 5) were measured to begin the same chunk anew for ever.
 	silence    = 15 * time.Second
 	wanSilence = time.Minute
-	// maxRead is how much must come for a sign of life: 2.3 s at 14 kbit/s.
-	maxRead = 4 << 10
+	// leastRead is how much must come for a sign of life: 2.3 s at 14 kbit/s. Where that takes no time more is read at once, up to mostRead.
+	leastRead = 4 << 10
+	mostRead  = 256 << 10
+	quickRead = 10 * time.Millisecond
+	// unstored is how many chunks may wait for the disk while the next ones come.
+	unstored = 2
 	// chunkWait is how long it may take for one chunk: the usual 1 MiB over 14 kbit/s. Who brought slowGain of it by then may go on,
 	// which is 0.9 kbit/s; who drips octets holds a fetch no longer.
 	chunkWait = 10 * time.Minute
@@ -76,7 +80,7 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Man
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(heard{res.Body, silent, func(int) time.Duration { return s.silence() }}, chunk.MaxManifestSize+1))
+	b, err := io.ReadAll(io.LimitReader(&heard{r: res.Body, silent: silent, limit: func(int) time.Duration { return s.silence() }}, chunk.MaxManifestSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
 	}
@@ -106,14 +110,22 @@ type heard struct {
 	r      io.Reader
 	silent *time.Timer
 	limit  func(n int) time.Duration // of what is silence, after n octets more
+	size   int                       // of the next read; 0: leastRead
 }
 
-// Read reads little at a time: net/http fills the buffer that it is given before it returns, and a buffer of a whole chunk would let a slow
-// source seem silent for as long as the chunk takes.
-func (h heard) Read(b []byte) (int, error) {
-	n, err := h.r.Read(b[:min(len(b), maxRead)])
+// Read reads little at a time, unless it comes quickly: net/http fills the buffer that it is given before it returns, and a buffer of a
+// whole chunk would let a slow source seem silent for as long as the chunk takes.
+func (h *heard) Read(b []byte) (int, error) {
+	h.size = max(h.size, leastRead)
+	begun := time.Now()
+	n, err := h.r.Read(b[:min(len(b), h.size)])
 	if n > 0 {
 		h.silent.Reset(h.limit(n))
+	}
+	if time.Since(begun) < quickRead {
+		h.size = min(2*h.size, mostRead)
+	} else {
+		h.size = leastRead
 	}
 	return n, err
 }
@@ -154,10 +166,60 @@ type order struct {
 	octets   func(n int) // called for what arrives
 }
 
-// ask sends an order and hands each chunk, not yet verified, to store, whose errors end it. Fewer chunks than asked for are an error
-// unless at least one came. What came of a chunk that broke off is returned with the error, nil when there is none: the next order may
-// begin behind it.
+// ask sends an order and hands each chunk, not yet verified, to store, whose errors end it; the next ones come meanwhile. Fewer chunks
+// than asked for are an error unless at least one came. What came of a chunk that broke off is returned with the error, nil when there is
+// none: the next order may begin behind it.
 func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, o order, store func(i int, raw []byte) error) (*part, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	wait := unstored
+	if s.Tier == TierOrigin { // its octets are dear: on a full disk as few as can be are thrown away
+		wait = -1
+	}
+	free := make(chan []byte, 2+wait) // buffers: one that is filled, those that wait, one that is stored
+	came := make(chan arrival, cap(free))
+	for range cap(free) {
+		free <- nil
+	}
+	var kept *part
+	stored := make(chan error, 1)
+	go func() { stored <- storeAll(came, free, store, &kept, cancel) }()
+	part, err := s.receive(ctx, m, codec, o, came, free)
+	close(came)
+	if serr := <-stored; serr != nil { // it ended the order
+		return kept, serr
+	}
+	return part, err
+}
+
+// arrival is a chunk that came, not yet verified.
+type arrival struct {
+	i   int
+	raw []byte
+}
+
+// storeAll stores what comes until a chunk cannot be stored, which ends the order. The buffers of those that are stored are free again.
+func storeAll(came <-chan arrival, free chan<- []byte, store func(i int, raw []byte) error, kept **part, cancel context.CancelCauseFunc) (err error) {
+	for c := range came {
+		if err != nil {
+			free <- nil
+			continue
+		}
+		if err = store(c.i, c.raw); err == nil {
+			free <- c.raw
+			continue
+		}
+		free <- nil
+		cancel(err)
+		if !errors.Is(err, chunk.ErrBad) { // it is not on disk, and need not come again: all but an octet, so that there is something to ask for
+			*kept = &part{chunk: c.i, b: c.raw[:len(c.raw)-1], at: time.Now()}
+		}
+	}
+	return err
+}
+
+// receive sends an order and passes on the chunks that come, in buffers that are free.
+func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, o order, came chan<- arrival, free <-chan []byte) (*part, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silent := time.AfterFunc(s.silence(), func() { cancel(errQuiet) })
@@ -169,22 +231,25 @@ func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, 
 	if o.resumed {
 		path += fmt.Sprintf("&skip=%d", len(o.had))
 	}
+	if s.Tier == TierPeer { // to compress costs more than a LAN
+		path += "&raw=1"
+	}
 	res, err := s.get(ctx, path)
 	if err != nil {
 		return nil, why(ctx, err)
 	}
 	defer res.Body.Close()
-	r := bufio.NewReaderSize(heard{res.Body, silent, func(n int) time.Duration {
+	r := bufio.NewReaderSize(&heard{r: res.Body, silent: silent, limit: func(n int) time.Duration {
 		gained += n
 		o.octets(n)
 		// Where octets drip, the next are waited for as long as it would take to have them from somebody else: what keeps a third of
 		// all packets keeps the next stream's too.
 		pace := time.Duration(float64(time.Since(begun)) * min(float64(m.ChunkSize)/float64(gained), 1e6))
 		return min(max(pace, s.silence()), wanSilence)
-	}}, 64<<10)
+	}}, leastRead)
 	had := o.had
 	for i := o.first; i < o.first+o.n; i++ {
-		raw, err := readData(r, codec, m, i, had)
+		raw, err := readData(r, codec, m, i, had, <-free)
 		if err == io.EOF { // between two frames: it has no more, and the next order asks for the rest
 			if i > o.first {
 				return nil, nil
@@ -205,13 +270,12 @@ func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, 
 			}
 			return &part{chunk: i, b: raw, at: time.Now()}, err
 		}
-		had, begun, gained = nil, time.Now(), 0
+		had = nil
+		silent.Stop() // our own disk is not the source's silence
+		came <- arrival{i, raw}
+		begun, gained = time.Now(), 0
+		silent.Reset(s.silence())
 		slow.Reset(chunkWait)
-		if err := store(i, raw); errors.Is(err, chunk.ErrBad) {
-			return nil, err
-		} else if err != nil { // it is not on disk, and need not come again: all but an octet, so that there is something to ask for
-			return &part{chunk: i, b: raw[:len(raw)-1], at: time.Now()}, err
-		}
 	}
 	return nil, nil
 }

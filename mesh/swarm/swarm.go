@@ -41,6 +41,10 @@ const (
 	// rest is how long a source is left alone after a request that broke off, restEmpty after one that brought next to nothing.
 	rest      = time.Second
 	restEmpty = 5 * time.Second
+	// asking is how many orders to peers are under way at once, for one asset; two to one that is quick, quickRate octets a second, else
+	// one to each: what waits for the disk, or for the way there and back, holds up nothing.
+	asking    = 3
+	quickRate = 8 << 20
 	// maxParts bounds what is kept of chunks that broke off: 32 MiB at the usual 1 MiB. The oldest goes.
 	maxParts = 32
 )
@@ -95,6 +99,8 @@ type accountKey struct {
 type account struct {
 	part    *part
 	octets  int64 // that came
+	orders  int   // under way
+	quick   bool  // the last one brought so much that the pause between two would count
 	strikes int
 	fails   int       // requests in a row
 	until   time.Time // it is left alone
