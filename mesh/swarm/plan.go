@@ -182,6 +182,7 @@ func (j *job) may(stripe uint32, now time.Time) bool {
 	for name, p := range j.peers {
 		before := better(j.d, stripe, name, j.s.cfg.Self)
 		switch {
+		case j.s.account(j.d, p.src).strikes >= strikes: // what it fetches is worth nothing here
 		case p.fetches(stripe, now) && (before || !mine):
 			return false
 		case mine:
@@ -278,7 +279,8 @@ func (j *job) hope(now time.Time) bool {
 		return true
 	}
 	for _, p := range j.peers {
-		if p.pending(now) && !p.failed || p.w != nil && p.able(now) {
+		liar := j.s.account(j.d, p.src).strikes >= strikes
+		if p.pending(now) && !p.failed || p.w != nil && p.able(now) && !liar {
 			return true
 		}
 	}

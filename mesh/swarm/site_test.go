@@ -305,6 +305,26 @@ func TestOwnerDies(t *testing.T) {
 	})
 }
 
+// TestOwnerLies: one of four gives nothing but bad chunks. It is out after three at each of the others, who do not wait for what it
+// fetches from the coordinator, and take its stripes themselves.
+func TestOwnerLies(t *testing.T) {
+	inBubble(t, 4, 97<<20, func(s *site) {
+		liar := s.order(0)[0]
+		liar.store.rot = map[int]bool{}
+		for i := range s.m.Chunks {
+			liar.store.rot[i] = true
+		}
+		liar.origin.octets = 4 << 10 // so that it would take an hour
+		s.startAll()
+		s.complete(10*time.Minute, slices.DeleteFunc(slices.Clone(s.agents), func(a *member) bool { return a == liar })...)
+		honest := s.wan() - float64(liar.origin.sent.Load())/float64(len(s.b))
+		s.Logf("%.2f times over the WAN, %.2f by the honest ones, complete after %v, %v, %v, %v", s.wan(), honest, s.agents[0].took, s.agents[1].took, s.agents[2].took, s.agents[3].took)
+		if s.wan() > 1.25 || honest > 1.05 {
+			s.Errorf("%.2f times over the WAN, %.2f by the honest ones", s.wan(), honest)
+		}
+	})
+}
+
 // TestSlowOwner: the owner's line brings 4 KiB each second and once nothing for 50 s; it goes on, and nobody else begins.
 func TestSlowOwner(t *testing.T) {
 	inBubble(t, 3, 1<<20, func(s *site) {
