@@ -129,19 +129,22 @@ type credentials struct {
 }
 
 // offered returns the best of what a roster entry certifies for keys that the agent holds: of the first key of the entry that it
-// holds, the newest pair of certificates that one of the CAs vouches for. ok is false when there is none.
+// holds, the newest pair of certificates that one of the CAs vouches for. The coordinator lists the newest first; what its clock said
+// when it issued them decides nothing. ok is false when there is none.
 func (o *Own) offered(me intent.RosterAgent, cas []*x509.Certificate) (c credentials, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, spki := range me.TLS {
+		first := len(me.Certs)
 		for n, k := range o.sets {
 			if pub, err := k.TLSPublic(); err != nil || !bytes.Equal(pub, spki) {
 				continue
 			}
 			for _, ca := range cas {
-				x := credentials{set: n, ca: ca, leaf: newest(me.Certs, spki, ca, true), web: newest(me.Certs, spki, ca, false)}
-				if x.leaf != nil && x.web != nil && (!ok || fresher(me.Certs, x.leaf, c.leaf)) {
-					c, ok = x, true
+				leaf, at := newest(me.Certs, spki, ca, true)
+				web, _ := newest(me.Certs, spki, ca, false)
+				if leaf != nil && web != nil && at < first {
+					c, ok, first = credentials{set: n, ca: ca, leaf: leaf, web: web}, true, at
 				}
 			}
 		}
@@ -152,26 +155,15 @@ func (o *Own) offered(me intent.RosterAgent, cas []*x509.Certificate) (c credent
 	return c, false
 }
 
-// fresher tells whether x was issued after c: within one second by its place, because the coordinator lists the newest first.
-func fresher(ders [][]byte, x, c *x509.Certificate) bool {
-	place := func(y *x509.Certificate) int {
-		return slices.IndexFunc(ders, func(der []byte) bool { return bytes.Equal(der, y.Raw) })
-	}
-	return x.NotBefore.After(c.NotBefore) || x.NotBefore.Equal(c.NotBefore) && place(x) < place(c)
-}
-
-// newest returns the newest certificate of a key under ca, a leaf (which has a URI) or a web leaf.
-func newest(ders [][]byte, spki []byte, ca *x509.Certificate, leaf bool) (best *x509.Certificate) {
-	for _, der := range ders {
+// newest returns the first certificate of a key under ca, a leaf (which has a URI) or a web leaf, and its place.
+func newest(ders [][]byte, spki []byte, ca *x509.Certificate, leaf bool) (*x509.Certificate, int) {
+	for i, der := range ders {
 		c, err := x509.ParseCertificate(der)
-		if err != nil || !bytes.Equal(c.RawSubjectPublicKeyInfo, spki) || (len(c.URIs) == 1) != leaf || c.CheckSignatureFrom(ca) != nil {
-			continue
-		}
-		if best == nil || c.NotBefore.After(best.NotBefore) {
-			best = c
+		if err == nil && bytes.Equal(c.RawSubjectPublicKeyInfo, spki) && (len(c.URIs) == 1) == leaf && c.CheckSignatureFrom(ca) == nil {
+			return c, i
 		}
 	}
-	return best
+	return nil, 0
 }
 
 // change makes c what the agent is. When it returns nil this is on disk: the rename is the change.

@@ -11,9 +11,18 @@ import (
 	"github.com/skerry-metal/skerry/pki/trust"
 )
 
-// Of two CAs that certified a key within one second, the one that the coordinator listed first counts, whatever order trust has.
-func TestOfferedWithinOneSecond(t *testing.T) {
+// Of two CAs that certified a key, the one that the coordinator listed first counts, whatever order trust has, and whatever the clock of
+// the coordinator said: within one second, or years earlier than the one before.
+func TestOffered(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	offered(t, now, now, now)
+	offered(t, now, now.AddDate(9, 0, 0), now)
+	offered(t, now, now, now.AddDate(9, 0, 0))
+}
+
+// offered has the certificates of C1 and C2 issued at these times, under a root that is made now.
+func offered(t *testing.T, now time.Time, times ...time.Time) {
+	t.Helper()
 	root, err := ca.NewRoot("edge.example", now)
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +41,8 @@ func TestOfferedWithinOneSecond(t *testing.T) {
 	}
 	me := intent.RosterAgent{ID: "a1", TLS: [][]byte{spki}}
 	var cas []*x509.Certificate
-	for _, name := range []string{"C1", "C2"} {
+	for i, name := range []string{"C1", "C2"} {
+		now := times[i]
 		c, err := root.Sub(name, now)
 		if err != nil {
 			t.Fatal(err)
