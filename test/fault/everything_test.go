@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -147,6 +148,7 @@ func (h *history) calm() {
 		if err != nil {
 			return false
 		}
+		h.uneven = fmt.Sprintf("under way: %+v", l.Items)
 		for _, r := range l.Items {
 			q := api.RotateRequest{What: r.What}
 			if r.What == api.RotateAgent {
