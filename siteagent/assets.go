@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type assets struct {
 // newSwarm brings assets to this agent, from peers and the coordinator, and to its peers.
 func (a *Agent) newSwarm() *swarm.Swarm {
 	return swarm.New(swarm.Config{
-		Self: a.id.Agent, Store: a.blobs, Log: a.cfg.Logger,
+		Self: a.id.Agent, Store: a.blobs, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
 		Peers: func() (out []swarm.Source) {
 			// Each agent has its own order, so that not all ask the same one.
 			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {

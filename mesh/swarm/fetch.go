@@ -191,8 +191,11 @@ func (j *job) meet(listed []Source, now time.Time) (fresh []*peer, gone []string
 // watchLine ends an order to the coordinator that is not this agent's any more, or of which nothing comes. The caller holds mu.
 func (j *job) watchLine(now time.Time) {
 	l := &j.line
+	l.shunned = j.shunned(now)
 	switch {
 	case l.stripe == noStripe:
+	case l.shunned:
+		j.yield(errEnough)
 	case l.silent(j.chunkSize(), now):
 		l.out = true
 		j.yield(errSilent)

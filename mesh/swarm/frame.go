@@ -27,6 +27,7 @@ const (
 	formBits   = 2 // chunk 0 = highest bit of octet 0
 	formSame   = 3 // the bits of the frame before
 	flagAble   = 1
+	flagOut    = 2
 )
 
 // writeData writes the frame of chunk i; of a resumed one, raw is what the reader has not yet. A chunk that is asked from its middle is
@@ -94,6 +95,7 @@ type word struct {
 	stripe   uint32        // that it fetches from the coordinator now, or noStripe
 	patience time.Duration // how long this word holds when nothing more is heard, leastPatience to mostPatience
 	able     bool          // it wants the asset, and can fetch from the coordinator
+	out      bool          // it takes no chunk of the asset from who hears this: bad ones came
 	chunks   int           // of the manifest, 0 to chunk.MaxChunks
 	have     []byte        // verified chunks, one bit each; nil: none
 }
@@ -134,7 +136,10 @@ func (w *word) encode(same bool) []byte {
 	be.PutUint32(b[56:], uint32(w.chunks))
 	b[60] = form
 	if w.able {
-		b[61] = flagAble
+		b[61] |= flagAble
+	}
+	if w.out {
+		b[61] |= flagOut
 	}
 	return append(b, bits...)
 }
@@ -157,7 +162,7 @@ func readWord(r io.Reader, before *word) (*word, error) {
 	if h[0] != typeHave || chunks > chunk.MaxChunks || h[60] > formSame || be.Uint32(h[4:]) != haveHeader+bits {
 		return nil, fmt.Errorf("cannot read what it has: %w", errWord)
 	}
-	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, chunks: int(chunks)}
+	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, chunks: int(chunks)}
 	w.patience = min(max(time.Duration(be.Uint32(h[52:]))*time.Millisecond, leastPatience), mostPatience)
 	switch h[60] {
 	case formAll:

@@ -123,6 +123,7 @@ func (p *peer) fetches(stripe uint32, now time.Time) bool {
 type line struct {
 	up      bool
 	out     bool   // it gives up, for the rest of this Fetch
+	shunned bool   // others would fetch again what it fetches
 	stripe  uint32 // that it fetches, or noStripe
 	claimed time.Time
 	next    int       // chunk that comes, or is asked for
@@ -155,7 +156,7 @@ func (l *line) arrive(n int, now time.Time) {
 }
 
 // able tells whether it can fetch from the coordinator. A line that breaks while a chunk comes has a while to come back.
-func (l *line) able() bool { return !l.out && (l.up || l.trying) }
+func (l *line) able() bool { return !l.out && !l.shunned && (l.up || l.trying) }
 
 // patience is how long the line may bring nothing: twice what a chunk takes, at the pace of late. To fetch it anew elsewhere would take as
 // long again.
@@ -193,6 +194,21 @@ func (j *job) may(stripe uint32, now time.Time) bool {
 		}
 	}
 	return mine || now.Sub(j.grew) >= time.Duration(first)*turn
+}
+
+// shunned tells whether most of the peers, and more than one, take no chunk from this agent: its memory or disk is bad, and what it
+// fetches from the coordinator comes a second time. It takes all from them then, while something moves.
+func (j *job) shunned(now time.Time) bool {
+	out, heard := 0, 0
+	for _, p := range j.peers {
+		if p.fresh(now) {
+			heard++
+			if p.w.out {
+				out++
+			}
+		}
+	}
+	return out > 1 && 2*out > heard && now.Sub(j.grew) < turn
 }
 
 // holders returns the peers whose chunks can be asked for, now or soon.

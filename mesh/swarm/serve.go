@@ -125,9 +125,12 @@ func (s *Swarm) serveHave(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	ctx, cancel := context.WithTimeout(r.Context(), haveLife)
 	defer cancel()
-	seen := &digested{}
+	seen, who := &digested{}, ""
+	if s.cfg.Who != nil {
+		who = s.cfg.Who(r)
+	}
 	for told := (*word)(nil); ; {
-		now, _ := s.word(d, seen)
+		now, _ := s.word(d, seen, who)
 		same := told != nil && told.manifest == now.manifest && told.chunks == now.chunks && bytes.Equal(told.have, now.have)
 		if err := rc.SetWriteDeadline(time.Now().Add(silence)); err != nil { // who takes nothing is not waited for
 			return
@@ -139,7 +142,7 @@ func (s *Swarm) serveHave(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		told = now
-		if !sleep(ctx, haveGap) || !s.news(ctx, d, seen, now) {
+		if !sleep(ctx, haveGap) || !s.news(ctx, d, seen, who, now) {
 			return
 		}
 	}
@@ -151,12 +154,13 @@ type digested struct {
 	d intent.Digest
 }
 
-// word returns what is here of an asset, and what is closed when that may have changed.
-func (s *Swarm) word(d intent.Digest, seen *digested) (*word, <-chan struct{}) {
+// word returns what is here of an asset, for who asks, and what is closed when that may have changed.
+func (s *Swarm) word(d intent.Digest, seen *digested, who string) (*word, <-chan struct{}) {
 	s.mu.Lock()
 	changed := s.changed
 	if j := s.jobs[d]; j != nil {
 		w := j.word()
+		w.out = s.shuns(d, who)
 		s.mu.Unlock()
 		return w, changed
 	}
@@ -174,14 +178,14 @@ func (s *Swarm) word(d intent.Digest, seen *digested) (*word, <-chan struct{}) {
 }
 
 // news waits until there is more to tell than was told, or until a third of the time has passed for which that holds. False: ctx ended.
-func (s *Swarm) news(ctx context.Context, d intent.Digest, seen *digested, told *word) bool {
+func (s *Swarm) news(ctx context.Context, d intent.Digest, seen *digested, who string, told *word) bool {
 	t := time.NewTimer(told.patience / 3)
 	defer t.Stop()
 	gap := time.NewTimer(chunkGap - haveGap)
 	defer gap.Stop()
 	for some, passed := false, false; ; {
-		now, changed := s.word(d, seen)
-		if now.stripe != told.stripe || now.able != told.able || now.manifest != told.manifest || now.patience < told.patience/2 {
+		now, changed := s.word(d, seen, who)
+		if now.out != told.out || now.stripe != told.stripe || now.able != told.able || now.manifest != told.manifest || now.patience < told.patience/2 {
 			return true
 		}
 		if some = some || !bytes.Equal(now.have, told.have); some && passed {

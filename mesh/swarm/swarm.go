@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,8 +54,9 @@ const (
 type Config struct {
 	Self   string // this agent
 	Store  Store
-	Peers  func() []Source       // the agents that are alive, but this one; who comes first is asked first. It does not block
-	Origin func() (Source, bool) // the coordinator; false: there is no line to it. Nil: there is none
+	Peers  func() []Source            // the agents that are alive, but this one; who comes first is asked first. It does not block
+	Origin func() (Source, bool)      // the coordinator; false: there is no line to it. Nil: there is none
+	Who    func(*http.Request) string // the agent that asks Handler; nil: nobody knows
 	Log    *slog.Logger
 }
 
@@ -129,6 +131,12 @@ func (s *Swarm) account(d intent.Digest, src Source) *account {
 
 // out tells whether the source is not asked any more, for a while.
 func (a *account) out() bool { return a.strikes >= strikes || a.fails >= fails }
+
+// shuns tells whether no chunk of an asset is taken from a peer, because it sent bad ones. The caller holds mu.
+func (s *Swarm) shuns(d intent.Digest, peer string) bool {
+	a := s.accounts[accountKey{d, Source{Name: peer, Tier: TierPeer}.key()}]
+	return a != nil && a.strikes >= strikes && time.Now().Before(a.until)
+}
 
 // keep remembers what came of a chunk. The caller holds mu.
 func (s *Swarm) keep(a *account, p *part) {
