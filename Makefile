@@ -22,7 +22,7 @@ PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-ligh
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
+.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test-corpus: ## recorded packets and trees that may not be copied, read in place
 
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator
+
+bench-mesh: packages-test ## the asset mesh beside plain copies and nginx, about 10 minutes
+	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkSiteFill|BenchmarkBootHTTP' -benchtime 1x -timeout 30m ./test/bench
 
 soak: ## what is too long for every change, in jobs of at most an hour
 	@set -e; for t in TestKill TestKilledAtEachPoint TestDomainKeysAtEachPoint TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy|TestHostileDocuments' TestRotateUnderLoad TestRevokedComesBack TestBadWires 'TestHostilePeer|TestHalfOpen' 'TestTenYearsAlone|TestWrongClocks' TestHistories TestEverything; do \
