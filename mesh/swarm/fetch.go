@@ -42,6 +42,8 @@ type job struct {
 	line    line
 	lag     time.Duration // how late words of peers come
 	grew    time.Time     // something, here or elsewhere
+	asked   time.Time     // a peer, for chunks, first; zero: none
+	stored  bool          // something, by this job
 	reasons map[string]error
 	fatal   error
 	done    bool
@@ -378,7 +380,10 @@ const manifestBusy = -1
 // take notes that an order is given: nobody else asks for what is in it. The caller holds mu, and calls order.
 func (j *job) take(src Source, first, n int) {
 	j.s.account(j.d, src).orders++
-	if n == 0 {
+	if src.Tier == TierPeer && n > 0 && j.asked.IsZero() {
+		j.asked = time.Now()
+	}
+	if src.Tier == TierPeer && n == 0 { // the coordinator may be long about it
 		j.busy[manifestBusy] = true
 	}
 	for i := first; i < first+n; i++ {
@@ -399,7 +404,7 @@ func (j *job) order(ctx context.Context, src Source, first, n int) error {
 	a := j.s.account(j.d, src)
 	a.orders--
 	a.quick = err == nil && float64(came) >= quickRate*time.Since(begun).Seconds()
-	if n == 0 {
+	if src.Tier == TierPeer && n == 0 {
 		delete(j.busy, manifestBusy)
 	}
 	for i := first; i < first+n; i++ {
@@ -466,6 +471,7 @@ func (j *job) store(src Source, i int, raw []byte) error {
 	}
 	j.have = slices.Clone(j.have) // words that were told keep theirs
 	j.have[i/8] |= 0x80 >> (i % 8)
+	j.stored = true
 	all := count(j.have) == len(m.Chunks)
 	j.s.mu.Unlock()
 	if j.p != nil {

@@ -263,7 +263,9 @@ func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
 		a, b := j.s.account(j.d, p.src), j.s.account(j.d, q.src)
 		return cmp.Or(cmp.Compare(a.fails, b.fails), cmp.Compare(a.orders, b.orders), cmp.Compare(p.place, q.place))
 	})
-	if len(ready) == 0 || j.fatal != nil || j.m == nil && j.busy[manifestBusy] {
+	// One peer at first: on a full disk what others send meanwhile would be thrown away.
+	proving := !j.stored && !j.asked.IsZero() && now.Sub(j.asked) < lookAgain
+	if len(ready) == 0 || j.fatal != nil || proving || j.m == nil && j.busy[manifestBusy] {
 		return nil, 0, 0
 	}
 	if j.m == nil {
@@ -277,7 +279,10 @@ func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
 		}
 	}
 	for i := 0; p == nil && i < len(j.m.Chunks); i++ {
-		if k := slices.IndexFunc(ready, func(p *peer) bool { return p.w.has(i) }); k >= 0 && wanted(i) {
+		if !wanted(i) {
+			continue
+		}
+		if k := slices.IndexFunc(ready, func(p *peer) bool { return p.w.has(i) }); k >= 0 {
 			p, first = ready[k], i
 		}
 	}

@@ -399,6 +399,39 @@ func TestWithoutWAN(t *testing.T) {
 	}
 }
 
+// fill gives an agent the whole asset.
+func (s *site) fill(a *member) {
+	a.store.m, a.store.b, a.store.have = s.m, s.b, full(len(s.m.Chunks))
+}
+
+// TestManifestFromWhoComesLater: the coordinator's line is dead while the manifest is asked for, and then a peer comes that has all.
+func TestManifestFromWhoComesLater(t *testing.T) {
+	inBubble(t, 2, 4<<20, func(s *site) {
+		a, late := s.agents[0], s.agents[1]
+		s.fill(late)
+		late.alive.Store(false)
+		a.origin.dead.Store(true)
+		s.start(a)
+		time.Sleep(2 * time.Second)
+		late.alive.Store(true)
+		s.complete(10*time.Second, a)
+	})
+}
+
+// TestSeveralPeersAtOnce: two peers whose wires bring 1 MiB in a second bring 64 MiB in half of the time that one would take.
+func TestSeveralPeersAtOnce(t *testing.T) {
+	inBubble(t, 3, 64<<20, func(s *site) {
+		a := s.agents[0]
+		a.up.Store(false)
+		for _, o := range s.agents[1:] {
+			s.fill(o)
+			a.to[o.name].octets = 1 << 20
+		}
+		s.start(a)
+		s.complete(40*time.Second, a)
+	})
+}
+
 // TestNobodyHasALine: a site without coordinator waits, and does not give up for good.
 func TestNobodyHasALine(t *testing.T) {
 	inBubble(t, 3, 1<<20, func(s *site) {

@@ -247,9 +247,9 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 		pace := time.Duration(float64(time.Since(begun)) * min(float64(m.ChunkSize)/float64(gained), 1e6))
 		return min(max(pace, s.silence()), wanSilence)
 	}}, leastRead)
-	had := o.had
+	had, buf := o.had, <-free
 	for i := o.first; i < o.first+o.n; i++ {
-		raw, err := readData(r, codec, m, i, had, <-free)
+		raw, err := readData(r, codec, m, i, had, buf)
 		if err == io.EOF { // between two frames: it has no more, and the next order asks for the rest
 			if i > o.first {
 				return nil, nil
@@ -270,9 +270,10 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 			}
 			return &part{chunk: i, b: raw, at: time.Now()}, err
 		}
-		had = nil
 		silent.Stop() // our own disk is not the source's silence
+		slow.Stop()
 		came <- arrival{i, raw}
+		had, buf = nil, <-free
 		begun, gained = time.Now(), 0
 		silent.Reset(s.silence())
 		slow.Reset(chunkWait)

@@ -85,7 +85,7 @@ func BenchmarkSiteFill(b *testing.B) {
 		return nil
 	})
 	w.figure("the same to 4, of which one dies half-way and one lies", took, octets, "<= 1.10", "")
-	Figure(os.Stdout, "bad chunks that the liar gave to two others before it was out", fmt.Sprint(w.lies.Load()), "", "", "<= 3 each")
+	Figure(os.Stdout, "bad chunks that the liar gave to the three others together", fmt.Sprint(w.lies.Load()), "", "", "<= 9")
 }
 
 // figure prints what the line carried and how long it took.
