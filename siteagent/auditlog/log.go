@@ -187,11 +187,11 @@ func (l *Log) step(ctx context.Context, up func() (Above, bool)) {
 // records calls fn for an agent's audit records and heads beyond number after of its journal, in order, and returns the last number.
 func (l *Log) records(agent string, after uint64, fn func(r claim.Record) error) (uint64, error) {
 	for {
-		rs, err := l.Journal.Range(agent, after+1, claim.MaxPull)
-		if err != nil || len(rs) == 0 {
+		p, err := l.Journal.Range(agent, after+1, claim.MaxPull)
+		if err != nil || len(p.Records) == 0 {
 			return after, err
 		}
-		for _, r := range rs {
+		for _, r := range p.Records {
 			if r.Kind == claim.KindAudit || r.Kind == kindHead {
 				if err := fn(r); err != nil {
 					return after, err

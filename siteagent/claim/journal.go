@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ import (
 // Epoch, then Clock, then Agent. Records without a Key (events) are only listed.
 type Record struct {
 	Agent string          `json:"agent"`
-	Seq   uint64          `json:"seq"`  // dense per agent, from 1
+	Seq   uint64          `json:"seq"`  // per agent, from 1; dense from its base on (prune.go)
 	Prev  intent.Digest   `json:"prev"` // of the agent's record before
 	Clock uint64          `json:"clock"`
 	Time  time.Time       `json:"time"`
@@ -69,12 +70,12 @@ var (
 type Peers interface {
 	// Live lists the agents that gossip holds alive, without this one.
 	Live() []string
-	// Push hands records of this agent to a peer and returns the last sequence number of our chain that it has.
-	Push(ctx context.Context, peer string, records []Record) (last uint64, err error)
+	// Push hands records of this agent's chain to a peer and returns the last sequence number of our chain that it has.
+	Push(ctx context.Context, peer string, p Page) (last uint64, err error)
 	// Heads asks a peer how far it has the journal of each agent, also of those that are gone.
 	Heads(ctx context.Context, peer string) (map[string]uint64, error)
 	// Pull asks a peer for the records of an agent from seq on; at most maxPull come back.
-	Pull(ctx context.Context, peer, agent string, from uint64) ([]Record, error)
+	Pull(ctx context.Context, peer, agent string, from uint64) (Page, error)
 }
 
 const (
@@ -111,7 +112,9 @@ type Journal struct {
 	rev   uint64
 	wake  chan struct{}
 	acked map[string]uint64 // peer -> last of our records it has
-	hooks []func(old *Record, r Record)
+	// pruned says up to which base a chain was pruned in this process life.
+	pruned map[string]uint64
+	hooks  []func(old *Record, r Record)
 }
 
 type chainHead struct {
@@ -123,7 +126,7 @@ type chainHead struct {
 func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, error) {
 	j := &Journal{
 		self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{},
-		wake: make(chan struct{}), acked: map[string]uint64{}, rev: 1,
+		wake: make(chan struct{}), acked: map[string]uint64{}, pruned: map[string]uint64{}, rev: 1,
 	}
 	err := db.View(func(tx *state.Tx) error {
 		damaged := tx.Walk(bucketView, "", func(_ string, b []byte) error {
@@ -184,6 +187,12 @@ func (j *Journal) OnRecord(fn func(old *Record, r Record)) {
 }
 
 func journalKey(agent string, seq uint64) string { return fmt.Sprintf("%s/%016x", agent, seq) }
+
+func splitJournalKey(key string) (agent string, seq uint64, ok bool) {
+	agent, num, _ := strings.Cut(key, "/")
+	seq, err := strconv.ParseUint(num, 16, 64)
+	return agent, seq, err == nil
+}
 
 func hashRecord(r Record) (intent.Digest, error) {
 	b, err := json.Marshal(r)
@@ -327,25 +336,25 @@ func newer(a, b Record) bool {
 
 // Receive takes records of a peer's own chain and returns the last one that is stored. What is known already is skipped.
 // Errors: ErrChain for a gap or a record that does not link; nothing after it is stored.
-func (j *Journal) Receive(agent string, records []Record) (last uint64, err error) {
+func (j *Journal) Receive(agent string, p Page) (last uint64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if agent == j.self {
 		return j.heads[agent].seq, nil
 	}
-	return j.take(agent, records)
+	return j.take(agent, p)
 }
 
 // take stores what continues an agent's chain. The caller holds the lock.
-func (j *Journal) take(agent string, records []Record) (last uint64, err error) {
+func (j *Journal) take(agent string, p Page) (last uint64, err error) {
 	head := j.heads[agent]
 	var take []Record
-	for _, r := range records {
+	for _, r := range p.Records {
 		if r.Seq <= head.seq {
 			continue
 		}
 		hash, herr := hashRecord(r)
-		if herr != nil || r.Agent != agent || r.Seq != head.seq+1 || r.Prev != head.hash || !r.bounded() {
+		if herr != nil || r.Agent != agent || !r.after(head, p.Base) || !r.bounded() {
 			err = fmt.Errorf("cannot take record %d of %s after %d: %w", r.Seq, agent, head.seq, ErrChain)
 			break
 		}
@@ -362,33 +371,6 @@ func (j *Journal) take(agent string, records []Record) (last uint64, err error) 
 // would leave no room for ours.
 func (r Record) bounded() bool {
 	return r.Kind != "" && !strings.Contains(r.Kind, "/") && len(r.Kind)+len(r.Key) <= maxKey && len(r.Body) <= maxBody && r.Clock < maxClock
-}
-
-// Range returns up to limit records of an agent's chain from seq on, as far as they can be read.
-func (j *Journal) Range(agent string, from uint64, limit int) ([]Record, error) {
-	var out []Record
-	size := 0
-	err := j.db.View(func(tx *state.Tx) error {
-		return tx.WalkFrom(bucketJournal, agent+"/", journalKey(agent, from), func(_ string, b []byte) error {
-			var r Record
-			if err := json.Unmarshal(b, &r); err != nil {
-				return err
-			}
-			if r.Seq != max(from, 1)+uint64(len(out)) {
-				return state.ErrStop // one before it is damaged
-			}
-			out = append(out, r)
-			size += len(b)
-			if len(out) >= limit || size > maxBody {
-				return state.ErrStop
-			}
-			return nil
-		})
-	})
-	if err != nil && !errors.Is(err, state.ErrDamaged) {
-		return nil, fmt.Errorf("cannot read journal of %s: %w", agent, err)
-	}
-	return out, nil
 }
 
 // Heads returns the last sequence number known of each agent.
@@ -489,12 +471,12 @@ type eventChain struct {
 // fill reads on until the page has an event or the chain ends.
 func (c *eventChain) fill() error {
 	for len(c.page) == 0 {
-		rs, err := c.journal.Range(c.agent, c.next, MaxPull)
-		if err != nil || len(rs) == 0 {
+		p, err := c.journal.Range(c.agent, c.next, MaxPull)
+		if err != nil || len(p.Records) == 0 {
 			return err
 		}
-		c.next = rs[len(rs)-1].Seq + 1
-		c.page = slices.DeleteFunc(rs, func(r Record) bool { return r.Kind != KindEvent })
+		c.next = p.Records[len(p.Records)-1].Seq + 1
+		c.page = slices.DeleteFunc(p.Records, func(r Record) bool { return r.Kind != KindEvent })
 	}
 	return nil
 }

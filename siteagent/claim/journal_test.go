@@ -33,15 +33,15 @@ type netPeer struct {
 
 func (p netPeer) Live() []string { return p.net.live[p.self] }
 
-func (p netPeer) Push(_ context.Context, peer string, records []Record) (uint64, error) {
+func (p netPeer) Push(_ context.Context, peer string, page Page) (uint64, error) {
 	if p.net.deaf[peer] {
 		return 0, errors.New("no answer")
 	}
-	b, err := json.Marshal(records)
+	b, err := json.Marshal(page)
 	if err != nil {
 		return 0, err
 	}
-	var sent []Record
+	var sent Page
 	if err := json.Unmarshal(b, &sent); err != nil {
 		return 0, err
 	}
@@ -56,7 +56,7 @@ func (p netPeer) Heads(_ context.Context, peer string) (map[string]uint64, error
 	return p.net.journals[peer].Heads(), nil
 }
 
-func (p netPeer) Pull(_ context.Context, peer, agent string, from uint64) ([]Record, error) {
+func (p netPeer) Pull(_ context.Context, peer, agent string, from uint64) (Page, error) {
 	return p.net.journals[peer].Range(agent, from, MaxPull)
 }
 
@@ -108,14 +108,18 @@ func chain(t testing.TB, j *Journal, agent string) []Record {
 	t.Helper()
 	var out []Record
 	for {
-		rs, err := j.Range(agent, uint64(len(out))+1, MaxPull)
+		from := uint64(1)
+		if len(out) > 0 {
+			from = out[len(out)-1].Seq + 1
+		}
+		p, err := j.Range(agent, from, MaxPull)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(rs) == 0 {
+		if len(p.Records) == 0 {
 			return out
 		}
-		out = append(out, rs...)
+		out = append(out, p.Records...)
 	}
 }
 
@@ -128,7 +132,7 @@ func TestJournalChain(t *testing.T) {
 	own := chain(t, a, "a")
 	f := func(name string, send []Record, last uint64, refused bool) {
 		t.Helper()
-		got, err := b.Receive("a", send)
+		got, err := b.Receive("a", Page{Records: send})
 		if got != last || errors.Is(err, ErrChain) != refused {
 			t.Fatalf("%s: last %d, %v; want %d, refused %v", name, got, err, last, refused)
 		}
@@ -151,7 +155,7 @@ func TestJournalChain(t *testing.T) {
 	f("a huge body", bad(3, func(r *Record) { r.Body = json.RawMessage(fmt.Sprintf("%q", bytes.Repeat([]byte("x"), maxBody))) }), 3, true)
 	f("no JSON", bad(3, func(r *Record) { r.Body = json.RawMessage("{") }), 3, true)
 	f("a changed body breaks the next one", append(bad(3, func(r *Record) { r.Body = json.RawMessage(`{"n":9}`) }), own[4]), 4, true)
-	if last, err := b.Receive("b", own); err != nil || last != 0 {
+	if last, err := b.Receive("b", Page{Records: own}); err != nil || last != 0 {
 		t.Fatalf("own chain from outside: %d, %v", last, err)
 	}
 }
@@ -176,7 +180,7 @@ func TestJournalView(t *testing.T) {
 					if err != nil {
 						rt.Fatal(err)
 					}
-					if len(rs) == 0 {
+					if len(rs.Records) == 0 {
 						break
 					}
 					if _, err := n.journals[to].Receive(from, rs); err != nil {
@@ -242,7 +246,7 @@ func TestJournalLostTail(t *testing.T) {
 		t.Cleanup(func() { _ = db.Close() })
 		old := openJournal(t, db, "a")
 		old.mu.Lock()
-		_, err := old.take("a", own[:keep])
+		_, err := old.take("a", Page{Records: own[:keep]})
 		old.mu.Unlock()
 		if err != nil {
 			t.Fatal(err)
@@ -416,10 +420,10 @@ func TestJournalOfWhoIsGone(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- n.journals["s"].Run(ctx) }()
 		// What the box has of an agent before b is of another life of it, and links to nothing.
-		if _, err := n.journals["s"].Receive("a0", chain(t, newNet(t, "a0x", "a0").journal("a0", 1), "a0")); err != nil {
+		if _, err := n.journals["s"].Receive("a0", Page{Records: chain(t, newNet(t, "a0x", "a0").journal("a0", 1), "a0")}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.journals["a"].Receive("a0", chain(t, newNet(t, "a0x", "a0").journal("a0", 2), "a0")); err != nil {
+		if _, err := n.journals["a"].Receive("a0", Page{Records: chain(t, newNet(t, "a0x", "a0").journal("a0", 2), "a0")}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2*pullEvery + time.Millisecond)
@@ -459,7 +463,7 @@ func FuzzReceive(f *testing.F) {
 		defer db.Close()
 		j := openJournal(t, db, "b")
 		put(t, j, Local, "machine", "kept", 1)
-		last, _ := j.Receive("a", rs)
+		last, _ := j.Receive("a", Page{Records: rs})
 		got := chain(t, j, "a")
 		if uint64(len(got)) != last {
 			t.Fatalf("says %d, has %d", last, len(got))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 // replicate pushes what live peers lack, to all at once.
@@ -59,14 +60,17 @@ func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 		if known && last >= head {
 			return nil
 		}
-		records := []Record(nil)
+		var page Page
 		if known {
 			var err error
-			if records, err = j.Range(j.self, last+1, MaxPull); err != nil {
+			if page, err = j.Range(j.self, last+1, MaxPull); err != nil {
 				return err
 			}
+			if len(page.Records) == 0 {
+				return fmt.Errorf("own record %d cannot be read: %w", last+1, state.ErrDamaged)
+			}
 		}
-		got, err := peers.Push(ctx, peer, records) // an empty push asks how far the peer is
+		got, err := peers.Push(ctx, peer, page) // an empty push asks how far the peer is
 		if err != nil {
 			return err
 		}
@@ -82,7 +86,7 @@ func (j *Journal) pushTo(ctx context.Context, peers Peers, peer string) error {
 			}
 			continue
 		}
-		if known && got <= last && len(records) > 0 {
+		if known && got <= last {
 			return fmt.Errorf("peer stays at %d: %w", got, ErrChain)
 		}
 	}
@@ -98,16 +102,25 @@ func (j *Journal) reclaim(ctx context.Context, peers Peers, peer string, has uin
 		}
 	}
 	j.mu.Lock()
-	from := j.heads[j.self].seq + 1
+	head := j.heads[j.self]
 	j.mu.Unlock()
-	records, err := peers.Pull(ctx, peer, j.self, from)
+	from := head.seq + 1
+	page, err := peers.Pull(ctx, peer, j.self, from)
+	if err == nil && page.Base > 0 && head.seq > 0 {
+		// Over a gap a fork would not be seen: the peer must have the record that this store ends with.
+		var same Page
+		same, err = peers.Pull(ctx, peer, j.self, head.seq)
+		if len(same.Records) == 0 || !sameAs(same.Records[0], head) {
+			page.Base = 0
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot take back own records from %d: %w", from, err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	last, err := j.take(j.self, records)
-	if err == nil && last < has && len(records) == 0 {
+	last, err := j.take(j.self, page)
+	if err == nil && last < has && len(page.Records) == 0 {
 		err = ErrChain
 	}
 	if err != nil {
@@ -115,6 +128,11 @@ func (j *Journal) reclaim(ctx context.Context, peers Peers, peer string, has uin
 	}
 	j.log.Warn("took back own journal records that this store had lost", "peer", peer, "from", from, "last", last)
 	return nil
+}
+
+func sameAs(r Record, head chainHead) bool {
+	hash, err := hashRecord(r)
+	return err == nil && r.Seq == head.seq && hash == head.hash
 }
 
 // Run pushes and pulls what was missed, until ctx ends.
@@ -137,6 +155,9 @@ func (j *Journal) Run(ctx context.Context) error {
 		case <-tick.C:
 			if peers != nil {
 				j.pull(ctx, peers)
+			}
+			if err := j.Prune(ctx, keepRecords); err != nil && ctx.Err() == nil {
+				j.log.Debug("journal not pruned", "err", err)
 			}
 		case <-wake:
 			// Records that come together go together: peers stand 100 requests a second (mesh.md section 1).
@@ -192,12 +213,12 @@ func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
 func (j *Journal) pullFrom(ctx context.Context, peers Peers, peer, agent string) error {
 	for {
 		pctx, cancel := context.WithTimeout(ctx, pushTimeout)
-		records, err := peers.Pull(pctx, peer, agent, j.Heads()[agent]+1)
+		page, err := peers.Pull(pctx, peer, agent, j.Heads()[agent]+1)
 		cancel()
-		if err != nil || len(records) == 0 {
+		if err != nil || len(page.Records) == 0 {
 			return err
 		}
-		if _, err := j.Receive(agent, records); err != nil {
+		if _, err := j.Receive(agent, page); err != nil {
 			j.log.Warn("journal does not link", "peer", peer, "agent", agent, "err", err)
 			return err
 		}

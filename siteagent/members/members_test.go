@@ -124,15 +124,15 @@ func (p peers) Live() (out []string) {
 	return out
 }
 
-func (p peers) Push(_ context.Context, peer string, records []claim.Record) (uint64, error) {
-	return p.agents[peer].Journal.Receive(p.self, records)
+func (p peers) Push(_ context.Context, peer string, page claim.Page) (uint64, error) {
+	return p.agents[peer].Journal.Receive(p.self, page)
 }
 
 func (p peers) Heads(_ context.Context, peer string) (map[string]uint64, error) {
 	return p.agents[peer].Journal.Heads(), nil
 }
 
-func (p peers) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
+func (p peers) Pull(_ context.Context, peer, agent string, from uint64) (claim.Page, error) {
 	return p.agents[peer].Journal.Range(agent, from, claim.MaxPull)
 }
 

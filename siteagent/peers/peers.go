@@ -108,14 +108,12 @@ func (m *Mesh) Handler() http.Handler {
 }
 
 func (m *Mesh) takeJournal(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Records []claim.Record `json:"records"`
-	}
+	var in claim.Page
 	defer m.turn(transport.PeerFrom(r.Context()).ID)()
 	if !readJSONLimit(w, r, &in, maxPushed) {
 		return
 	}
-	last, err := m.Journal.Receive(transport.PeerFrom(r.Context()).ID, in.Records)
+	last, err := m.Journal.Receive(transport.PeerFrom(r.Context()).ID, in)
 	if err != nil && !errors.Is(err, claim.ErrChain) {
 		http.Error(w, err.Error(), http.StatusInsufficientStorage)
 		return
@@ -152,12 +150,12 @@ func (m *Mesh) giveJournal(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "agent and from do not fit", http.StatusBadRequest)
 		return
 	}
-	records, err := m.Journal.Range(agent, from, claim.MaxPull)
+	page, err := m.Journal.Range(agent, from, claim.MaxPull)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	answerJSON(w, http.StatusOK, map[string]any{"records": records})
+	answerJSON(w, http.StatusOK, page)
 }
 
 func (m *Mesh) giveHeads(w http.ResponseWriter, _ *http.Request) {
@@ -326,14 +324,11 @@ func (m *Mesh) Hearing() []string {
 }
 
 // Push implements claim.Peers.
-func (m *Mesh) Push(ctx context.Context, peer string, records []claim.Record) (uint64, error) {
+func (m *Mesh) Push(ctx context.Context, peer string, p claim.Page) (uint64, error) {
 	var out struct {
 		Last uint64 `json:"last"`
 	}
-	if records == nil {
-		records = []claim.Record{}
-	}
-	err := m.call(ctx, peer, http.MethodPost, "/m/1/journal", map[string]any{"records": records}, &out)
+	err := m.call(ctx, peer, http.MethodPost, "/m/1/journal", p, &out)
 	return out.Last, err
 }
 
@@ -347,12 +342,10 @@ func (m *Mesh) Heads(ctx context.Context, peer string) (map[string]uint64, error
 }
 
 // Pull implements claim.Peers.
-func (m *Mesh) Pull(ctx context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
-	var out struct {
-		Records []claim.Record `json:"records"`
-	}
+func (m *Mesh) Pull(ctx context.Context, peer, agent string, from uint64) (claim.Page, error) {
+	var out claim.Page
 	err := m.call(ctx, peer, http.MethodGet, fmt.Sprintf("/m/1/journal?agent=%s&from=%d", agent, from), nil, &out)
-	return out.Records, err
+	return out, err
 }
 
 // Promise implements claim.Remote.

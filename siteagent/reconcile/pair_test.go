@@ -102,12 +102,12 @@ func (h *half) Live() (out []string) {
 	return out
 }
 
-func (h *half) Push(_ context.Context, peer string, records []claim.Record) (uint64, error) {
+func (h *half) Push(_ context.Context, peer string, page claim.Page) (uint64, error) {
 	o, err := h.peer(peer)
 	if err != nil {
 		return 0, err
 	}
-	last, err := o.journal.Receive(h.name, records)
+	last, err := o.journal.Receive(h.name, page)
 	if errors.Is(err, claim.ErrChain) { // asked for what is missing, as the agent's handler does
 		err = nil
 	}
@@ -122,10 +122,10 @@ func (h *half) Heads(_ context.Context, peer string) (map[string]uint64, error) 
 	return o.journal.Heads(), nil
 }
 
-func (h *half) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
+func (h *half) Pull(_ context.Context, peer, agent string, from uint64) (claim.Page, error) {
 	o, err := h.peer(peer)
 	if err != nil {
-		return nil, err
+		return claim.Page{}, err
 	}
 	return o.journal.Range(agent, from, claim.MaxPull)
 }

@@ -241,17 +241,17 @@ func (w wire) Members() (uint64, []claim.Member) {
 }
 
 // Push implements claim.Peers.
-func (w wire) Push(_ context.Context, peer string, records []claim.Record) (uint64, error) {
+func (w wire) Push(_ context.Context, peer string, page claim.Page) (uint64, error) {
 	p, done, err := w.peer(peer)
 	if err != nil {
 		return 0, err
 	}
 	defer done()
-	b, err := json.Marshal(records)
+	b, err := json.Marshal(page)
 	if err != nil {
 		return 0, err
 	}
-	var sent []claim.Record
+	var sent claim.Page
 	if err := json.Unmarshal(b, &sent); err != nil {
 		return 0, err
 	}
@@ -273,10 +273,10 @@ func (w wire) Heads(_ context.Context, peer string) (map[string]uint64, error) {
 }
 
 // Pull implements claim.Peers.
-func (w wire) Pull(_ context.Context, peer, agent string, from uint64) ([]claim.Record, error) {
+func (w wire) Pull(_ context.Context, peer, agent string, from uint64) (claim.Page, error) {
 	p, done, err := w.peer(peer)
 	if err != nil {
-		return nil, err
+		return claim.Page{}, err
 	}
 	defer done()
 	return p.Journal.Range(agent, from, claim.MaxPull)

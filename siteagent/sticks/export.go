@@ -117,15 +117,15 @@ func (d *Desk) events(ctx context.Context, out *stick.Writer) error {
 	}
 	for agent := range d.Journal.Heads() {
 		for from := uint64(1); ; {
-			rs, err := d.Journal.Range(agent, from, claim.MaxPull)
+			p, err := d.Journal.Range(agent, from, claim.MaxPull)
 			if err != nil {
 				return err
 			}
-			if len(rs) == 0 || ctx.Err() != nil {
+			if len(p.Records) == 0 || ctx.Err() != nil {
 				break
 			}
-			from = rs[len(rs)-1].Seq + 1
-			for _, r := range rs {
+			from = p.Records[len(p.Records)-1].Seq + 1
+			for _, r := range p.Records {
 				e := intent.Event{}
 				if r.Kind != claim.KindEvent || json.Unmarshal(r.Body, &e) != nil {
 					continue

@@ -58,6 +58,22 @@ func settle(t *testing.T, n *sitetest.Net) {
 	}
 }
 
+// level waits until each agent has the other's journal: what only one has is lost with it.
+func level(t *testing.T, n *sitetest.Net) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !maps.Equal(n.Agent("a1").Journal.Heads(), n.Agent("a2").Journal.Heads()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("the journals do not get level")
+		}
+	}
+}
+
 // rot writes over records of a stopped agent's bucket with another MAC key, as no writer of ours could; with vanish it then
 // takes them away.
 func rot(t *testing.T, a *sitetest.NetAgent, bucket string, every int, vanish bool) (hurt int) {
@@ -79,6 +95,10 @@ func rot(t *testing.T, a *sitetest.NetAgent, bucket string, every int, vanish bo
 		keys, err := db.Damaged(bucket) // with this key, all are
 		for i := 0; i < len(keys); i += every {
 			lost = append(lost, keys[i])
+		}
+		if every == theLast {
+			keys = slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, a.Name+"/") })
+			lost = keys[len(keys)-1:]
 		}
 		return err
 	})
@@ -105,6 +125,9 @@ func rot(t *testing.T, a *sitetest.NetAgent, bucket string, every int, vanish bo
 	return len(lost)
 }
 
+// theLast, as every, hurts the last record of the agent itself alone.
+const theLast = 1 << 30
+
 // content is what a backup holds by bucket; nil where it is damaged.
 func content(db *state.DB) map[string]state.Total {
 	totals, err := db.Backup(context.Background(), io.Discard)
@@ -112,6 +135,28 @@ func content(db *state.DB) map[string]state.Total {
 		return nil
 	}
 	return totals
+}
+
+// records lists what is in the journal.
+func records(t *testing.T, j *claim.Journal) map[string]bool {
+	t.Helper()
+	m := map[string]bool{}
+	for agent := range j.Heads() {
+		for from := uint64(1); ; {
+			p, err := j.Range(agent, from, claim.MaxPull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(p.Records) == 0 {
+				break
+			}
+			for _, r := range p.Records {
+				m[fmt.Sprintf("%s/%d", agent, r.Seq)] = true
+				from = r.Seq + 1
+			}
+		}
+	}
+	return m
 }
 
 // hang ends a wait that nothing will end; a busy disk takes 20 s and more.
@@ -148,7 +193,8 @@ func TestRepair(t *testing.T) {
 	f := func(bucket string, every int, vanish bool) {
 		t.Run(fmt.Sprintf("%s/%d/%v", bucket, every, vanish), func(t *testing.T) {
 			settle(t, n)
-			want := content(a.DB)
+			level(t, n)
+			want, had := content(a.DB), records(t, a.Journal)
 			if want == nil {
 				t.Fatal("damaged before it was hurt")
 			}
@@ -169,7 +215,12 @@ func TestRepair(t *testing.T) {
 			if s := a.Keeper.Status(); len(s.Held) > 0 {
 				t.Fatalf("still held: %v", s.Held)
 			}
-			got := content(a.DB)
+			got, has := content(a.DB), records(t, a.Journal)
+			for id := range had {
+				if !has[id] {
+					t.Errorf("the journal lost record %s", id)
+				}
+			}
 			for b, w := range want {
 				if b == "journal" || b == "view" || b == "promise" { // events of this very repair; promises count as given back
 					if got[b].Count < w.Count && b != "promise" {
@@ -200,6 +251,31 @@ func TestRepair(t *testing.T) {
 	}
 	f("intent", 1, true)
 	f("journal", 1, false)
+	for _, name := range []string{"a1", "a2"} {
+		for i := range 212 { // more than one answer of a peer holds
+			d := claim.Draft{Kind: claim.KindEvent, Body: intent.Event{Type: "seen"}}
+			if i >= 12 {
+				d = claim.Draft{Kind: "lease", Key: "x", Body: i}
+			}
+			if err := n.Agent(name).Journal.Append(t.Context(), claim.Replicated, d); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, name := range []string{"a1", "a2", "a1", "a2"} { // what the other says of its base comes between
+		j := n.Agent(name).Journal
+		if err := errors.Join(j.Catch(t.Context()), j.Prune(t.Context(), 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := a.Journal.Range("a2", 1, 1); err != nil || p.Base == 0 {
+		t.Fatalf("not pruned: %+v, %v", p, err)
+	}
+	for _, b := range []string{"journal", "view"} {
+		f(b, 3, false)
+		f(b, 2, true)
+	}
+	f("journal", 1, false)
 	names := map[string]bool{}
 	for _, o := range a.Replica.State().Objects {
 		names[o.Metadata.Name] = true
@@ -207,6 +283,35 @@ func TestRepair(t *testing.T) {
 	if len(names) != 13 || names["t3"] || !names["lon1"] {
 		t.Errorf("objects after all repairs: %v", slices.Sorted(maps.Keys(names)))
 	}
+}
+
+// TestLostEnd: the end of an agent's chain is damaged before any peer had it. A record with a key is in the view still; an event is
+// nowhere, and the chain ends before it.
+func TestLostEnd(t *testing.T) {
+	f := func(kind, key string) {
+		n := sitetest.NewNet(t, "a1", "a2")
+		life(t, n)
+		settle(t, n)
+		a := n.Agent("a1")
+		n.Agent("a2").Stop()
+		if err := a.Journal.Append(t.Context(), claim.Local, claim.Draft{Kind: kind, Key: key, Body: intent.Event{Type: "reached nobody"}}); err != nil {
+			t.Fatal(err)
+		}
+		end := a.Journal.Heads()["a1"]
+		a.Stop()
+		rot(t, a, "journal", theLast, false)
+		a.Start()
+		n.Agent("a2").Start()
+		run(t, a, repaired(a))
+		if s := a.Keeper.Status(); len(s.Held) > 0 {
+			t.Fatalf("%s: still held: %v", kind, s.Held)
+		}
+		if p, err := a.Journal.Range("a1", end, 1); err != nil || len(p.Records) == 0 && key != "" {
+			t.Fatalf("%s: %+v, %v", kind, p, err)
+		}
+	}
+	f("lease", "a1-1")
+	f(claim.KindEvent, "")
 }
 
 // TestNothingToRepairFrom: what nobody has stays on hold and is named, and the rest is served; when the peer is back, it is repaired.

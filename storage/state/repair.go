@@ -36,8 +36,9 @@ func (d *DB) Torn() bool {
 
 // Repair puts whole into bucket where it differs from what can be read there, and ends the hold. whole is all that the bucket
 // should hold, as its owner derived it from verified sources; the owner keeps other writers out meanwhile. Readable records
-// that are not in whole stay. Errors: ErrDamaged when an unreadable record is not in whole; then the hold stays.
-func (d *DB) Repair(bucket string, whole iter.Seq2[string, []byte]) error {
+// that are not in whole stay; lost are keys whose records, if unreadable, the owner can do without. Errors: ErrDamaged when another
+// unreadable record is not in whole; then the hold stays.
+func (d *DB) Repair(bucket string, whole iter.Seq2[string, []byte], lost ...string) error {
 	type record struct {
 		key   string
 		value []byte
@@ -72,7 +73,7 @@ func (d *DB) Repair(bucket string, whole iter.Seq2[string, []byte]) error {
 	if err := flush(); err != nil {
 		return fmt.Errorf("cannot repair %s: %w", bucket, err)
 	}
-	return d.Reseal(bucket)
+	return d.Reseal(bucket, lost...)
 }
 
 // Reseal recomputes the sums of bucket from the records that are there and ends its hold. Call it after the lost records were

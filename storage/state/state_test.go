@@ -181,6 +181,35 @@ func TestWalkFromLastNested(t *testing.T) {
 	f("d", "")
 }
 
+// TestLongWalk: a walk over a part of a bucket lists its keys in pages, and visits each once, in order, over their ends.
+func TestLongWalk(t *testing.T) {
+	d := fresh(t)
+	var want []string
+	for i := range 2*walkPage + 7 {
+		want = append(want, fmt.Sprintf("p/%04d", i))
+	}
+	err := d.Update(func(tx *Tx) error {
+		for _, k := range append([]string{"o/1", "q/1"}, want...) {
+			if err := tx.Put("x", k, []byte(k)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 1, walkPage, walkPage + 1, 2 * walkPage, len(want)} { // where the walk begins
+		var got []string
+		err := d.View(func(tx *Tx) error {
+			return tx.WalkFrom("x", "p/", fmt.Sprintf("p/%04d", n), func(k string, _ []byte) error { got = append(got, k); return nil })
+		})
+		if err != nil || !slices.Equal(got, want[n:]) {
+			t.Fatalf("from %d: %d keys, %v", n, len(got), err)
+		}
+	}
+}
+
 // TestDamageIsNotAbsence: promise 4. Each kind of rot is seen, holds its bucket alone, and stops deletes there.
 func TestDamageIsNotAbsence(t *testing.T) {
 	f := func(name string, rot func(t *testing.T, d *DB), read error) {

@@ -247,43 +247,60 @@ func (tx *Tx) WalkFrom(bucket, prefix, from string, fn func(key string, value []
 }
 
 func (tx *Tx) walk(bucket, prefix, from string, fn func(string, []byte) error) error {
-	keys, err := tx.keys(bucket, prefix, from, -1)
-	if err != nil {
-		return err
+	limit := walkPage
+	if prefix == "" && from == "" {
+		limit = -1 // all, to be counted
 	}
-	damaged := tx.short(bucket, prefix, from, len(keys))
-	for _, k := range keys {
-		v, err := tx.Get(bucket, k)
-		switch {
-		case errors.Is(err, ErrAbsent): // deleted by fn meanwhile
-			continue
-		case err != nil:
-			if damaged == nil {
-				damaged = err
-			}
-			continue
-		}
-		if err := fn(k, v); err != nil {
-			if errors.Is(err, ErrStop) {
-				return nil
-			}
+	var damaged error
+	for {
+		keys, err := tx.keys(bucket, prefix, from, limit)
+		if err != nil {
 			return err
 		}
+		if limit < 0 {
+			damaged = tx.short(bucket, len(keys))
+		}
+		for _, k := range keys {
+			v, err := tx.Get(bucket, k)
+			switch {
+			case errors.Is(err, ErrAbsent): // deleted by fn meanwhile
+				continue
+			case err != nil:
+				if damaged == nil {
+					damaged = err
+				}
+				continue
+			}
+			if err := fn(k, v); err != nil {
+				if errors.Is(err, ErrStop) {
+					return nil
+				}
+				return err
+			}
+		}
+		if len(keys) != limit {
+			return damaged
+		}
+		from = keys[limit-1] + "\x00"
 	}
-	return damaged
 }
 
+// walkPage is how many keys a walk over a part of a bucket lists at once: who stops at the tenth record of a long bucket pays for no more.
+const walkPage = 256
+
 // short tells of records that vanished with their block: no read of theirs would ever find an error.
-func (tx *Tx) short(bucket, prefix, from string, have int) error {
-	if prefix != "" || from != "" {
-		return nil
-	}
+func (tx *Tx) short(bucket string, have int) error {
 	want, err := tx.Count(bucket)
 	if err == nil && uint64(have) < want {
 		err = fmt.Errorf("cannot walk %s: %w: it holds %d records, should hold %d", bucket, ErrDamaged, have, want)
 		tx.d.hold(bucket, err.Error())
 	}
 	return err
+}
+
+// Keys lists up to limit (negative: all) of the bucket's keys that begin with prefix and are >= from, in order, also of damaged records.
+func (tx *Tx) Keys(bucket, prefix, from string, limit int) ([]string, error) {
+	return tx.keys(bucket, prefix, max(prefix, from), limit)
 }
 
 // keys lists keys first: Badger allows one iterator at a time in a writing transaction and panics at a second.
