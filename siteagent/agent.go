@@ -58,6 +58,7 @@ type Config struct {
 	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
 	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB
 	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
+	Journal    uint64        // the newest records of its own journal that an agent keeps all of; 0: claim.KeepRecords
 	Version    string
 	Logger     *slog.Logger
 	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
@@ -197,6 +198,9 @@ func (a *Agent) open() error {
 	}
 	if a.journal, err = claim.OpenJournal(a.db, a.id.Site, a.id.Agent, a.cfg.Logger); err != nil {
 		return err
+	}
+	if a.cfg.Journal > 0 {
+		a.journal.Keep = a.cfg.Journal
 	}
 	a.desk = &intake.Desk{Replica: a.replica, Moved: a.moved, Close: a.closeGone, Refused: a.auditRefusal, Event: a.journalEvent, Log: a.cfg.Logger}
 	a.sticks = &sticks.Desk{Site: a.id.Site, Self: a.id.Agent, Domain: a.id.Domain, In: a.desk, Journal: a.journal, Sign: a.keys.Sign}

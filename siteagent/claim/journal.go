@@ -98,6 +98,9 @@ type viewKey struct{ kind, key string }
 
 // Journal is the site's shared memory. See Record.
 type Journal struct {
+	// Keep is how many of the newest records of its own chain Run keeps dense; set it before. OpenJournal sets KeepRecords.
+	Keep uint64
+
 	self string
 	site string
 	db   *state.DB
@@ -125,7 +128,7 @@ type chainHead struct {
 // OpenJournal reads the journal from db. The whole view is kept in memory: some KiB per machine.
 func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, error) {
 	j := &Journal{
-		self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{},
+		Keep: KeepRecords, self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{},
 		wake: make(chan struct{}), acked: map[string]uint64{}, pruned: map[string]uint64{}, rev: 1,
 	}
 	err := db.View(func(tx *state.Tx) error {

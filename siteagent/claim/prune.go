@@ -18,9 +18,9 @@ import (
 const (
 	// kindBase is the kind of records that hold the base of their agent's chain; the key is the agent.
 	kindBase = "base"
-	// keepRecords is how many of a chain stay dense: three weeks of two agents that lease to 200 machines for two hours. A peer that was
+	// KeepRecords is how many of a chain stay dense: three weeks of two agents that lease to 200 machines for two hours. A peer that was
 	// away for longer takes what is left below the base.
-	keepRecords = 50_000
+	KeepRecords = 50_000
 )
 
 // Page is a piece of an agent's chain. Up to Base it may have gaps.

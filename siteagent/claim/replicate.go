@@ -156,7 +156,7 @@ func (j *Journal) Run(ctx context.Context) error {
 			if peers != nil {
 				j.pull(ctx, peers)
 			}
-			if err := j.Prune(ctx, keepRecords); err != nil && ctx.Err() == nil {
+			if err := j.Prune(ctx, j.Keep); err != nil && ctx.Err() == nil {
 				j.log.Debug("journal not pruned", "err", err)
 			}
 		case <-wake:

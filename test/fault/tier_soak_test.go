@@ -12,14 +12,14 @@ const (
 	tierFulls      = 20                  // F5
 	tierCopies     = 20                  // F6
 	tierHostile    = 50_000              // F14
-	tierHistories  = 300                 // F10
+	tierHistories  = 250                 // F10: four times
 	tierKeyPoints  = 1 << 20             // F18: all
 	tierPoints     = 150                 // F2: of each victim
 	tierRevoked    = 5000                // F15
 	tierHostility  = 3 * time.Minute     // F12
 	tierAgents     = 8                   // F9
 	tierFlaps      = 1000                // F9
-	tierDecades    = 20                  // F7
+	tierDecades    = 50                  // F7: twice
 	tierAway       = 30 * 24 * time.Hour // F7: between two lives
 	tierTurns      = 60                  // F18
 	tierEverything = 200                 // F22

@@ -69,7 +69,10 @@ type box struct {
 // wall is what the clock of the box says.
 func (b *box) wall() time.Time { return time.Now().Round(0).Add(time.Duration(b.jump.Load())) }
 
-const worldMachines = 5
+const (
+	worldMachines = 5
+	worldJournal  = 8 // of an agent's records stay: all that happens in a world goes on over pruned journals
+)
 
 // newWorld founds a domain with n sites, all level, their machines inspected.
 func newWorld(t *testing.T, n int) *world {
@@ -158,7 +161,7 @@ func (w *world) startAs(name string, cfg siteagent.Config) {
 	b.life++
 	host, log := w.net.Host(b.ip), w.log.With("who", name)
 	run := func(ctx context.Context) error {
-		cfg.Data, cfg.Management, cfg.Spread, cfg.MaxBackoff, cfg.Reserve = b.dir, b.addr, time.Second, 10*time.Second, 1
+		cfg.Data, cfg.Management, cfg.Spread, cfg.MaxBackoff, cfg.Reserve, cfg.Journal = b.dir, b.addr, time.Second, 10*time.Second, 1, worldJournal
 		cfg.Logger, cfg.Network, cfg.Wall = log, host, b.wall
 		return siteagent.Run(ctx, cfg)
 	}
