@@ -120,8 +120,11 @@ func (s *Store) WriteChunk(d intent.Digest, i int, b []byte) error {
 	return nil
 }
 
-// checkpoint makes the chunks durable, then says so in the record. e.mu is held.
+// checkpoint makes the chunks durable, then says so in the record. e.mu is held. Errors: ErrAbsent when the asset was deleted.
 func (s *Store) checkpoint(d intent.Digest, e *entry) error {
+	if e.gone {
+		return fmt.Errorf("cannot record blob %s: %w", d.Short(), ErrAbsent)
+	}
 	if err := unix.Fdatasync(int(e.file.Fd())); err != nil {
 		return fmt.Errorf("cannot sync blob %s: %w", d.Short(), full(err))
 	}
@@ -131,7 +134,7 @@ func (s *Store) checkpoint(d intent.Digest, e *entry) error {
 			return fmt.Errorf("cannot sync asset directory: %w", err)
 		}
 	}
-	r := record{Manifest: e.m.Digest(), Have: e.have, Complete: complete, LastUsed: e.lastUsed}
+	r := record{Manifest: e.sum, Have: e.have, Complete: complete, LastUsed: e.lastUsed, Left: e.left, Next: e.next, Scrubbed: e.scrubbed, Damaged: e.damaged}
 	if !complete {
 		r.Fresh = e.have.minus(e.saved)
 	}
@@ -143,6 +146,7 @@ func (s *Store) checkpoint(d intent.Digest, e *entry) error {
 		return fmt.Errorf("cannot record blob %s: %w", d.Short(), err)
 	}
 	e.saved, e.dirty, e.last, e.complete = slices.Clone(e.have), 0, time.Now(), complete
+	e.usedDay = r.LastUsed
 	return nil
 }
 
@@ -180,14 +184,18 @@ func (s *Store) ReadChunk(d intent.Digest, i int, buf []byte) ([]byte, error) {
 
 // lose takes away the bit of a damaged chunk, so that it is fetched again.
 func (s *Store) lose(d intent.Digest, e *entry, i int) error {
+	return errors.Join(fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), ErrCorrupt), s.drop(d, e, i))
+}
+
+func (s *Store) drop(d intent.Digest, e *entry, i int) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.have.clear(i)
 	e.verified.clear(i)
 	e.complete = false
-	err := s.checkpoint(d, e)
+	e.damaged = append([]time.Time{time.Now()}, e.damaged[:min(len(e.damaged), maxDamaged-1)]...) // a new slice: List gave the old one away
 	s.cfg.Logger.Error("stored chunk damaged; it will be fetched again", "asset", d.Short(), "chunk", i)
-	return errors.Join(fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), ErrCorrupt), err)
+	return s.checkpoint(d, e)
 }
 
 // Verify hashes every chunk that was not hashed in this process life; after it Open gives a plain file. Errors: ErrAbsent,

@@ -1,7 +1,7 @@
 // Package blob keeps assets as files: <digest>.blob (sparse) and <digest>.manifest, with a state record that says which
 // chunks are there.
 //
-// Holds: Store (Put, WriteChunk, ReadChunk, Open, Import, List, Pin, Delete).
+// Holds: Store (Put, WriteChunk, ReadChunk, Open, Import, List, SetPins, Delete, Scrub, Space).
 //
 // Imported by: siteagent, coordinator/repository and the doors; boot/httpboot and mesh/swarm declare what they need of it.
 //
@@ -12,5 +12,5 @@
 //
 // Concurrency: a Store is safe for concurrent use and starts no goroutine.
 //
-// Tests: tables, a random writer killed between operations, damage on disk.
+// Tests: tables, a random writer killed between operations, damage on disk, a scrub that goes on after restarts.
 package blob

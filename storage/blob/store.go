@@ -1,16 +1,17 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -43,13 +44,11 @@ type Config struct {
 	State  *state.DB // keeps one record per asset
 	Logger *slog.Logger
 	// Reserve is what a write must leave free, in octets. It lies above the watermarks of storage/state, so that assets stop
-	// before promises do. Zero takes 3 GiB.
+	// before promises do. Zero takes 1 GiB more than the highest of those: 3 GiB, or 5 % of the disk and 1 GiB.
 	Reserve uint64
 	// Statfs returns free and total octets. Nil asks the kernel.
 	Statfs func(dir string) (free, total uint64, err error)
 }
-
-const defReserve = 3 << 30 // 1 GiB above the highest watermark of storage/state
 
 // Store holds the assets of one data directory.
 type Store struct {
@@ -63,6 +62,7 @@ type Store struct {
 // entry is one asset. Its file stays open while the Store lives: 64 assets are common, 20,000 descriptors the limit.
 type entry struct {
 	m    *chunk.Manifest
+	sum  intent.Digest // of the manifest: 30 MiB are hashed for an asset of 1 TiB
 	file *os.File
 
 	mu       sync.Mutex // guards what follows; no hashing under it
@@ -72,7 +72,13 @@ type entry struct {
 	dirty    int64      // octets since the last checkpoint
 	last     time.Time  // of the last checkpoint
 	complete bool
+	gone     bool // deleted: nothing is recorded of it any more
 	lastUsed time.Time
+	usedDay  time.Time // lastUsed as last recorded
+	left     intent.Head
+	next     int // chunk that Scrub reads next
+	scrubbed time.Time
+	damaged  []time.Time // when the newest bad chunks were found, at most maxDamaged
 }
 
 // record is the stored form of an entry.
@@ -82,14 +88,15 @@ type record struct {
 	Fresh    []byte        `json:"fresh,omitempty"` // bits that the last checkpoint added: hashed again at Open
 	Complete bool          `json:"complete"`
 	LastUsed time.Time     `json:"lastUsed"`
+	Left     intent.Head   `json:"left,omitzero"`
+	Next     int           `json:"next,omitempty"`
+	Scrubbed time.Time     `json:"scrubbed,omitzero"`
+	Damaged  []time.Time   `json:"damaged,omitempty"`
 }
 
 // Open reads the records, opens the files and deletes leftovers of interrupted imports. An asset whose file, manifest or
 // record is missing or damaged is reported in the log and left out; nothing but temporary files is deleted.
 func Open(cfg Config) (*Store, error) {
-	if cfg.Reserve == 0 {
-		cfg.Reserve = defReserve
-	}
 	if cfg.Statfs == nil {
 		cfg.Statfs = statfs
 	}
@@ -164,8 +171,12 @@ func (s *Store) load(key string, value []byte) error {
 		return errors.Join(err, f.Close())
 	}
 	e := &entry{
-		m: m, file: f, have: bitmap(r.Have), verified: newBitmap(n), saved: bitmap(slices.Clone(r.Have)),
-		complete: r.Complete, lastUsed: r.LastUsed, last: time.Now(),
+		m: m, sum: r.Manifest, file: f, have: bitmap(r.Have), verified: newBitmap(n), saved: bitmap(slices.Clone(r.Have)),
+		complete: r.Complete, lastUsed: r.LastUsed, usedDay: r.LastUsed, last: time.Now(),
+		left: r.Left, scrubbed: r.Scrubbed, damaged: r.Damaged[:min(len(r.Damaged), maxDamaged)],
+	}
+	if r.Next > 0 && r.Next < n {
+		e.next = r.Next
 	}
 	if !r.Complete {
 		e.recheck(bitmap(r.Fresh))
@@ -220,12 +231,20 @@ func (s *Store) entry(d intent.Digest) (*entry, error) {
 
 // Put makes room for an asset: sparse file, manifest and record, durable when it returns nil. Zero chunks count as present at
 // once. An asset already there is left as it is. m must be the manifest that the signed Asset names: Put trusts its Content.
-// Errors: ErrFull.
+// There must be room for it beside what pinned assets that are not complete still need: ErrFull here, before an octet came over
+// the WAN, is better than half of each. Errors: ErrFull.
 func (s *Store) Put(ctx context.Context, m *chunk.Manifest) error {
 	if _, err := s.entry(m.Content); err == nil {
 		return nil
 	}
-	if err := s.room(int64(m.Size)); err != nil {
+	need := int64(s.owed())
+	for i := range m.Chunks {
+		if !isZero(m, i) {
+			_, n := m.ChunkRange(i)
+			need += int64(n)
+		}
+	}
+	if err := s.room(need); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -278,7 +297,7 @@ func (s *Store) adopt(d intent.Digest, e *entry) error {
 
 func newEntry(m *chunk.Manifest, f *os.File) *entry {
 	n := len(m.Chunks)
-	return &entry{m: m, file: f, have: newBitmap(n), verified: newBitmap(n), saved: newBitmap(n), last: time.Now(), lastUsed: time.Now()}
+	return &entry{m: m, sum: m.Digest(), file: f, have: newBitmap(n), verified: newBitmap(n), saved: newBitmap(n), last: time.Now(), lastUsed: time.Now()}
 }
 
 func (s *Store) writeManifest(m *chunk.Manifest) error {
@@ -310,18 +329,6 @@ func (s *Store) syncDir() error {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// room tells whether n more octets leave Reserve free.
-func (s *Store) room(n int64) error {
-	free, _, err := s.cfg.Statfs(s.cfg.Dir)
-	if err != nil {
-		return err
-	}
-	if free < s.cfg.Reserve || free-s.cfg.Reserve < uint64(n) {
-		return fmt.Errorf("cannot keep asset: %w: %d octets wanted, %d free, %d reserved", ErrFull, n, free, s.cfg.Reserve)
-	}
-	return nil
 }
 
 func full(err error) error {
@@ -356,6 +363,9 @@ func (s *Store) Delete(d intent.Digest) error {
 	case pinned:
 		return fmt.Errorf("cannot delete asset %s: %w", d.Short(), ErrPinned)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gone = true
 	err := s.cfg.State.UpdateVital(func(tx *state.Tx) error { return tx.Delete(bucket, d.Hex()) }) // deleting frees space
 	err = errors.Join(err, e.file.Close())
 	for _, ext := range []string{".blob", ".manifest"} {
@@ -375,26 +385,31 @@ type Info struct {
 	Manifest intent.Digest
 	Size     uint64
 	Chunks   int
-	Have     int // chunks on disk
+	Have     int    // chunks on disk
+	Octets   uint64 // of those chunks, holes too
 	Complete bool
 	Pinned   bool
 	LastUsed time.Time
+	Left     intent.Head // see Leave; zero: the active intent wants it, or nobody noted that it does not
+	Scrubbed time.Time   // when Scrub had been through it last; zero: never
+	Damaged  []time.Time // when the newest bad chunks were found, at most maxDamaged; do not modify
 }
 
 // List returns all assets in order of their digest.
 func (s *Store) List() []Info {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Info, 0, len(s.blobs))
-	for d, e := range s.blobs {
-		e.mu.Lock()
+	blobs, pins := maps.Clone(s.blobs), s.pins // SetPins makes a new map
+	s.mu.Unlock()
+	out := make([]Info, 0, len(blobs))
+	for d, e := range blobs {
+		e.mu.Lock() // not under s.mu: a checkpoint holds it for as long as the disk takes
 		out = append(out, Info{
-			Digest: d, Manifest: e.m.Digest(), Size: e.m.Size, Chunks: len(e.m.Chunks), Have: e.have.count(),
-			Complete: e.complete, Pinned: s.pins[d], LastUsed: e.lastUsed,
+			Digest: d, Manifest: e.sum, Size: e.m.Size, Chunks: len(e.m.Chunks), Have: e.have.count(), Octets: e.octets(),
+			Complete: e.complete, Pinned: pins[d], LastUsed: e.lastUsed, Left: e.left, Scrubbed: e.scrubbed, Damaged: e.damaged,
 		})
 		e.mu.Unlock()
 	}
-	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Digest.Hex(), b.Digest.Hex()) })
+	slices.SortFunc(out, func(a, b Info) int { return bytes.Compare(a.Digest[:], b.Digest[:]) })
 	return out
 }
 
@@ -405,7 +420,7 @@ func (s *Store) Close() error {
 	var err error
 	for d, e := range s.blobs {
 		e.mu.Lock()
-		if e.dirty > 0 {
+		if e.dirty > 0 || e.next > 0 {
 			err = errors.Join(err, s.checkpoint(d, e))
 		}
 		err = errors.Join(err, e.file.Close())
