@@ -15,6 +15,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -27,6 +28,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
+	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
@@ -56,7 +58,7 @@ type Config struct {
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
 	Spread     time.Duration
 	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
-	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB
+	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB, or 5 % and 1 GiB
 	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
 	Journal    uint64        // the newest records of its own journal that an agent keeps all of; 0: claim.KeepRecords
 	Version    string
@@ -91,7 +93,8 @@ type Agent struct {
 	site    *effective.Site
 	journal *claim.Journal
 	claims  *claim.Claims
-	assets  *assets
+	swarm   *swarm.Swarm
+	assets  *holdings.Keeper
 	bootnet *bootnet.Server
 	members *members.Keeper
 	rekey   *keys.Worker
@@ -263,9 +266,7 @@ func (a *Agent) wire() (err error) {
 func (a *Agent) wireSite() {
 	log, self := a.cfg.Logger, a.id.Agent
 	a.site = effective.New(a.replica, a.journal)
-	a.assets = &assets{w: a.site, blobs: a.blobs, swarm: a.newSwarm(), log: log}
-	a.mesh.Assets = a.assets.swarm.Handler()
-	a.site.Assets = a.assets.Missing
+	a.wireAssets()
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
@@ -284,7 +285,7 @@ func (a *Agent) wireSite() {
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: a.keys.Web, Sign: a.keys.Sign,
 		BootKeys: a.members.BootKeys, Control: a.control, Owners: a.mesh.Owners, Fresh: a.fresh.Fresh,
-		Forward: a.mesh.Forward, Blobs: a.blobs, Log: log,
+		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere
 }
@@ -295,7 +296,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, upkeep: a.upkeep, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door

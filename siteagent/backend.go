@@ -26,7 +26,6 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
-	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -47,7 +46,7 @@ type backend struct {
 	uplink  func() bool
 	cutOff  func(context.Context) bool
 	over    *overrides
-	upkeep  *upkeep.Keeper
+	store   func() string // its state in a few words
 	members *members.Keeper
 	audit   *auditlog.Log
 	fresh   *freshness.Keeper
@@ -257,7 +256,7 @@ func (b *backend) agentReports() []intent.AgentReport {
 		g, ok := seen[a.ID]
 		switch {
 		case a.ID == b.info.ID:
-			r.Alive, r.Head, r.Version, r.Store = "yes", st.Head, b.info.Version, b.upkeep.Word()
+			r.Alive, r.Head, r.Version, r.Store = "yes", st.Head, b.info.Version, b.store()
 		case !ok || g.Since.IsZero():
 			r.Alive = "unknown"
 		case g.Alive:

@@ -1,10 +1,10 @@
 // Package siteagent runs a site: it follows the signed intent, hands out addresses, boots and installs machines, and does so
 // with nobody above it.
 //
-// Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, assets,
-// how a spare starts. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot network's answers), claim,
-// members (who was cut off or came in), peers (what agents say to each other), upkeep
-// (the store), reconcile, override.
+// Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, how
+// a spare starts. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot network's answers), claim,
+// members (who was cut off or came in), peers (what agents say to each other), holdings
+// (assets), upkeep (the store), reconcile, override.
 //
 // Imported by: cmd/skerry only. It never imports coordinator.
 //

@@ -77,3 +77,15 @@ func joinSite(ctx context.Context, cfg Config, dir string) (*keys.Identity, erro
 		}
 	}
 }
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

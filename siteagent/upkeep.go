@@ -20,14 +20,14 @@ import (
 func (a *Agent) wireUpkeep() {
 	journal, promises := claim.Buckets()
 	a.upkeep = upkeep.New(upkeep.Config{
-		DB: a.db, Blobs: a.blobs, Ballast: filepath.Join(a.cfg.Data, upkeep.BallastFile), Octets: a.cfg.Ballast, Log: a.cfg.Logger,
+		DB: a.db, Ballast: filepath.Join(a.cfg.Data, upkeep.BallastFile), Octets: a.cfg.Ballast, Log: a.cfg.Logger,
 		Parts: []upkeep.Part{
 			{Name: "signed state", Buckets: replica.Buckets(), Repair: func(ctx context.Context) error { return a.replica.Repair(ctx, a.sources()) }},
 			{Name: "journal", Buckets: journal, Repair: a.journal.Repair},
 			{Name: "promises", Buckets: promises, Repair: a.claims.Repair},
 			{Name: "assets", Buckets: []string{blob.Bucket}, Repair: func(context.Context) error { return a.blobs.Repair() }},
 		},
-		Wanted: a.assets.pins, Roomy: a.again, Sound: a.replica.SaveMarks,
+		Roomy: a.again, Sound: a.replica.SaveMarks,
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))
 		},
@@ -70,4 +70,12 @@ func (a *Agent) again(ctx context.Context) {
 	if _, err := a.desk.PullOnce(ctx, a.uplink.RoundTripper(), "http://coordinator/v1/sites/"+a.id.Site+"/intent"); err != nil {
 		a.cfg.Logger.Warn("intent not pulled", "err", err)
 	}
+}
+
+// storeWord says in a few words how state and assets are.
+func (a *Agent) storeWord() string {
+	if w := a.assets.Word(); w != "" {
+		return a.upkeep.Word() + ", " + w
+	}
+	return a.upkeep.Word()
 }

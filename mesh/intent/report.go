@@ -56,7 +56,7 @@ type AgentReport struct {
 	Alive   string `json:"alive"` // yes, no, unknown
 	Head    Head   `json:"head"`
 	Version string `json:"version,omitempty"`
-	Store   string `json:"store,omitempty"` // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS
+	Store   string `json:"store,omitempty"` // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect
 }
 
 // OverrideReport is one override that is not settled, or was settled lately.

@@ -18,6 +18,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/httpboot"
 	"github.com/skerry-metal/skerry/boot/ipxe"
 	"github.com/skerry-metal/skerry/boot/metadata"
+	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
@@ -35,6 +36,7 @@ type answers struct {
 	self   string
 	inst   *installers
 	blobs  *blob.Store
+	relay  Relay
 	log    *slog.Logger
 	view   atomic.Pointer[dhcp.View]
 	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
@@ -325,15 +327,42 @@ func (s *answers) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Di
 }
 
 // Open implements httpboot.Opener. Manifests are served by their own digests.
-func (s *answers) Open(_ context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
+func (s *answers) Open(ctx context.Context, d intent.Digest) (io.ReadSeekCloser, error) {
 	f, err := s.blobs.Open(d)
-	switch {
-	case errors.Is(err, blob.ErrAbsent):
-		return s.openManifest(d)
-	case errors.Is(err, blob.ErrPending):
+	if !errors.Is(err, blob.ErrAbsent) && !errors.Is(err, blob.ErrPending) {
+		return f, err
+	}
+	for _, o := range s.w.Now().Overlay.Catalog.List(intent.KindAsset) {
+		var f io.ReadSeekCloser
+		switch a := o.Spec.(*intent.AssetSpec); d {
+		case a.Digest:
+			f, err = s.relay.Relay(ctx, a)
+		case a.Manifest:
+			var m *chunk.Manifest
+			if m, err = s.relay.Manifest(ctx, a); err == nil {
+				f = memory{bytes.NewReader(m.Encode())}
+			}
+		default:
+			continue
+		}
+		if err != nil { // it is wanted: whoever asks comes again, or asks another agent
+			s.log.Debug("asset not here yet", "asset", o.Metadata.Name, "err", err)
+			return nil, httpboot.ErrPending
+		}
+		return f, nil
+	}
+	if errors.Is(err, blob.ErrPending) {
 		return nil, httpboot.ErrPending
 	}
-	return f, err
+	return nil, httpboot.ErrAbsent
+}
+
+// Relay gives what other agents keep.
+type Relay interface {
+	// Relay returns the content of an asset of the active intent; each octet is verified first. ctx bounds all reading. The caller closes it.
+	Relay(ctx context.Context, s *intent.AssetSpec) (io.ReadSeekCloser, error)
+	// Manifest returns its manifest, from here or from another agent.
+	Manifest(ctx context.Context, s *intent.AssetSpec) (*chunk.Manifest, error)
 }
 
 // memory is a small document served from memory.
@@ -341,19 +370,6 @@ type memory struct{ *bytes.Reader }
 
 // Close does nothing.
 func (memory) Close() error { return nil }
-
-func (s *answers) openManifest(d intent.Digest) (io.ReadSeekCloser, error) {
-	for _, o := range s.w.Now().Overlay.Catalog.List(intent.KindAsset) {
-		if a := o.Spec.(*intent.AssetSpec); a.Manifest == d {
-			m, err := s.blobs.Manifest(a.Digest)
-			if err != nil {
-				return nil, httpboot.ErrPending
-			}
-			return memory{bytes.NewReader(m.Encode())}, nil
-		}
-	}
-	return nil, httpboot.ErrAbsent
-}
 
 // ByToken implements metadata.Instances.
 func (s *answers) ByToken(_ context.Context, token string) (metadata.Instance, error) {

@@ -44,6 +44,7 @@ type Config struct {
 	// Forward asks the owner of a machine for a permission.
 	Forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	Blobs   *blob.Store
+	Relay   Relay
 	Log     *slog.Logger
 }
 
@@ -62,7 +63,7 @@ func New(cfg Config) *Server {
 		owners: cfg.Owners, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
 	}
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
-		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, log: cfg.Log, events: make(chan claim.Draft, maxPending),
+		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: make(chan claim.Draft, maxPending),
 		arch: map[string]string{}, seen: map[string]string{},
 	}}
 }

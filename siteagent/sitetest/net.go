@@ -155,14 +155,14 @@ func (a *NetAgent) Stop() {
 func (a *NetAgent) keeper(log *slog.Logger) *upkeep.Keeper {
 	journal, promises := claim.Buckets()
 	return upkeep.New(upkeep.Config{
-		DB: a.DB, Blobs: a.Blobs, Ballast: filepath.Join(a.Dir, upkeep.BallastFile), Log: log,
+		DB: a.DB, Ballast: filepath.Join(a.Dir, upkeep.BallastFile), Log: log,
 		Parts: []upkeep.Part{
 			{Name: "signed state", Buckets: replica.Buckets(), Repair: func(ctx context.Context) error { return a.Replica.Repair(ctx, a.sources()) }},
 			{Name: "journal", Buckets: journal, Repair: a.Journal.Repair},
 			{Name: "promises", Buckets: promises, Repair: a.Claims.Repair},
 			{Name: "assets", Buckets: []string{blob.Bucket}, Repair: func(context.Context) error { return a.Blobs.Repair() }},
 		},
-		Wanted: func() []intent.Digest { return nil }, Roomy: func(context.Context) {}, Sound: a.Replica.SaveMarks,
+		Roomy: func(context.Context) {}, Sound: a.Replica.SaveMarks,
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.Journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))
 		},

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/skerry-metal/skerry/mesh/intent"
-	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -40,12 +38,9 @@ const BallastFile = "ballast"
 // Config says what a Keeper keeps. All are required.
 type Config struct {
 	DB      *state.DB
-	Blobs   *blob.Store
 	Parts   []Part
 	Ballast string // path; trust.md section 11
 	Octets  uint64 // of the ballast; 0: none
-	// Wanted lists the assets that stay when space runs out.
-	Wanted func() []intent.Digest
 	// Roomy is called when writes go on after a full disk: what was refused is asked for again.
 	Roomy func(context.Context)
 	// Sound is called after a rebuild of the files: the marks are saved, as the store's version begins anew.
@@ -232,21 +227,9 @@ func (k *Keeper) repair(ctx context.Context) error {
 	return nil
 }
 
-// space acts on how much is free: unpinned assets go first. On a hold, or behind, nothing goes: what is wanted may not be known.
+// space acts on how much is free. Assets go before that: siteagent/holdings.
 func (k *Keeper) space(ctx context.Context) {
 	p := k.cfg.DB.Pressure()
-	if p != state.PressureNone && len(k.cfg.DB.Holds()) == 0 && !k.cfg.DB.Recovering() {
-		gone, err := k.cfg.Blobs.Evict(k.cfg.Wanted(), func() bool {
-			p = k.cfg.DB.PressureNow()
-			return p == state.PressureNone
-		})
-		for _, i := range gone {
-			k.event("asset.evicted", fmt.Sprintf("%s, %d MiB: the disk is nearly full and no intent wants it", i.Digest.Short(), i.Size>>20), nil)
-		}
-		if err != nil {
-			k.cfg.Log.Warn("asset not evicted", "err", err)
-		}
-	}
 	ballast, err := k.cfg.DB.KeepBallast(k.cfg.Ballast, k.cfg.Octets)
 	if err != nil {
 		k.cfg.Log.Warn("no ballast", "err", err)

@@ -2,9 +2,6 @@ package blob
 
 import (
 	"errors"
-	"slices"
-
-	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // Bucket is where the records lie in the state.
@@ -29,25 +26,4 @@ func (s *Store) Repair() error {
 		return err
 	}
 	return s.cfg.State.Reseal(bucket, lost...)
-}
-
-// Evict deletes the assets that are not in wanted, the least recently used first, until enough says so. wanted becomes the set of
-// pins. It returns what went.
-func (s *Store) Evict(wanted []intent.Digest, enough func() bool) (gone []Info, err error) {
-	s.SetPins(wanted)
-	all := s.List()
-	slices.SortFunc(all, func(a, b Info) int { return a.LastUsed.Compare(b.LastUsed) })
-	for _, i := range all {
-		if i.Pinned {
-			continue
-		}
-		if enough() {
-			break
-		}
-		if err := s.Delete(i.Digest); err != nil {
-			return gone, err
-		}
-		gone = append(gone, i)
-	}
-	return gone, nil
 }

@@ -57,7 +57,7 @@ func (s *Store) oldest(seen map[intent.Digest]bool) (best intent.Digest, be *ent
 		e.mu.Lock()
 		t, h := e.scrubbed, e.next > 0
 		e.mu.Unlock()
-		if be == nil || h && !half || h == half && (t.Before(at) || t.Equal(at) && d.Hex() < best.Hex()) {
+		if be == nil || h && !half || h == half && t.Before(at) {
 			best, be, at, half = d, e, t, h
 		}
 	}

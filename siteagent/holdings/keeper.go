@@ -1,0 +1,390 @@
+package holdings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/storage/blob"
+)
+
+// ErrOvercommitted: an asset that is kept here does not fit beside the others, though nothing is left that may go.
+var ErrOvercommitted = errors.New("disk_overcommitted")
+
+const (
+	lookEvery = 5 * time.Second // at what is wanted, at space, at damage; and how long a fetch rests after nobody could bring an asset
+	hearEvery = 30 * time.Second
+	heardLife = 2 * time.Minute // what a peer said counts that long, for what is no danger to be wrong about
+	saveEvery = time.Hour       // days of last use
+	// refusedFor is how long what did not fit is not tried again, unless the intent moves or moreRoom is free: each try asks for a manifest.
+	refusedFor = 10 * time.Minute
+	moreRoom   = 64 << 20
+)
+
+// Intent is what a site wants of its assets at one moment.
+type Intent struct {
+	Head   intent.Head // active
+	Wanted []*intent.AssetSpec
+	Next   []intent.Digest // named by entries that are received and not active
+	Wake   <-chan struct{} // closed by the next change
+}
+
+// Config says what a Keeper works with. All are required.
+type Config struct {
+	Self    string
+	Blobs   *blob.Store
+	Intent  func() Intent
+	Members func() []claim.Member // of the site, this agent too
+	WAN     func() []string       // who of them hears a coordinator
+	Peers   Peers
+	// Fetch brings an asset, whole, and says how many octets came from where; errors as swarm.Fetch.
+	Fetch func(ctx context.Context, s *intent.AssetSpec) (map[string]int64, error)
+	// Forget drops what was remembered of assets that are not fetched any more.
+	Forget func(wanted func(intent.Digest) bool)
+	// Sure tells whether the intent can be relied upon: nothing of the store is on hold, and it is not behind. Otherwise nothing goes.
+	Sure func() bool
+	// Event journals what an operator should know; it may fail while the journal is behind.
+	Event func(kind, message string, fields map[string]string) error
+	Log   *slog.Logger
+}
+
+// Keeper keeps one agent's assets. See New.
+type Keeper struct {
+	cfg      Config
+	clearing chan struct{} // one clears up at a time
+
+	mu        sync.Mutex // guards what follows
+	heard     map[string]heard
+	asked     time.Time
+	refused   map[intent.Digest]refusal
+	told      time.Time // the newest bad chunk of which there was an event
+	suspect   bool
+	saved     time.Time
+	scrubbed  uint64 // octets since the start
+	evicted   uint64 // octets since the start
+	manifests map[intent.Digest]*chunk.Manifest
+}
+
+type heard struct {
+	r  *Report
+	at time.Time
+}
+
+// refusal is an asset that did not fit, and what was so then.
+type refusal struct {
+	head intent.Head
+	free uint64
+	size uint64
+	at   time.Time
+}
+
+// New returns a keeper that does nothing before Run.
+func New(cfg Config) *Keeper {
+	return &Keeper{
+		cfg: cfg, clearing: make(chan struct{}, 1), heard: map[string]heard{}, refused: map[intent.Digest]refusal{}, told: time.Now(),
+		manifests: map[intent.Digest]*chunk.Manifest{},
+	}
+}
+
+// Run fetches what is kept here, gives up what may go where the disk is nearly full, and scrubs, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { k.every(ctx, k.fetchAll); return nil })
+	g.Go(func() error { k.every(ctx, k.look); return nil })
+	g.Go(func() error { k.scrub(ctx); return nil })
+	return g.Wait()
+}
+
+// every calls fn now, each lookEvery and when the intent moves.
+func (k *Keeper) every(ctx context.Context, fn func(context.Context)) {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	for {
+		wake := k.cfg.Intent().Wake // asked for first: what changes from here on wakes
+		fn(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		case <-t.C:
+		}
+	}
+}
+
+// plan is made anew each time: it costs a millisecond for hundreds of assets.
+func (k *Keeper) plan() (Plan, Intent) {
+	in := k.cfg.Intent()
+	agents, steady := counting(k.cfg.Members(), k.cfg.Self, time.Now())
+	var wan []string
+	if steady { // else it may not be known yet who hears a coordinator
+		wan = k.cfg.WAN()
+	}
+	return MakePlan(Seen{Self: k.cfg.Self, Agents: agents, WAN: wan, Head: in.Head, Wanted: in.Wanted, Next: in.Next, Held: k.cfg.Blobs.List()}), in
+}
+
+// here tells whether an asset is complete on this agent.
+func (k *Keeper) here(d intent.Digest) bool {
+	_, complete, err := k.cfg.Blobs.Have(d)
+	return err == nil && complete
+}
+
+// Missing says why an asset cannot be served yet: it is complete neither here nor, if it is not needed on every agent, at an agent that
+// lives, as far as that was heard. Nil: it can. Errors: ErrOvercommitted where it does not fit here.
+func (k *Keeper) Missing(s *intent.AssetSpec) error {
+	if k.here(s.Digest) || s.Class != classBoot && len(k.holders(s.Digest)) > 0 {
+		return nil
+	}
+	k.mu.Lock()
+	_, refused := k.refused[s.Digest]
+	k.mu.Unlock()
+	if refused {
+		return fmt.Errorf("%w: agent %s has no room for it beside what else is pinned", ErrOvercommitted, k.cfg.Self)
+	}
+	return errors.New("it is not complete yet")
+}
+
+// holders lists the other agents that live and said lately that they have all of d.
+func (k *Keeper) holders(d intent.Digest) (out []string) {
+	members := k.cfg.Members()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, m := range members {
+		h, ok := k.heard[m.ID]
+		if !ok || !m.Alive || m.ID == k.cfg.Self || time.Since(h.at) > heardLife {
+			continue
+		}
+		if a, ok := h.r.of(d); ok && a.Complete {
+			out = append(out, m.ID)
+		}
+	}
+	return claim.Rendezvous(k.cfg.Self+d.Hex(), out) // agents spread what they ask for
+}
+
+// fetchAll completes what is kept here, one after the other.
+func (k *Keeper) fetchAll(ctx context.Context) {
+	p, in := k.plan()
+	k.pin(p)
+	k.cfg.Forget(func(d intent.Digest) bool { return len(p.Pins[d]) > 0 })
+	for _, s := range slices.Concat(p.Keep, p.Bring) {
+		if ctx.Err() != nil || in.Head != k.cfg.Intent().Head {
+			return // another order may hold
+		}
+		if k.here(s.Digest) || k.rests(s.Digest, in.Head) || p.Elsewhere[s.Digest] != nil && len(k.holders(s.Digest)) > 0 {
+			continue
+		}
+		if err := k.fetch(ctx, s, in.Head); err != nil && ctx.Err() == nil {
+			k.cfg.Log.Warn("asset not here yet", "asset", s.Digest.Short(), "err", err)
+		}
+	}
+}
+
+// pin tells the store what it may not delete.
+func (k *Keeper) pin(p Plan) { k.cfg.Blobs.SetPins(slices.Collect(maps.Keys(p.Pins))) }
+
+// fetch completes one asset, unless it stops to be kept here.
+func (k *Keeper) fetch(ctx context.Context, s *intent.AssetSpec, head intent.Head) error {
+	k.makeRoom(ctx, s)
+	fctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		k.every(fctx, func(context.Context) {
+			if p, _ := k.plan(); !slices.ContainsFunc(slices.Concat(p.Keep, p.Bring), func(o *intent.AssetSpec) bool { return o.Digest == s.Digest }) {
+				cancel()
+			}
+		})
+	})
+	start := time.Now()
+	from, err := k.cfg.Fetch(fctx, s)
+	switch {
+	case errors.Is(err, blob.ErrFull):
+		return k.refuse(s, head, err)
+	case err != nil && fctx.Err() != nil:
+		return nil // nobody wants it here any more
+	case err != nil:
+		return err
+	}
+	k.mu.Lock()
+	delete(k.refused, s.Digest)
+	k.mu.Unlock()
+	fields := map[string]string{"digest": s.Digest.String(), "seconds": fmt.Sprintf("%.1f", time.Since(start).Seconds())}
+	for src, n := range from {
+		fields["source."+src] = fmt.Sprint(n)
+	}
+	k.event("asset.complete", fmt.Sprintf("%s %s, %d MiB", s.Class, s.Digest.Short(), s.Size>>20), fields)
+	return nil
+}
+
+// event tells whether the event was journaled.
+func (k *Keeper) event(kind, message string, fields map[string]string) bool {
+	err := k.cfg.Event(kind, message, fields)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		k.cfg.Log.Warn("event not journaled", "event", kind, "message", message, "err", err)
+	}
+	return err == nil
+}
+
+// refuse notes that an asset does not fit, and says so once.
+func (k *Keeper) refuse(s *intent.AssetSpec, head intent.Head, cause error) error {
+	sp, err := k.cfg.Blobs.Space()
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	k.mu.Lock()
+	_, again := k.refused[s.Digest]
+	k.refused[s.Digest] = refusal{head, sp.Free, s.Size, time.Now()}
+	k.mu.Unlock()
+	err = fmt.Errorf("cannot keep asset %s: %w: %w", s.Digest.Short(), ErrOvercommitted, cause)
+	if again {
+		return err
+	}
+	p, _ := k.plan()
+	var pinned, previous uint64
+	for _, i := range k.cfg.Blobs.List() {
+		if pins := p.Pins[i.Digest]; len(pins) > 0 {
+			pinned += i.Octets
+			if pins[0] != Current {
+				previous += i.Octets
+			}
+		}
+	}
+	text := fmt.Sprintf("%s %s, %d MiB, does not fit: %d MiB are free, %d stay free, %d are pinned", s.Class, s.Digest.Short(), s.Size>>20, sp.Free>>20, sp.Reserve>>20, pinned>>20)
+	if previous > 0 {
+		text += fmt.Sprintf(", %d of them for the previous or next intent, until the intent moves on", previous>>20)
+	}
+	k.event("disk.overcommitted", text+"; take assets out of the site's intent, or give the agent a larger disk", map[string]string{"digest": s.Digest.String()})
+	return err
+}
+
+// rests tells whether an asset did not fit, and nothing has changed since that would let it.
+func (k *Keeper) rests(d intent.Digest, head intent.Head) bool {
+	sp, err := k.cfg.Blobs.Space()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.refused[d]
+	return ok && err == nil && r.head == head && sp.Free < r.free+moreRoom && time.Since(r.at) < refusedFor
+}
+
+// look brings notes, pins and what peers said up to date, and makes room where the disk is nearly full.
+func (k *Keeper) look(ctx context.Context) {
+	p, in := k.plan()
+	k.pin(p)
+	if k.cfg.Sure() {
+		for d, head := range p.Left {
+			if err := k.cfg.Blobs.Leave(d, head); err != nil {
+				k.cfg.Log.Warn("cannot note when an asset left the intent", "asset", d.Short(), "err", err)
+			}
+		}
+	}
+	k.mu.Lock()
+	maps.DeleteFunc(k.refused, func(d intent.Digest, _ refusal) bool {
+		return !slices.ContainsFunc(p.Keep, func(s *intent.AssetSpec) bool { return s.Digest == d })
+	})
+	stale, save := time.Since(k.asked), time.Since(k.saved) >= saveEvery
+	if save {
+		k.saved = time.Now()
+	}
+	k.mu.Unlock()
+	if save {
+		if err := k.cfg.Blobs.SaveUse(); err != nil {
+			k.cfg.Log.Warn("use of assets not recorded", "err", err)
+		}
+	}
+	k.damage()
+	if wait, needed := k.interest(in); needed && stale >= wait {
+		k.hear(ctx)
+	}
+	k.watermarks(ctx)
+}
+
+// interest tells whether this agent needs to know what others have, and how often: what can be had elsewhere it need not have.
+func (k *Keeper) interest(in Intent) (every time.Duration, needed bool) {
+	every = hearEvery
+	for _, s := range in.Wanted {
+		if s.Class != classBoot && !k.here(s.Digest) {
+			needed = true
+			if len(k.holders(s.Digest)) == 0 {
+				every = lookEvery
+			}
+		}
+	}
+	return every, needed
+}
+
+// hear asks every agent that lives what it has. What one said before is forgotten when it does not answer: it has nothing.
+func (k *Keeper) hear(ctx context.Context) {
+	var ids []string
+	for _, m := range k.cfg.Members() {
+		if m.Alive && m.ID != k.cfg.Self {
+			ids = append(ids, m.ID)
+		}
+	}
+	said := make([]*Report, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() {
+			r, err := k.cfg.Peers.Ask(ctx, id)
+			if err != nil {
+				k.cfg.Log.Debug("agent did not say what it has", "agent", id, "err", err)
+				return
+			}
+			said[i] = r
+		})
+	}
+	wg.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.heard, k.asked = map[string]heard{}, time.Now()
+	for i, id := range ids {
+		if said[i] != nil {
+			k.heard[id] = heard{said[i], k.asked}
+		}
+	}
+}
+
+// Report says what is here, and why.
+func (k *Keeper) Report() *Report {
+	p, _ := k.plan()
+	r := &Report{Agent: k.cfg.Self, Assets: []Asset{}}
+	for _, i := range k.cfg.Blobs.List() {
+		pins := p.Pins[i.Digest]
+		if len(pins) == 0 && len(p.Elsewhere[i.Digest]) > 0 {
+			pins = []Pin{Surplus}
+		}
+		r.Assets = append(r.Assets, Asset{i.Digest, i.Size, i.Octets, i.Chunks, i.Have, i.Complete, pins, i.LastUsed.UTC()})
+	}
+	if sp, err := k.cfg.Blobs.Space(); err == nil { // else zeros: an unreadable disk has no room
+		r.Disk = Disk{Free: sp.Free, Total: sp.Total, Reserve: sp.Reserve}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r.Disk.Suspect = k.suspect
+	r.Disk.Refused = slices.SortedFunc(maps.Keys(k.refused), func(a, b intent.Digest) int { return slices.Compare(a[:], b[:]) })
+	return r
+}
+
+// Word is what is wrong, for statuses; empty: nothing.
+func (k *Keeper) Word() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []string
+	if len(k.refused) > 0 {
+		out = append(out, ErrOvercommitted.Error())
+	}
+	if k.suspect {
+		out = append(out, "disk_suspect")
+	}
+	return strings.Join(out, ", ")
+}

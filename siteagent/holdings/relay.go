@@ -1,0 +1,196 @@
+package holdings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+const (
+	// chunkLimit is how long one chunk may take from a peer on the LAN: the usual 1 MiB at 70 kB/s, as boot/install waits for an agent.
+	chunkLimit = 15 * time.Second
+	// maxManifests bounds what is kept of manifests of relayed assets; 0.3 MB each at 10 GB.
+	maxManifests = 8
+)
+
+// Peers is how a Keeper reaches the other agents.
+type Peers interface {
+	// Ask returns what an agent has, as Ask does.
+	Ask(ctx context.Context, agent string) (*Report, error)
+	// Get returns the body of the agent's answer to a path, or to the span of it that the header Range says. The caller closes it.
+	Get(ctx context.Context, agent, path, span string) (io.ReadCloser, error)
+}
+
+// Remote is Peers over round trippers.
+type Remote func(agent string) http.RoundTripper
+
+// Ask implements Peers.
+func (r Remote) Ask(ctx context.Context, agent string) (*Report, error) {
+	return Ask(ctx, r(agent), agent)
+}
+
+// Get implements Peers.
+func (r Remote) Get(ctx context.Context, agent, path, span string) (io.ReadCloser, error) {
+	return get(ctx, r(agent), agent, path, span)
+}
+
+// ErrNobody: no agent that is heard has all of an asset.
+var ErrNobody = errors.New("no agent has it")
+
+// Relay returns the content of an asset of the active intent that other agents keep. It is read from them chunk by chunk, each
+// verified before its first octet is handed out, and nothing of it is kept here. ctx bounds all reading. The caller closes it.
+// Errors: ErrNobody.
+func (k *Keeper) Relay(ctx context.Context, s *intent.AssetSpec) (io.ReadSeekCloser, error) {
+	m, err := k.Manifest(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	from := k.holders(s.Digest)
+	if len(from) == 0 {
+		return nil, fmt.Errorf("cannot relay asset %s: %w", s.Digest.Short(), ErrNobody)
+	}
+	return &relay{ctx: ctx, k: k, m: m, from: from, at: -1}, nil
+}
+
+// Manifest returns the manifest of an asset of the active intent, from here or from a peer that has the asset. Errors: ErrNobody.
+func (k *Keeper) Manifest(ctx context.Context, s *intent.AssetSpec) (*chunk.Manifest, error) {
+	if m, err := k.cfg.Blobs.Manifest(s.Digest); err == nil {
+		return m, nil
+	}
+	k.mu.Lock()
+	m := k.manifests[s.Manifest]
+	k.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	errs := []error{fmt.Errorf("cannot relay asset %s: %w", s.Digest.Short(), ErrNobody)}
+	for _, agent := range k.holders(s.Digest) {
+		m, err := k.manifestOf(ctx, agent, s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if len(k.manifests) >= maxManifests {
+			clear(k.manifests) // those in use come again
+		}
+		k.manifests[s.Manifest] = m
+		return m, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (k *Keeper) manifestOf(ctx context.Context, agent string, s *intent.AssetSpec) (m *chunk.Manifest, err error) {
+	ctx, cancel := context.WithTimeout(ctx, chunkLimit)
+	defer cancel()
+	body, err := k.cfg.Peers.Get(ctx, agent, "/m/1/assets/"+s.Digest.Hex()+"/manifest", "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	b, err := io.ReadAll(io.LimitReader(body, chunk.MaxManifestSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read manifest from %s: %w", agent, err)
+	}
+	if intent.DigestOf(b) != s.Manifest {
+		return nil, fmt.Errorf("cannot use manifest from %s: not the signed one", agent)
+	}
+	if m, err = chunk.ParseManifest(b); err != nil {
+		return nil, err
+	}
+	if m.Content != s.Digest {
+		return nil, fmt.Errorf("cannot use manifest from %s: of another asset", agent)
+	}
+	return m, nil
+}
+
+// relay reads an asset from peers.
+type relay struct {
+	ctx  context.Context
+	k    *Keeper
+	m    *chunk.Manifest
+	from []string // who failed goes last
+	pos  int64
+	at   int // chunk in cur, -1 none
+	buf  []byte
+	cur  []byte
+}
+
+// Read implements io.Reader.
+func (r *relay) Read(p []byte) (int, error) {
+	if r.pos >= int64(r.m.Size) {
+		return 0, io.EOF
+	}
+	if i := int(r.pos / int64(r.m.ChunkSize)); i != r.at {
+		if err := r.load(i); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.cur[r.pos-int64(r.at)*int64(r.m.ChunkSize):])
+	r.pos += int64(n)
+	return n, nil
+}
+
+// load brings chunk i from the first that gives it as it should be.
+func (r *relay) load(i int) error {
+	if r.buf == nil {
+		r.buf = make([]byte, r.m.ChunkSize)
+	}
+	r.at = -1
+	off, n := r.m.ChunkRange(i)
+	errs := []error{fmt.Errorf("cannot relay chunk %d of %s: %w", i, r.m.Content.Short(), ErrNobody)}
+	for range r.from {
+		agent := r.from[0]
+		err := r.chunk(agent, off, r.buf[:n])
+		if err == nil && !r.m.VerifyChunk(i, r.buf[:n]) {
+			err = fmt.Errorf("cannot use chunk %d from %s: %w", i, agent, chunk.ErrBad)
+			r.k.cfg.Log.Warn("peer gives a bad chunk", "asset", r.m.Content.Short(), "chunk", i, "agent", agent)
+		}
+		if err == nil {
+			r.at, r.cur = i, r.buf[:n]
+			return nil
+		}
+		errs = append(errs, err)
+		r.from = append(r.from[1:], agent)
+	}
+	return errors.Join(errs...)
+}
+
+func (r *relay) chunk(agent string, off int64, b []byte) (err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, chunkLimit)
+	defer cancel()
+	body, err := r.k.cfg.Peers.Get(ctx, agent, "/m/1/assets/"+r.m.Content.Hex()+"/content", fmt.Sprintf("bytes=%d-%d", off, off+int64(len(b))-1))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if _, err := io.ReadFull(body, b); err != nil {
+		return fmt.Errorf("cannot read from %s: %w", agent, err)
+	}
+	return nil
+}
+
+// Seek implements io.Seeker.
+func (r *relay) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += r.pos
+	case io.SeekEnd:
+		off += int64(r.m.Size)
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("cannot seek to %d", off)
+	}
+	r.pos = off
+	return off, nil
+}
+
+// Close implements io.Closer.
+func (r *relay) Close() error { return nil }
