@@ -37,6 +37,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sticks"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
+	"github.com/skerry-metal/skerry/siteagent/wan"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 	"golang.org/x/sync/errgroup"
@@ -93,6 +94,7 @@ type Agent struct {
 	site    *effective.Site
 	journal *claim.Journal
 	claims  *claim.Claims
+	line    *wan.Keeper // what the site's line may carry
 	swarm   *swarm.Swarm
 	assets  *holdings.Keeper
 	bootnet *bootnet.Server

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
@@ -12,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/wan"
 )
 
 // wireAssets makes what brings assets to this agent and to its peers, and what decides which it keeps.
@@ -19,8 +21,17 @@ func (a *Agent) wireAssets() {
 	peer := func(id string) http.RoundTripper {
 		return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id})
 	}
+	a.line = wan.Open(wan.Config{
+		DB: a.db, Log: a.cfg.Logger, Clock: func() (time.Time, bool) { now, ok := a.floor.Now(); return now.Local(), ok },
+		Spec: func() *intent.WANSpec {
+			if s := a.site.Spec(); s != nil {
+				return s.WAN
+			}
+			return nil
+		},
+	})
 	a.swarm = swarm.New(swarm.Config{
-		Self: a.id.Agent, Store: a.blobs, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
+		Self: a.id.Agent, Store: a.blobs, Budget: a.line, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
 		Peers: func() (out []swarm.Source) {
 			// Each agent has its own order, so that not all ask the same one.
 			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {
@@ -38,9 +49,14 @@ func (a *Agent) wireAssets() {
 			up := a.uplink.Status().Up
 			return slices.DeleteFunc(a.mesh.Hearing(), func(id string) bool { return id == a.id.Agent && !up })
 		},
-		Fetch: func(ctx context.Context, s *intent.AssetSpec) (map[string]int64, error) {
-			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, nil)
+		Fetch: func(ctx context.Context, s *intent.AssetSpec, urgent bool) (map[string]int64, error) {
+			class := swarm.Wanted
+			if urgent {
+				class = swarm.Live
+			}
+			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, class, nil)
 		},
+		Urgent: a.urgent,
 		Forget: a.swarm.Forget, Sure: func() bool { return len(a.db.Holds()) == 0 && !a.db.Recovering() },
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))
@@ -49,6 +65,21 @@ func (a *Agent) wireAssets() {
 	})
 	a.mesh.Assets = a.assets.Handler(a.swarm.Handler())
 	a.site.Assets = a.missing
+}
+
+// urgent tells whether a machine waits for an asset: without those of class boot none is inspected or installed.
+func (a *Agent) urgent(s *intent.AssetSpec) bool {
+	if s.Class == "boot" {
+		return true
+	}
+	for _, b := range reconcile.Bindings(a.journal) {
+		if b.Digest == s.Digest && !b.Released {
+			if st, ok := claim.Load[intent.MachineStatus](a.journal, reconcile.KindMachine, b.Machine); !ok || st.State != intent.StateRunning {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // missing says why a machine cannot be booted or installed yet; "" = everything is here. b is nil for an inspection.

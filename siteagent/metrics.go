@@ -48,6 +48,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_assets_wan_octets_total", func() float64 { return float64(a.swarm.WAN()) })
+	set.NewGauge("skerry_assets_wan_today_octets", func() float64 { return float64(a.line.Today()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
 	upkeep.KeyGauges(set, a.backend.keys, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },

@@ -13,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
+	"github.com/skerry-metal/skerry/siteagent/wan"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
 
@@ -26,6 +27,7 @@ func (a *Agent) wireUpkeep() {
 			{Name: "journal", Buckets: journal, Repair: a.journal.Repair},
 			{Name: "promises", Buckets: promises, Repair: a.claims.Repair},
 			{Name: "assets", Buckets: []string{blob.Bucket}, Repair: func(context.Context) error { return a.blobs.Repair() }},
+			{Name: "what was taken over the WAN", Buckets: []string{wan.Bucket}, Repair: a.line.Repair},
 		},
 		Roomy: a.again, Sound: a.replica.SaveMarks,
 		Event: func(kind, message string, fields map[string]string) error {

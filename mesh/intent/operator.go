@@ -18,6 +18,7 @@ type SiteSpec struct {
 	BootSlots   int    `json:"bootSlots,omitempty"`  // machines that may load an installer at once, default 16
 	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
 	Installer *InstallerSpec `json:"installer,omitempty"`
+	WAN       *WANSpec       `json:"wan,omitempty"` // budget of the site's line
 }
 
 // InstallerSpec names the kernel and the ramdisk of the installer.
@@ -37,6 +38,9 @@ func (s *SiteSpec) validate(c *checker) {
 	if s.Installer != nil {
 		c.label("installer.kernel", s.Installer.Kernel)
 		c.label("installer.ramdisk", s.Installer.Ramdisk)
+	}
+	if s.WAN != nil {
+		s.WAN.validate(c.below("wan"))
 	}
 }
 

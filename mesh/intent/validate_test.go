@@ -32,7 +32,7 @@ const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 // goodSpecs has one spec of every kind, with every field set.
 func goodSpecs() map[Kind]string {
 	return map[Kind]string{
-		KindSite:           `{"region":"eu","zone":"z1","description":"A place","staleAfter":"168h","bootSlots":4,"installer":{"kernel":"k","ramdisk":"r"}}`,
+		KindSite:           `{"region":"eu","zone":"z1","description":"A place","staleAfter":"168h","bootSlots":4,"installer":{"kernel":"k","ramdisk":"r"},"wan":{"rateIn":"20M","dailyCap":"50G","windows":[{"days":["mon"],"from":"08:00","to":"18:30","rate":"2M"},{"from":"22:00","to":"06:00","rate":"0"}]}}`,
 		KindAgent:          `{"management":"10.99.1.11:7444","boot":["10.88.0.11"],"roles":["dhcp","bmc"],"rank":1}`,
 		KindMachine:        `{"rack":"r1","position":1,"serial":"SN","uuid":"4c4c4544-0042-3510-8051-b4c04f4d3132","bmc":{"address":"10.88.1.1:443","protocol":"redfish","secret":"bmc","pin":"` + digestA + `"},"nics":[{"mac":"52:54:00:88:00:01","boot":true,"address":"10.88.0.21"}],"maintenance":true,"onboard":"as-is"}`,
 		KindMachineType:    `{"cpu":{"min":1,"max":4},"memoryMiB":{"min":256},"disks":[{"media":"ssd","count":{"min":1},"minBytes":1}],"console":"ttyS0,115200n8","warm":1}`,
@@ -100,6 +100,14 @@ func TestValidate(t *testing.T) {
 	f(KindSite, `"bootSlots":4`, `"bootSlots":-1`, `spec.bootSlots: -1 is out of range; use 0 to 4096`)
 	f(KindSite, `"kernel":"k"`, `"kernel":"K"`, `spec.installer.kernel: "K" is not a name; `+name)
 	f(KindSite, `"ramdisk":"r"`, `"ramdisk":""`, `spec.installer.ramdisk: "" is not a name; `+name)
+	f(KindSite, `"20M"`, `"20m"`, `spec.wan.rateIn: "20m" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
+	f(KindSite, `"20M"`, `"99999999T"`, `spec.wan.rateIn: "99999999T" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
+	f(KindSite, `"50G"`, `"-1"`, `spec.wan.dailyCap: "-1" is no amount in range; use at least 1000000, with k, M, G or T for thousands, millions and so on`)
+	f(KindSite, `"mon"`, `"Monday"`, `spec.wan.windows[0].days: "Monday" is not known; use sun, mon, tue, wed, thu, fri, sat`)
+	f(KindSite, `"08:00"`, `"8:00"`, `spec.wan.windows[0].from: "8:00" is no time of the day; write it like 08:30`)
+	f(KindSite, `"18:30"`, `"24:00"`, `spec.wan.windows[0].to: "24:00" is no time of the day; write it like 08:30`)
+	f(KindSite, `"rate":"0"`, `"rate":""`, `spec.wan.windows[1].rate: it is missing; use 0 for quiet hours, or a rate like 2M`)
+	f(KindSite, `"rate":"0"`, `"rate":"1k"`, `spec.wan.windows[1].rate: "1k" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
 
 	f(KindAgent, `10.99.1.11:7444`, `host:7444`, `spec.management: "host:7444" is not an address with port; write it like 10.99.1.11:7444`)
 	f(KindAgent, `10.88.0.11`, `10.88.0.256`, `spec.boot[0]: "10.88.0.256" is not an IP address; write it like 10.0.0.1`)

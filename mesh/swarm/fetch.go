@@ -29,6 +29,7 @@ type Progress func(source Source, octets int, have, chunks int)
 type job struct {
 	s           *Swarm
 	d, manifest intent.Digest
+	class       Class
 	codec       *chunk.Codec
 
 	telling sync.Mutex // guards p
@@ -65,11 +66,11 @@ func (e *storeError) Error() string { return e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
 // Fetch completes asset d, whose manifest has the digest manifest: from the peers what one of them has, from the coordinator what this
-// agent owns (mesh.md section 5). What is on disk is not asked for, and what came of a chunk that broke off is kept for the next Fetch.
+// agent owns (mesh.md section 5), as the budget allows it to the class. What is on disk is not asked for, and what came of a chunk that broke off is kept for the next Fetch.
 // It returns how many octets of chunks came from where, by tier:name, since the asset was first fetched in this life.
 // Errors: ErrSources wrapped with each source's reason when nobody can bring it, or nothing moved for five minutes; the store's
 // (blob.ErrFull); ctx's.
-func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, p Progress) (map[string]int64, error) {
+func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, c Class, p Progress) (map[string]int64, error) {
 	codec, err := chunk.New()
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, p Progress
 	defer codec.Close()
 	now := time.Now()
 	j := &job{
-		s: s, d: d, manifest: manifest, p: p, codec: codec, busy: map[int]bool{}, peers: map[string]*peer{}, reasons: map[string]error{},
+		s: s, d: d, manifest: manifest, class: c, p: p, codec: codec, busy: map[int]bool{}, peers: map[string]*peer{}, reasons: map[string]error{},
 		line: line{stripe: noStripe}, grew: now,
 	}
 	if m, err := s.cfg.Store.Manifest(d); err == nil && m.Digest() == manifest {
@@ -137,6 +138,7 @@ func (j *job) run(ctx context.Context) error {
 		j.line.up = up
 		now, changed := time.Now(), j.s.changed
 		fresh, gone := j.meet(listed, now)
+		j.ration(now)
 		j.watchLine(now)
 		ended, err := j.ended(ctx, len(listed), now)
 		j.s.mu.Unlock()
@@ -198,6 +200,8 @@ func (j *job) watchLine(now time.Time) {
 	case l.stripe == noStripe:
 	case l.shunned:
 		j.yield(errEnough)
+	case l.closed != nil:
+		j.yield(l.closed)
 	case l.silent(j.chunkSize(), now):
 		l.out = true
 		j.yield(errSilent)
@@ -234,6 +238,9 @@ func (j *job) ended(ctx context.Context, listed int, now time.Time) (bool, error
 		return false, nil
 	}
 	reasons := []error{fmt.Errorf("%d sources asked", listed)}
+	if j.line.closed != nil {
+		reasons = append(reasons, fmt.Errorf("the coordinator is not asked: %w", j.line.closed))
+	}
 	for _, name := range slices.Sorted(maps.Keys(j.reasons)) {
 		reasons = append(reasons, fmt.Errorf("%s: %w", name, j.reasons[name]))
 	}
@@ -298,6 +305,7 @@ func (j *job) askOrigin(ctx context.Context) bool {
 	j.s.mu.Lock()
 	now, l := time.Now(), &j.line
 	l.up = up
+	j.ration(now)
 	first, n, ok := j.fromOrigin(now)
 	stripe := uint32(noStripe)
 	if ok && n > 0 {
@@ -427,6 +435,9 @@ func (j *job) fetchChunks(ctx context.Context, src Source, first, n int) (came i
 		came += k
 		j.arrived(src, k)
 	}
+	if src.Tier == TierOrigin {
+		o.paced = func(k int) int { return j.s.paced(ctx, k) }
+	}
 	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(src, i, raw) })
 	j.s.mu.Lock()
 	defer j.s.mu.Unlock()
@@ -549,7 +560,7 @@ func (j *job) settle(ctx context.Context, src Source, came int, err error) error
 
 // word is what peers are told. The caller holds mu.
 func (j *job) word() *word {
-	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able()}
+	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able(), today: j.s.today()}
 	if j.m != nil {
 		w.manifest, w.chunks, w.have = j.manifest, len(j.m.Chunks), j.have
 	}

@@ -19,8 +19,8 @@ const (
 	typeData   = 6
 	encRaw     = 0
 	encZstd    = 1
-	// HAVE, of 2026-11: manifest[32] | octets u64 | stripe u32 | patience_ms u32 | chunks u32 | form u8 | flags u8 | 0 u16 | bitmap.
-	haveHeader = 56
+	// HAVE, of 2026-11: manifest[32] | octets u64 | stripe u32 | patience_ms u32 | chunks u32 | form u8 | flags u8 | 0 u16 | today u64 | bitmap.
+	haveHeader = 64
 	typeHave   = 2
 	formNone   = 0
 	formAll    = 1
@@ -92,6 +92,7 @@ const noStripe = 1<<32 - 1
 type word struct {
 	manifest intent.Digest // of the manifest that it has; zero: none
 	octets   uint64        // that it took from the coordinator, in this life: it grows while it moves
+	today    uint64        // octets that it took from the coordinator since midnight, of all assets
 	stripe   uint32        // that it fetches from the coordinator now, or noStripe
 	patience time.Duration // how long this word holds when nothing more is heard, leastPatience to mostPatience
 	able     bool          // it wants the asset, and can fetch from the coordinator
@@ -135,6 +136,7 @@ func (w *word) encode(same bool) []byte {
 	be.PutUint32(b[52:], uint32(w.patience/time.Millisecond))
 	be.PutUint32(b[56:], uint32(w.chunks))
 	b[60] = form
+	be.PutUint64(b[64:], w.today)
 	if w.able {
 		b[61] |= flagAble
 	}
@@ -162,7 +164,7 @@ func readWord(r io.Reader, before *word) (*word, error) {
 	if h[0] != typeHave || chunks > chunk.MaxChunks || h[60] > formSame || be.Uint32(h[4:]) != haveHeader+bits {
 		return nil, fmt.Errorf("cannot read what it has: %w", errWord)
 	}
-	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, chunks: int(chunks)}
+	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), today: be.Uint64(h[64:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, chunks: int(chunks)}
 	w.patience = min(max(time.Duration(be.Uint32(h[52:]))*time.Millisecond, leastPatience), mostPatience)
 	switch h[60] {
 	case formAll:

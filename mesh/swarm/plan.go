@@ -123,6 +123,7 @@ func (p *peer) fetches(stripe uint32, now time.Time) bool {
 type line struct {
 	up      bool
 	out     bool   // it gives up, for the rest of this Fetch
+	closed  error  // why the budget lets nothing come now; nil: it does
 	shunned bool   // others would fetch again what it fetches
 	stripe  uint32 // that it fetches, or noStripe
 	claimed time.Time
@@ -156,7 +157,7 @@ func (l *line) arrive(n int, now time.Time) {
 }
 
 // able tells whether it can fetch from the coordinator. A line that breaks while a chunk comes has a while to come back.
-func (l *line) able() bool { return !l.out && !l.shunned && (l.up || l.trying) }
+func (l *line) able() bool { return !l.out && !l.shunned && l.closed == nil && (l.up || l.trying) }
 
 // patience is how long the line may bring nothing: twice what a chunk takes, at the pace of late. To fetch it anew elsewhere would take as
 // long again.
@@ -296,7 +297,7 @@ func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
 
 // hope tells whether anybody may bring something: who was not heard yet, who can fetch it, who has something that is missing.
 func (j *job) hope(now time.Time) bool {
-	if j.line.able() {
+	if j.line.able() || j.line.closed != nil {
 		return true
 	}
 	for _, p := range j.peers {

@@ -165,7 +165,7 @@ func (s *Swarm) word(d intent.Digest, seen *digested, who string) (*word, <-chan
 		return w, changed
 	}
 	s.mu.Unlock()
-	w := &word{stripe: noStripe, patience: idlePatience}
+	w := &word{stripe: noStripe, patience: idlePatience, today: s.today()}
 	if m, err := s.cfg.Store.Manifest(d); err == nil {
 		if have, _, err := s.cfg.Store.Have(d); err == nil {
 			if seen.m != m {

@@ -38,6 +38,7 @@ type member struct {
 	to     map[string]*wire // to peers
 	up     atomic.Bool      // its line to the coordinator
 	alive  atomic.Bool      // gossip sees it
+	budget *allowance
 	stop   context.CancelFunc
 	done   chan struct{}
 	took   time.Duration
@@ -54,11 +55,11 @@ func newSite(t *testing.T, n, size int) *site {
 	}
 	coordinator := NewHandler(newMem(s.m, s.b), slog.New(slog.DiscardHandler))
 	for i := range n {
-		a := &member{name: fmt.Sprintf("a%d", i+1), store: &mem{}, origin: &wire{h: coordinator, octets: 1 << 20}, to: map[string]*wire{}, done: make(chan struct{})}
+		a := &member{name: fmt.Sprintf("a%d", i+1), store: &mem{}, origin: &wire{h: coordinator, octets: 1 << 20}, to: map[string]*wire{}, done: make(chan struct{}), budget: &allowance{}}
 		a.up.Store(true)
 		a.alive.Store(true)
 		a.swarm = New(Config{
-			Self: a.name, Store: a.store, Log: slog.New(slog.DiscardHandler),
+			Self: a.name, Store: a.store, Budget: a.budget, Log: slog.New(slog.DiscardHandler),
 			Who: func(r *http.Request) string { return r.Context().Value(whoKey{}).(string) },
 			Origin: func() (Source, bool) {
 				return Source{Name: "coordinator", Tier: TierOrigin, RT: a.origin}, a.up.Load()
@@ -95,7 +96,7 @@ func (s *site) start(a *member) {
 	s.wg.Go(func() {
 		defer close(a.done)
 		for ctx.Err() == nil {
-			if _, err := a.swarm.Fetch(ctx, s.m.Content, s.m.Digest(), nil); err == nil {
+			if _, err := a.swarm.Fetch(ctx, s.m.Content, s.m.Digest(), Wanted, nil); err == nil {
 				a.took = time.Since(began)
 				return
 			}
@@ -248,7 +249,7 @@ func TestResumesCompressed(t *testing.T) {
 		}
 		sink := &mem{}
 		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{"c", TierOrigin, w}, true }})
-		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), nil); err != nil || !bytes.Equal(sink.b, raw) || len(cuts) > 0 {
+		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); err != nil || !bytes.Equal(sink.b, raw) || len(cuts) > 0 {
 			t.Fatalf("%v, same octets %v, %d cuts left", err, bytes.Equal(sink.b, raw), len(cuts))
 		}
 		if n := w.sent.Load(); n > 1100<<10 { // the first 300 KiB brought two blocks

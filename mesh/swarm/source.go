@@ -111,6 +111,7 @@ type heard struct {
 	silent *time.Timer
 	limit  func(n int) time.Duration // of what is silence, after n octets more
 	size   int                       // of the next read; 0: leastRead
+	paced  func(n int) (most int)    // waits until the octets after the n that came may be read; nil: at once
 }
 
 // Read reads little at a time, unless it comes quickly: net/http fills the buffer that it is given before it returns, and a buffer of a
@@ -119,14 +120,20 @@ func (h *heard) Read(b []byte) (int, error) {
 	h.size = max(h.size, leastRead)
 	begun := time.Now()
 	n, err := h.r.Read(b[:min(len(b), h.size)])
-	if n > 0 {
-		h.silent.Reset(h.limit(n))
-	}
+	most := mostRead
 	if time.Since(begun) < quickRead {
-		h.size = min(2*h.size, mostRead)
+		h.size *= 2
 	} else {
 		h.size = leastRead
 	}
+	if n > 0 {
+		if h.paced != nil { // it is we who are silent
+			h.silent.Stop()
+			most = h.paced(n)
+		}
+		h.silent.Reset(h.limit(n))
+	}
+	h.size = min(h.size, most)
 	return n, err
 }
 
@@ -163,7 +170,8 @@ type order struct {
 	first, n int
 	had      []byte
 	resumed  bool
-	octets   func(n int) // called for what arrives
+	octets   func(n int)     // called for what arrives
+	paced    func(n int) int // see heard
 }
 
 // ask sends an order and hands each chunk, not yet verified, to store, whose errors end it; the next ones come meanwhile. Fewer chunks
@@ -246,7 +254,7 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 		// all packets keeps the next stream's too.
 		pace := time.Duration(float64(time.Since(begun)) * min(float64(m.ChunkSize)/float64(gained), 1e6))
 		return min(max(pace, s.silence()), wanSilence)
-	}}, leastRead)
+	}, paced: o.paced}, leastRead)
 	had, buf := o.had, <-free
 	for i := o.first; i < o.first+o.n; i++ {
 		raw, err := readData(r, codec, m, i, had, buf)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
@@ -56,14 +58,16 @@ type Config struct {
 	Store  Store
 	Peers  func() []Source            // the agents that are alive, but this one; who comes first is asked first. It does not block
 	Origin func() (Source, bool)      // the coordinator; false: there is no line to it. Nil: there is none
+	Budget Budget                     // of the line to the coordinator; nil: it may carry what it can
 	Who    func(*http.Request) string // the agent that asks Handler; nil: nobody knows
 	Log    *slog.Logger
 }
 
 // Swarm is one agent's part in bringing assets to a site.
 type Swarm struct {
-	cfg Config
-	wan atomic.Int64 // octets of chunks that came from the coordinator
+	cfg  Config
+	wan  atomic.Int64  // octets of chunks that came from the coordinator
+	pace *rate.Limiter // of octets from the coordinator, by Config.Budget
 
 	mu       sync.Mutex // guards what follows, and every job; nothing is read, written or waited for under it
 	changed  chan struct{}
@@ -73,7 +77,7 @@ type Swarm struct {
 
 // New returns a Swarm that fetches nothing until Fetch is called.
 func New(cfg Config) *Swarm {
-	return &Swarm{cfg: cfg, changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}}
+	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}}
 }
 
 // WAN returns how many octets of chunks came from the coordinator in this life.

@@ -168,7 +168,7 @@ func fetch(ctx context.Context, store Store, d, manifest intent.Digest, sources 
 		}
 		return known
 	}
-	_, err := New(Config{Self: "me", Store: store, Peers: peers, Log: slog.New(slog.DiscardHandler)}).Fetch(ctx, d, manifest, p)
+	_, err := New(Config{Self: "me", Store: store, Peers: peers, Log: slog.New(slog.DiscardHandler)}).Fetch(ctx, d, manifest, Wanted, p)
 	return err
 }
 
@@ -315,7 +315,7 @@ func TestSlowDisk(t *testing.T) {
 			Self: "a", Store: sink, Log: slog.New(slog.DiscardHandler),
 			Peers: func() []Source { return []Source{{"b", TierPeer, w}} },
 		})
-		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), nil); err != nil {
+		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); err != nil {
 			t.Fatal(err)
 		}
 		if n, want := asked.Load(), int64(len(m.Chunks)+maxRun-1)/maxRun; n != want {
@@ -356,7 +356,7 @@ func TestFullDiskWastesNoLine(t *testing.T) {
 		w := &wire{h: handlerOf(newMem(m, b))}
 		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{"c", TierOrigin, w}, true }})
 		for range 20 {
-			if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), nil); !errors.Is(err, blob.ErrFull) {
+			if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); !errors.Is(err, blob.ErrFull) {
 				t.Fatal(err)
 			}
 		}

@@ -30,6 +30,8 @@ const (
 	// refusedFor is how long what did not fit is not tried again, unless the intent moves or moreRoom is free: each try asks for a manifest.
 	refusedFor = 10 * time.Minute
 	moreRoom   = 64 << 20
+	// triedFor is how long other assets come after an urgent one was tried in vain.
+	triedFor = time.Minute
 )
 
 // Intent is what a site wants of its assets at one moment.
@@ -49,7 +51,9 @@ type Config struct {
 	WAN     func() []string       // who of them hears a coordinator
 	Peers   Peers
 	// Fetch brings an asset, whole, and says how many octets came from where; errors as swarm.Fetch.
-	Fetch func(ctx context.Context, s *intent.AssetSpec) (map[string]int64, error)
+	Fetch func(ctx context.Context, s *intent.AssetSpec, urgent bool) (map[string]int64, error)
+	// Urgent tells whether a machine waits for an asset. Those come first, and other fetches make way.
+	Urgent func(*intent.AssetSpec) bool
 	// Forget drops what was remembered of assets that are not fetched any more.
 	Forget func(wanted func(intent.Digest) bool)
 	// Sure tells whether the intent can be relied upon: nothing of the store is on hold, and it is not behind. Otherwise nothing goes.
@@ -68,7 +72,8 @@ type Keeper struct {
 	heard     map[string]heard
 	asked     time.Time
 	refused   map[intent.Digest]refusal
-	told      time.Time // the newest bad chunk of which there was an event
+	tried     map[intent.Digest]time.Time // when a fetch of it ended last
+	told      time.Time                   // the newest bad chunk of which there was an event
 	suspect   bool
 	saved     time.Time
 	scrubbed  uint64 // octets since the start
@@ -92,7 +97,7 @@ type refusal struct {
 // New returns a keeper that does nothing before Run.
 func New(cfg Config) *Keeper {
 	return &Keeper{
-		cfg: cfg, clearing: make(chan struct{}, 1), heard: map[string]heard{}, refused: map[intent.Digest]refusal{}, told: time.Now(),
+		cfg: cfg, clearing: make(chan struct{}, 1), heard: map[string]heard{}, refused: map[intent.Digest]refusal{}, tried: map[intent.Digest]time.Time{}, told: time.Now(),
 		manifests: map[intent.Digest]*chunk.Manifest{},
 	}
 }
@@ -171,48 +176,78 @@ func (k *Keeper) holders(d intent.Digest) (out []string) {
 	return claim.Rendezvous(k.cfg.Self+d.Hex(), out) // agents spread what they ask for
 }
 
+// due lists what this agent is to fetch, what a machine waits for first.
+func (k *Keeper) due(p Plan, in Intent) (urgent, rest []*intent.AssetSpec) {
+	for _, s := range slices.Concat(p.Keep, p.Bring) {
+		switch {
+		case k.here(s.Digest) || k.rests(s.Digest, in.Head) || p.Elsewhere[s.Digest] != nil && len(k.holders(s.Digest)) > 0:
+		case k.cfg.Urgent(s):
+			urgent = append(urgent, s)
+		default:
+			rest = append(rest, s)
+		}
+	}
+	return urgent, rest
+}
+
+// wayFor tells whether a fetch that is not urgent makes way: for one that is, unless that was just tried in vain.
+func (k *Keeper) wayFor(urgent []*intent.AssetSpec) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.ContainsFunc(urgent, func(s *intent.AssetSpec) bool { return time.Since(k.tried[s.Digest]) > triedFor })
+}
+
 // fetchAll completes what is kept here, one after the other.
 func (k *Keeper) fetchAll(ctx context.Context) {
 	p, in := k.plan()
 	k.pin(p)
 	k.cfg.Forget(func(d intent.Digest) bool { return len(p.Pins[d]) > 0 })
-	for _, s := range slices.Concat(p.Keep, p.Bring) {
+	urgent, rest := k.due(p, in)
+	for _, s := range slices.Concat(urgent, rest) {
 		if ctx.Err() != nil || in.Head != k.cfg.Intent().Head {
 			return // another order may hold
 		}
-		if k.here(s.Digest) || k.rests(s.Digest, in.Head) || p.Elsewhere[s.Digest] != nil && len(k.holders(s.Digest)) > 0 {
-			continue
+		if now, _ := k.due(p, in); !k.cfg.Urgent(s) && k.wayFor(now) {
+			return
 		}
 		if err := k.fetch(ctx, s, in.Head); err != nil && ctx.Err() == nil {
 			k.cfg.Log.Warn("asset not here yet", "asset", s.Digest.Short(), "err", err)
 		}
+		k.mu.Lock()
+		k.tried[s.Digest] = time.Now()
+		k.mu.Unlock()
 	}
 }
 
 // pin tells the store what it may not delete.
 func (k *Keeper) pin(p Plan) { k.cfg.Blobs.SetPins(slices.Collect(maps.Keys(p.Pins))) }
 
-// fetch completes one asset, unless it stops to be kept here.
+// fetch completes one asset, unless it stops to be kept here, makes way for an urgent one, or its own urgency changes: then the next round
+// goes on with it.
 func (k *Keeper) fetch(ctx context.Context, s *intent.AssetSpec, head intent.Head) error {
 	k.makeRoom(ctx, s)
 	fctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	urgent := k.cfg.Urgent(s)
 	wg.Go(func() {
 		k.every(fctx, func(context.Context) {
-			if p, _ := k.plan(); !slices.ContainsFunc(slices.Concat(p.Keep, p.Bring), func(o *intent.AssetSpec) bool { return o.Digest == s.Digest }) {
+			p, in := k.plan()
+			kept := slices.ContainsFunc(slices.Concat(p.Keep, p.Bring), func(o *intent.AssetSpec) bool { return o.Digest == s.Digest })
+			others, _ := k.due(p, in)
+			if !kept || k.cfg.Urgent(s) != urgent || !urgent && k.wayFor(others) {
 				cancel()
 			}
 		})
 	})
 	start := time.Now()
-	from, err := k.cfg.Fetch(fctx, s)
+	from, err := k.cfg.Fetch(fctx, s, urgent)
 	switch {
 	case errors.Is(err, blob.ErrFull):
 		return k.refuse(s, head, err)
 	case err != nil && fctx.Err() != nil:
-		return nil // nobody wants it here any more
+		return nil // nobody wants it here any more, or the next round goes on with it
 	case err != nil:
 		return err
 	}
@@ -292,6 +327,7 @@ func (k *Keeper) look(ctx context.Context) {
 	maps.DeleteFunc(k.refused, func(d intent.Digest, _ refusal) bool {
 		return !slices.ContainsFunc(p.Keep, func(s *intent.AssetSpec) bool { return s.Digest == d })
 	})
+	maps.DeleteFunc(k.tried, func(_ intent.Digest, at time.Time) bool { return time.Since(at) > triedFor })
 	stale, save := time.Since(k.asked), time.Since(k.saved) >= saveEvery
 	if save {
 		k.saved = time.Now()

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/storage/blob"
@@ -76,11 +78,11 @@ func TestBroughtForTheKeepers(t *testing.T) {
 		s.wan = ranked[2:]
 		for _, n := range s.nodes {
 			fetch := n.cfg.Fetch
-			n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec) (map[string]int64, error) {
+			n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec, urgent bool) (map[string]int64, error) {
 				if !slices.Contains(s.wan, n.name) && len(s.owners(a)) == 0 {
 					return nil, errors.New("nobody has it")
 				}
-				return fetch(ctx, a)
+				return fetch(ctx, a, urgent)
 			}
 		}
 		defer s.run()()
@@ -98,6 +100,61 @@ func TestBroughtForTheKeepers(t *testing.T) {
 	})
 }
 
+// TestUrgentFirst: an image that a machine waits for comes before one that is under way, which goes on after it; one that is urgent and
+// comes from nobody keeps the others back no longer than it takes to find that out.
+func TestUrgentFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 100*gib, "a1")
+		n := s.nodes[0]
+		slow, img, never := s.upload(1, 64, "image"), s.upload(2, 64, "image"), s.upload(3, 64, "image")
+		waits := map[intent.Digest]bool{}
+		var order []string
+		fetch := n.cfg.Fetch
+		n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec, urgent bool) (map[string]int64, error) {
+			s.mu.Lock()
+			order = append(order, fmt.Sprintf("%s %v", map[intent.Digest]string{slow.Digest: "slow", img.Digest: "img", never.Digest: "never"}[a.Digest], urgent))
+			s.mu.Unlock()
+			switch a {
+			case never:
+				return nil, errors.New("nobody has it")
+			case slow:
+				if !sleepFor(ctx, 10*time.Minute) {
+					return nil, ctx.Err()
+				}
+			}
+			return fetch(ctx, a, urgent)
+		}
+		n.cfg.Urgent = func(a *intent.AssetSpec) bool { s.mu.Lock(); defer s.mu.Unlock(); return waits[a.Digest] }
+		defer s.run()()
+		s.want(slow)
+		time.Sleep(time.Minute)
+		s.mu.Lock()
+		waits[img.Digest], waits[never.Digest] = true, true
+		s.mu.Unlock()
+		s.want(slow, img)
+		time.Sleep(2 * lookEvery)
+		s.wantOwners("urgent", img, "a1")
+		time.Sleep(11 * time.Minute)
+		s.wantOwners("what made way", slow, "a1")
+		if d := cmp.Diff([]string{"slow false", "img true", "slow false"}, order); d != "" {
+			t.Error(d)
+		}
+		other := s.upload(4, 64, "image")
+		s.want(slow, img, never, other)
+		time.Sleep(2 * lookEvery)
+		s.wantOwners("though an urgent one does not come", other, "a1")
+	})
+}
+
+func sleepFor(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // TestLastCopyStays: a surplus copy stays while a keeper is not heard, has not all of it, or does not hold on to it itself, and while
 // agents have just come or gone; then it goes.
 func TestLastCopyStays(t *testing.T) {
@@ -108,7 +165,7 @@ func TestLastCopyStays(t *testing.T) {
 		ranked := claim.Rendezvous(img.Digest.Hex(), s.names())
 		third := s.node(ranked[2])
 		for _, name := range ranked[1:] {
-			if _, err := s.node(name).fetch(t.Context(), img); err != nil {
+			if _, err := s.node(name).fetch(t.Context(), img, false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -122,7 +179,7 @@ func TestLastCopyStays(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		stays("a keeper has nothing of it")
-		if _, err := s.node(ranked[0]).fetch(t.Context(), img); err != nil {
+		if _, err := s.node(ranked[0]).fetch(t.Context(), img, false); err != nil {
 			t.Fatal(err)
 		}
 		s.setCut(ranked[0], ranked[2], true)
@@ -239,9 +296,9 @@ func TestOvercommitted(t *testing.T) {
 			}
 		}
 		fetch := n.cfg.Fetch
-		n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec) (map[string]int64, error) {
+		n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec, urgent bool) (map[string]int64, error) {
 			tries++
-			return fetch(ctx, a)
+			return fetch(ctx, a, urgent)
 		}
 		kernel, img, old := s.upload(1, 64, "boot"), s.upload(2, 128, "image"), s.upload(3, 64, "image")
 		s.want(old)

@@ -74,7 +74,7 @@ func newSite(t *testing.T, disk uint64, names ...string) *site {
 			}
 		})
 		n.Keeper = New(Config{
-			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Forget: func(func(intent.Digest) bool) {},
+			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Urgent: func(a *intent.AssetSpec) bool { return a.Class == classBoot }, Forget: func(func(intent.Digest) bool) {},
 			Intent: s.now, Members: n.members, WAN: func() []string { s.mu.Lock(); defer s.mu.Unlock(); return s.wan }, Sure: func() bool { s.mu.Lock(); defer s.mu.Unlock(); return n.sure },
 			Peers: Remote(func(agent string) http.RoundTripper { return wire{n, agent} }),
 			Event: func(kind, message string, _ map[string]string) error {
@@ -136,7 +136,7 @@ func (s *site) upload(seed, kib int, class string) *intent.AssetSpec {
 }
 
 // fetch is a swarm that has everything.
-func (n *node) fetch(ctx context.Context, a *intent.AssetSpec) (map[string]int64, error) {
+func (n *node) fetch(ctx context.Context, a *intent.AssetSpec, _ bool) (map[string]int64, error) {
 	n.s.mu.Lock()
 	b := n.s.content[a.Digest]
 	n.s.mu.Unlock()

@@ -171,7 +171,7 @@ func agents(b *testing.B, lane transport.Lane, src string) copier {
 		s := swarm.New(swarm.Config{Self: "a2", Store: own, Log: log, Peers: func() []swarm.Source {
 			return []swarm.Source{{Name: "a1", Tier: swarm.TierPeer, RT: end.RoundTripper(transport.Peer{Site: "lon1", ID: "a1"})}}
 		}})
-		_, err := s.Fetch(ctx, m.Content, m.Digest(), nil)
+		_, err := s.Fetch(ctx, m.Content, m.Digest(), swarm.Wanted, nil)
 		return errors.Join(err, closeOwn())
 	}
 }

@@ -216,7 +216,7 @@ func (w *fill) agent(ctx context.Context, node *pkitest.Node, own *blob.Store, f
 	w.Cleanup(func() { end(); <-ended })
 	doomed := make(chan error, 1)
 	go func() { doomed <- fate(ctx, name, a) }()
-	_, err = s.Fetch(ctx, w.m.Content, w.m.Digest(), func(swarm.Source, int, int, int) { a.chunks.Add(1) })
+	_, err = s.Fetch(ctx, w.m.Content, w.m.Digest(), swarm.Wanted, func(swarm.Source, int, int, int) { a.chunks.Add(1) })
 	w.mu.Lock()
 	if ctx.Err() != nil { // it died
 		delete(w.at, name)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -312,6 +313,7 @@ func (a *app) siteCmd() *cobra.Command {
 		},
 	}
 	c.AddCommand(status)
+	c.AddCommand(line.Wan(shell{a}))
 	c.AddCommand(documents.Site(shell{a})...)
 	return c
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
@@ -16,6 +17,7 @@ type shell struct{ a *app }
 var (
 	_ account.Shell   = shell{}
 	_ documents.Shell = shell{}
+	_ line.Shell      = shell{}
 	_ pki.Shell       = shell{}
 )
 
