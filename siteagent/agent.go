@@ -298,7 +298,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh,
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door

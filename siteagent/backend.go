@@ -23,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
+	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -47,6 +48,7 @@ type backend struct {
 	cutOff  func(context.Context) bool
 	over    *overrides
 	store   func() string // its state in a few words
+	assets  func() map[intent.Digest]holdings.Status
 	members *members.Keeper
 	audit   *auditlog.Log
 	fresh   *freshness.Keeper
@@ -92,6 +94,12 @@ func (b *backend) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
 	}
 	for k, v := range arrays {
 		fill(c, k, v)
+	}
+	held := b.assets()
+	for _, o := range c.List(intent.KindAsset) {
+		if st, ok := held[o.Spec.(*intent.AssetSpec).Digest]; ok {
+			fill(c, o.Key(), st)
+		}
 	}
 	return c, rev, nil
 }

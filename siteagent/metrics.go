@@ -51,6 +51,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_assets_wan_today_octets", func() float64 { return float64(a.line.Today()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
+	a.assets.Gauges(set)
 	upkeep.KeyGauges(set, a.backend.keys, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
 		func() time.Time { return a.uplink.Status().Heard })
 	for _, st := range []intent.MachineState{

@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
 )
 
@@ -41,7 +42,7 @@ func newSiteAPI(t *testing.T) *siteAPI {
 	a, o, db := cutOffStore(t)
 	b := &backend{
 		info: api.Info{Role: "site", ID: "a1", Site: "lon1"}, w: o.w, db: db, over: o, audit: o.audit, floor: trust.NewFloor(time.Time{}, time.Time{}, nil),
-		cutOff: func(context.Context) bool { return true },
+		cutOff: func(context.Context) bool { return true }, assets: func() map[intent.Digest]holdings.Status { return nil },
 	}
 	return &siteAPI{T: t, author: a, o: o, api: api.New(b, slog.New(slog.DiscardHandler)), tokens: map[string]string{}, certs: map[string]*x509.Certificate{}}
 }

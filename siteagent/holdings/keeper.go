@@ -339,24 +339,20 @@ func (k *Keeper) look(ctx context.Context) {
 		}
 	}
 	k.damage()
-	if wait, needed := k.interest(in); needed && stale >= wait {
+	if stale >= k.pause(in) {
 		k.hear(ctx)
 	}
 	k.watermarks(ctx)
 }
 
-// interest tells whether this agent needs to know what others have, and how often: what can be had elsewhere it need not have.
-func (k *Keeper) interest(in Intent) (every time.Duration, needed bool) {
-	every = hearEvery
+// pause is how long what others have need not be asked again: not long while a machine may wait for it.
+func (k *Keeper) pause(in Intent) time.Duration {
 	for _, s := range in.Wanted {
-		if s.Class != classBoot && !k.here(s.Digest) {
-			needed = true
-			if len(k.holders(s.Digest)) == 0 {
-				every = lookEvery
-			}
+		if s.Class != classBoot && !k.here(s.Digest) && len(k.holders(s.Digest)) == 0 {
+			return lookEvery
 		}
 	}
-	return every, needed
+	return hearEvery
 }
 
 // hear asks every agent that lives what it has. What one said before is forgotten when it does not answer: it has nothing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -449,6 +450,49 @@ func TestRelay(t *testing.T) {
 		f("one is away", true)
 		if got := s.owners(img); len(got) != 2 || len(n.cfg.Blobs.List()) != 0 {
 			t.Fatalf("on %v", got)
+		}
+	})
+}
+
+// TestStatuses: what an agent shows of all.
+func TestStatuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 100*gib, "a1", "a2", "a3")
+		img, big := s.upload(1, 64, "image"), s.upload(2, 64, "image")
+		ranked := claim.Rendezvous(img.Digest.Hex(), s.names())
+		at := func(n *node, a *intent.AssetSpec) map[string]string {
+			out := map[string]string{}
+			for _, st := range n.Statuses()[a.Digest].Agents {
+				out[st.Agent] = strings.TrimSpace(fmt.Sprint(st.State, " ", st.Have, " ", st.Octets, " ", st.Pins, " ", st.Day, " ", st.Refused))
+			}
+			return out
+		}
+		if _, err := s.node(ranked[2]).fetch(t.Context(), img, false); err != nil {
+			t.Fatal(err)
+		}
+		defer s.run()()
+		s.want(img)
+		time.Sleep(time.Minute)
+		n := s.nodes[0]
+		want := map[string]string{
+			ranked[0]: "complete 1 65536 [current] 2000-01-01 false",
+			ranked[1]: "complete 1 65536 [current] 2000-01-01 false",
+			ranked[2]: "complete 1 65536 [surplus] 2000-01-01 false",
+		}
+		if got := at(n, img); !maps.Equal(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+		for _, o := range s.nodes {
+			s.mu.Lock()
+			o.other = 99 * gib
+			s.mu.Unlock()
+		}
+		s.want(img, big)
+		s.setCut("a1", "a2", true)
+		time.Sleep(claim.HoldOff / 2)
+		got := at(n, big)
+		if got["a2"] != "unknown 0 0 []  false" || got["a1"] == "none 0 0 []  true" != slices.Contains(Keepers(big, s.names()), "a1") {
+			t.Fatalf("%v", got)
 		}
 	})
 }

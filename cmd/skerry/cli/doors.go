@@ -264,7 +264,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
 		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
 		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
-		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB")
+		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
 		f.Uint64Var(&cfg.Ballast, "ballast-bytes", cfg.Ballast, "octets that \"skerry agent recover\" frees on a full disk; 0 = none")
 		f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	}

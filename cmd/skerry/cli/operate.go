@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -72,66 +70,6 @@ func (a *app) printToken(v any, token string) error {
 	}
 	_, err := fmt.Fprintln(a.Out, token)
 	return err
-}
-
-func (a *app) assetCmd() *cobra.Command {
-	c := &cobra.Command{Use: "asset", Short: "Upload and list assets"}
-	var name, class string
-	upload := &cobra.Command{
-		Use: "upload FILE", Short: "Upload a file and register it as an asset", Args: args("FILE"),
-		Example: "  skerry asset upload out/tiny.img --name tiny --class image\n  skerry asset upload out/vmlinuz --class boot",
-		RunE: func(c *cobra.Command, given []string) error {
-			f, err := os.Open(given[0])
-			if err != nil {
-				return fmt.Errorf("cannot upload: %w", err)
-			}
-			defer f.Close()
-			st, err := f.Stat()
-			if err != nil {
-				return fmt.Errorf("cannot upload: %w", err)
-			}
-			if name == "" {
-				name = assetName(given[0])
-			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			body, finish := a.progress(f, name, st.Size())
-			o, err := cl.Upload(c.Context(), name, class, body, st.Size())
-			finish(err == nil)
-			if err != nil {
-				return explainClient(err)
-			}
-			return a.printObjects([]*intent.Object{o})
-		},
-	}
-	upload.Flags().StringVar(&name, "name", "", "name of the asset; default: the file's")
-	upload.Flags().StringVar(&class, "class", "image", "image, boot or other")
-	list := &cobra.Command{Use: "list", Short: "List assets", Args: args(), RunE: func(c *cobra.Command, _ []string) error {
-		cl, err := a.client()
-		if err != nil {
-			return err
-		}
-		info, _ := intent.KindAsset.Info()
-		items, err := cl.List(c.Context(), info, "", "")
-		if err != nil {
-			return explainClient(err)
-		}
-		return a.printObjects(items)
-	}}
-	c.AddCommand(upload, list)
-	return c
-}
-
-func assetName(file string) string {
-	n := strings.ToLower(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
-	return strings.Trim(strings.Map(func(r rune) rune {
-		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') {
-			return r
-		}
-		return '-'
-	}, n), "-")
 }
 
 // progress draws a bar on a terminal, and plain lines elsewhere.

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/holdings"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) assetCmd() *cobra.Command {
+	c := &cobra.Command{Use: "asset", Short: "Upload assets, and see where they are"}
+	var name, class string
+	upload := &cobra.Command{
+		Use: "upload FILE", Short: "Upload a file and register it as an asset", Args: args("FILE"),
+		Example: "  skerry asset upload out/tiny.img --name tiny --class image\n  skerry asset upload out/vmlinuz --class boot",
+		RunE: func(c *cobra.Command, given []string) error {
+			f, err := os.Open(given[0])
+			if err != nil {
+				return fmt.Errorf("cannot upload: %w", err)
+			}
+			defer f.Close()
+			st, err := f.Stat()
+			if err != nil {
+				return fmt.Errorf("cannot upload: %w", err)
+			}
+			if name == "" {
+				name = assetName(given[0])
+			}
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			body, finish := a.progress(f, name, st.Size())
+			o, err := cl.Upload(c.Context(), name, class, body, st.Size())
+			finish(err == nil)
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.printObjects([]*intent.Object{o})
+		},
+	}
+	upload.Flags().StringVar(&name, "name", "", "name of the asset; default: the file's")
+	upload.Flags().StringVar(&class, "class", "image", "image, boot or other")
+	list := &cobra.Command{
+		Use: "list", Short: "List assets; at a site with the agents that have them", Args: args(),
+		Example: "  skerry --context lon1 asset list",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			info, _ := intent.KindAsset.Info()
+			items, err := cl.List(c.Context(), info, "", "")
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.printAssets(items)
+		},
+	}
+	describe := &cobra.Command{
+		Use: "describe NAME", Short: "Print an asset; at a site with what each agent has of it, and why", Args: args("NAME"),
+		Example: "  skerry --context lon1 asset describe tiny",
+		RunE: func(c *cobra.Command, given []string) error {
+			cl, err := a.client()
+			if err != nil {
+				return err
+			}
+			info, _ := intent.KindAsset.Info()
+			o, err := cl.Get(c.Context(), info, "", given[0])
+			if err != nil {
+				return explainClient(err)
+			}
+			return a.printAsset(o)
+		},
+	}
+	c.AddCommand(upload, list, describe)
+	return c
+}
+
+func assetName(file string) string {
+	n := strings.ToLower(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
+	return strings.Trim(strings.Map(func(r rune) rune {
+		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') {
+			return r
+		}
+		return '-'
+	}, n), "-")
+}
+
+// placed reads what the agents of a site have of an asset; false: a coordinator answered, which does not know.
+func placed(o *intent.Object) (st holdings.Status, ok bool) {
+	return st, len(o.Status) > 0 && json.Unmarshal(o.Status, &st) == nil
+}
+
+func (a *app) printAssets(items []*intent.Object) error {
+	if a.output == "name" || !slices.ContainsFunc(items, func(o *intent.Object) bool { _, ok := placed(o); return ok }) {
+		return a.printObjects(items)
+	}
+	return a.print(items, func(t *table) {
+		t.header("NAME", "CLASS", "SIZE", "AGENTS")
+		for _, o := range items {
+			s, ok := o.Spec.(*intent.AssetSpec)
+			if !ok {
+				continue
+			}
+			st, _ := placed(o)
+			var at []string
+			for _, ag := range st.Agents {
+				at = append(at, ag.Agent+" "+stateOf(ag))
+			}
+			t.row(o.Metadata.Name, s.Class, fmt.Sprint(s.Size), strings.Join(at, ", "))
+		}
+	})
+}
+
+func stateOf(ag holdings.AgentStatus) string {
+	switch {
+	case ag.Refused:
+		return ag.State + " (disk_overcommitted)"
+	case ag.State == holdings.Partial && ag.Chunks > 0:
+		return fmt.Sprintf("%d %%", ag.Have*100/ag.Chunks)
+	}
+	return ag.State
+}
+
+func (a *app) printAsset(o *intent.Object) error {
+	st, ok := placed(o)
+	s, isAsset := o.Spec.(*intent.AssetSpec)
+	if a.output == "name" || !ok || !isAsset {
+		return a.printObjects([]*intent.Object{o})
+	}
+	return a.print(o, func(t *table) {
+		t.header("AGENT", "STATE", "CHUNKS", "OCTETS", "PINNED BY", "LAST USED")
+		for _, ag := range st.Agents {
+			var pins []string
+			for _, p := range ag.Pins {
+				pins = append(pins, string(p))
+			}
+			t.row(ag.Agent, stateOf(ag), fmt.Sprintf("%d of %d", ag.Have, ag.Chunks), fmt.Sprintf("%d of %d", ag.Octets, s.Size), strings.Join(pins, ", "), ag.Day)
+		}
+	})
+}

@@ -1,0 +1,109 @@
+package holdings
+
+import (
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/skerry-metal/skerry/mesh/intent"
+)
+
+// Status is the status of an Asset at its site: what each agent of the site said of it last, in the order of the roster.
+type Status struct {
+	Agents []AgentStatus `json:"agents"`
+}
+
+// The states of an asset at an agent. Who was not heard for two minutes is Unknown, and has nothing as far as others are concerned.
+const (
+	Complete = "complete"
+	Partial  = "partial"
+	None     = "none"
+	Unknown  = "unknown"
+)
+
+// AgentStatus is an asset at one agent.
+type AgentStatus struct {
+	Agent  string `json:"agent"`
+	State  string `json:"state"`
+	Have   int    `json:"heldChunks"`
+	Chunks int    `json:"chunks,omitempty"` // 0 where there is nothing
+	Octets uint64 `json:"heldBytes"`
+	Pins   []Pin  `json:"pins,omitempty"`
+	// Day is the one of its last use; empty where there is nothing.
+	Day     string `json:"lastUsedDay,omitempty"`
+	Refused bool   `json:"refused,omitempty"` // disk_overcommitted
+}
+
+// Statuses returns the status of each asset of the active intent.
+func (k *Keeper) Statuses() map[intent.Digest]Status {
+	own, reports := k.Report(), map[string]*Report{}
+	members := k.cfg.Members()
+	k.mu.Lock()
+	for _, m := range members {
+		if h, ok := k.heard[m.ID]; ok && m.Alive && time.Since(h.at) <= heardLife {
+			reports[m.ID] = h.r
+		}
+	}
+	k.mu.Unlock()
+	reports[k.cfg.Self] = own
+	out := map[intent.Digest]Status{}
+	for _, s := range k.cfg.Intent().Wanted {
+		st := Status{}
+		for _, m := range members {
+			st.Agents = append(st.Agents, reports[m.ID].status(m.ID, s.Digest))
+		}
+		out[s.Digest] = st
+	}
+	return out
+}
+
+// status is an asset as r has it; nil: its agent was not heard.
+func (r *Report) status(agent string, d intent.Digest) AgentStatus {
+	st := AgentStatus{Agent: agent, State: Unknown}
+	if r == nil {
+		return st
+	}
+	st.State = None
+	if a, ok := r.of(d); ok {
+		st.Have, st.Chunks, st.Octets, st.Pins, st.Day = a.Have, a.Chunks, a.Octets, a.Pins, a.LastUsed.UTC().Format(time.DateOnly)
+		if st.State = Partial; a.Complete {
+			st.State = Complete
+		}
+	}
+	for _, x := range r.Disk.Refused {
+		st.Refused = st.Refused || x == d
+	}
+	return st
+}
+
+// Gauges show what is held, by what for, and what became of it since the start.
+func (k *Keeper) Gauges(set *metrics.Set) {
+	held := func(count func(Asset) bool) func() float64 {
+		return func() float64 {
+			n := uint64(0)
+			for _, a := range k.Report().Assets {
+				if count(a) {
+					n += a.Octets
+				}
+			}
+			return float64(n)
+		}
+	}
+	set.NewGauge(`skerry_asset_held_octets{pin="none"}`, held(func(a Asset) bool { return len(a.Pins) == 0 }))
+	for _, p := range []Pin{Current, Previous, Next, Surplus} {
+		set.NewGauge(`skerry_asset_held_octets{pin="`+string(p)+`"}`, held(func(a Asset) bool { return len(a.Pins) > 0 && a.Pins[0] == p }))
+	}
+	set.NewGauge("skerry_asset_refused", func() float64 { return float64(len(k.Report().Disk.Refused)) })
+	set.NewGauge("skerry_asset_disk_suspect", func() float64 {
+		if k.Report().Disk.Suspect {
+			return 1
+		}
+		return 0
+	})
+	set.NewGauge("skerry_asset_disk_free_octets", func() float64 { return float64(k.Report().Disk.Free) })
+	set.NewGauge("skerry_asset_disk_octets", func() float64 { return float64(k.Report().Disk.Total) })
+	total := func(of *uint64) func() float64 {
+		return func() float64 { k.mu.Lock(); defer k.mu.Unlock(); return float64(*of) }
+	}
+	set.NewGauge("skerry_asset_scrubbed_octets_total", total(&k.scrubbed))
+	set.NewGauge("skerry_asset_evicted_octets_total", total(&k.evicted))
+}

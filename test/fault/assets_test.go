@@ -1,0 +1,65 @@
+package fault
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/holdings"
+)
+
+// have returns what the agents of s1 have of an asset, as one of them shows it.
+func (w *world) have(at, asset string) map[string]string {
+	ctx, cancel := w.ask()
+	defer cancel()
+	info, _ := intent.KindAsset.Info()
+	o, err := w.api("admin", "s1/"+at).Get(ctx, info, "", asset)
+	var st holdings.Status
+	if err != nil || json.Unmarshal(o.Status, &st) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, a := range st.Agents {
+		out[a.Agent] = a.State
+	}
+	return out
+}
+
+// TestImageAtTwoAgents: of three agents all have what machines boot from, two an image, and each says so of all. When one of the two is
+// gone the third fetches it from the other; what the intent names has its two copies again with the coordinator gone.
+func TestImageAtTwoAgents(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.over()
+		w.join(3)
+		_, _ = w.publish(300<<10, rnd)
+		img := make([]byte, 3<<20)
+		for i := range img {
+			img[i] = byte(rnd.Uint32())
+		}
+		_, err := w.api("admin", "coordinator").Upload(w.Context(), "tiny", "image", bytes.NewReader(img), int64(len(img)))
+		w.must(err)
+		ranked := claim.Rendezvous(intent.DigestOf(img).Hex(), []string{"a1", "a2", "a3"})
+		is := func(at, asset string, states ...string) func() bool {
+			return func() bool {
+				got := w.have(at, asset)
+				return slices.Equal(states, []string{got[ranked[0]], got[ranked[1]], got[ranked[2]]})
+			}
+		}
+		for _, at := range ranked {
+			w.until("all have the kernel, as "+at+" says", is(at, "vmlinuz", "complete", "complete", "complete"))
+			w.until("two have the image, as "+at+" says", is(at, "tiny", "complete", "complete", "none"))
+		}
+		w.end("coordinator")
+		w.kill("s1/" + ranked[0])
+		w.until("the third has it", is(ranked[1], "tiny", "unknown", "complete", "complete"))
+		w.end("s1/" + ranked[2])
+		w.same("s1/"+ranked[2], intent.DigestOf(img), img)
+	})
+}
