@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
@@ -61,5 +63,52 @@ func TestImageAtTwoAgents(t *testing.T) {
 		w.until("the third has it", is(ranked[1], "tiny", "unknown", "complete", "complete"))
 		w.end("s1/" + ranked[2])
 		w.same("s1/"+ranked[2], intent.DigestOf(img), img)
+	})
+}
+
+// TestBudget: a site that may take nothing for now takes what machines boot from, and no image that none waits for; when it may again, the
+// image comes once over its line, and no faster than it may.
+func TestBudget(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.over()
+		admin := w.api("admin", "coordinator")
+		budget := func(wan *intent.WANSpec) {
+			info, _ := intent.KindSite.Info()
+			o, err := admin.Get(w.Context(), info, "", "s1")
+			w.must(err)
+			o.Spec.(*intent.SiteSpec).WAN, o.Status = wan, nil
+			_, err = admin.Put(w.Context(), o, false, "test")
+			w.must(err)
+			w.until("s1 is level", func() bool { return w.level("s1") })
+		}
+		_, _ = w.publish(300<<10, rnd)
+		budget(&intent.WANSpec{Windows: []intent.WANWindow{{From: "00:00", To: "00:00", Rate: "0"}}})
+		_, err := admin.Upload(w.Context(), "shell", "boot", strings.NewReader("another loader"), 14)
+		w.must(err)
+		img := make([]byte, 3<<20)
+		for i := range img {
+			img[i] = byte(rnd.Uint32())
+		}
+		_, err = admin.Upload(w.Context(), "tiny", "image", bytes.NewReader(img), int64(len(img)))
+		w.must(err)
+		both := func(asset, state string) bool {
+			got := w.have("a1", asset)
+			return got["a1"] == state && got["a2"] == state
+		}
+		w.until("both have what boots", func() bool { return both("shell", "complete") })
+		time.Sleep(time.Hour)
+		if got := w.have("a1", "tiny"); got["a1"] == "complete" || got["a2"] == "complete" {
+			t.Errorf("in quiet hours: %v", got)
+		}
+		budget(&intent.WANSpec{RateIn: "80k"}) // 10 kB/s: 315 s
+		began := time.Now()
+		w.until("both have the image", func() bool { return both("tiny", "complete") })
+		if took := time.Since(began); took < 4*time.Minute || took > 8*time.Minute {
+			t.Errorf("3 MiB at 80 kbit/s took %v", took)
+		}
+		w.end("s1/a2")
+		w.same("s1/a2", intent.DigestOf(img), img)
 	})
 }
