@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +63,7 @@ type Config struct {
 	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB, or 5 % and 1 GiB
 	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
 	Journal    uint64        // the newest records of its own journal that an agent keeps all of; 0: claim.KeepRecords
+	Bulk       string        // what carries assets between agents: quic, tcp, or auto: QUIC, and TCP where UDP is blocked; empty: auto
 	Version    string
 	Logger     *slog.Logger
 	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
@@ -217,8 +219,8 @@ func (a *Agent) open() error {
 func (a *Agent) wire() (err error) {
 	log, self := a.cfg.Logger, a.id.Agent
 	a.end, err = transport.New(transport.Config{
-		Network: a.cfg.Network,
-		Listen:  a.cfg.Management, Log: log, ResetKey: a.reset,
+		Network: a.cfg.Network, Bulk: transport.Lane(strings.TrimPrefix(a.cfg.Bulk, "auto")),
+		Listen: a.cfg.Management, Log: log, ResetKey: a.reset,
 		TLS: &trust.TLS{
 			Self: trust.Identity{Kind: trust.Agent, Site: a.id.Site, ID: self}, View: a.replica.View,
 			Leaf: a.keys.Leaf, Web: a.keys.Web,
@@ -261,6 +263,7 @@ func (a *Agent) wire() (err error) {
 	a.wireAPI()
 	a.wireCatchup()
 	a.end.HandleHTTP(trust.ALPNMesh, a.mesh.Handler())
+	a.end.HandleHTTP(trust.ALPNBulk, a.mesh.Bulk())
 	return nil
 }
 

@@ -35,7 +35,7 @@ func (a *Agent) wireAssets() {
 		Peers: func() (out []swarm.Source) {
 			// Each agent has its own order, so that not all ask the same one.
 			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {
-				out = append(out, swarm.Source{Name: p, Tier: swarm.TierPeer, RT: peer(p)})
+				out = append(out, swarm.Source{Name: p, Tier: swarm.TierPeer, RT: peer(p), Bulk: a.end.Bulk(transport.Peer{Site: a.id.Site, ID: p})})
 			}
 			return out
 		},

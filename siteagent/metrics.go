@@ -10,6 +10,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
 )
 
@@ -48,6 +49,9 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_assets_wan_octets_total", func() float64 { return float64(a.swarm.WAN()) })
+	for _, l := range []transport.Lane{transport.LaneQUIC, transport.LaneTCP} {
+		set.NewGauge(fmt.Sprintf("skerry_bulk_sessions{lane=%q}", l), func() float64 { return float64(a.end.BulkLanes()[l]) })
+	}
 	set.NewGauge("skerry_assets_wan_today_octets", func() float64 { return float64(a.line.Today()) })
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)

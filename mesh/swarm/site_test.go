@@ -248,7 +248,7 @@ func TestResumesCompressed(t *testing.T) {
 			return n, true
 		}
 		sink := &mem{}
-		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{"c", TierOrigin, w}, true }})
+		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{Name: "c", Tier: TierOrigin, RT: w}, true }})
 		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); err != nil || !bytes.Equal(sink.b, raw) || len(cuts) > 0 {
 			t.Fatalf("%v, same octets %v, %d cuts left", err, bytes.Equal(sink.b, raw), len(cuts))
 		}

@@ -43,6 +43,7 @@ type Source struct {
 	Name string            // for people and metrics
 	Tier string            // TierPeer, TierOrigin
 	RT   http.RoundTripper // to that one; the URL's host is not used for routing
+	Bulk http.RoundTripper // the same, for chunks; nil: RT
 }
 
 func (s Source) key() string { return s.Tier + ":" + s.Name }
@@ -53,12 +54,12 @@ type refused struct{ text string }
 // Error returns what it answered.
 func (r *refused) Error() string { return r.text }
 
-func (s Source) get(ctx context.Context, path string) (*http.Response, error) {
+func (s Source) get(ctx context.Context, rt http.RoundTripper, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Name+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.RT.RoundTrip(req)
+	res, err := rt.RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask %s: %w", s.Name, err)
 	}
@@ -75,7 +76,7 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Man
 	silent := time.AfterFunc(s.silence(), cancel)
 	defer silent.Stop()
 	defer cancel()
-	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/manifest")
+	res, err := s.get(ctx, s.RT, "/m/1/assets/"+d.Hex()+"/manifest")
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +145,7 @@ func (s Source) words(ctx context.Context, d intent.Digest, fn func(*word)) erro
 	defer cancel()
 	silent := time.AfterFunc(silence, cancel)
 	defer silent.Stop()
-	res, err := s.get(ctx, "/m/1/assets/"+d.Hex()+"/have")
+	res, err := s.get(ctx, s.RT, "/m/1/assets/"+d.Hex()+"/have")
 	if err != nil {
 		return err
 	}
@@ -242,7 +243,11 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 	if s.Tier == TierPeer { // to compress costs more than a LAN
 		path += "&raw=1"
 	}
-	res, err := s.get(ctx, path)
+	rt := s.RT
+	if s.Bulk != nil {
+		rt = s.Bulk
+	}
+	res, err := s.get(ctx, rt, path)
 	if err != nil {
 		return nil, why(ctx, err)
 	}

@@ -313,7 +313,7 @@ func TestSlowDisk(t *testing.T) {
 		})}
 		s := New(Config{
 			Self: "a", Store: sink, Log: slog.New(slog.DiscardHandler),
-			Peers: func() []Source { return []Source{{"b", TierPeer, w}} },
+			Peers: func() []Source { return []Source{{Name: "b", Tier: TierPeer, RT: w}} },
 		})
 		if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); err != nil {
 			t.Fatal(err)
@@ -354,7 +354,7 @@ func TestFullDiskWastesNoLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := &mem{m: m, b: make([]byte, m.Size), have: make([]byte, 3), full: blob.ErrFull}
 		w := &wire{h: handlerOf(newMem(m, b))}
-		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{"c", TierOrigin, w}, true }})
+		s := New(Config{Self: "a", Store: sink, Peers: func() []Source { return nil }, Origin: func() (Source, bool) { return Source{Name: "c", Tier: TierOrigin, RT: w}, true }})
 		for range 20 {
 			if _, err := s.Fetch(t.Context(), m.Content, m.Digest(), Wanted, nil); !errors.Is(err, blob.ErrFull) {
 				t.Fatal(err)

@@ -128,11 +128,17 @@ func (c *Conn) open(ctx context.Context) (net.Conn, error) {
 
 // peerState is what we know of one mesh peer.
 type peerState struct {
+	route // of mesh
+	bulk  route
+	box   *outbox
+}
+
+// route is one kind of session with a peer.
+type route struct {
 	conn     *Conn     // the session that stands; guarded by Endpoint.mu, like all here
 	failures int       // failed QUIC dials in a row
 	tcpUntil time.Time // TCP only until then
 	dialling chan struct{}
-	box      *outbox
 }
 
 func (p *peerState) stop() {
@@ -153,13 +159,20 @@ func (e *Endpoint) peer(p Peer) *peerState {
 // Dial returns the mesh session with p, opening it when there is none. At most one dial per peer is under way; others wait
 // for it. Errors: ErrNoAddress, ErrUnreachable, ErrClosed, ctx's.
 func (e *Endpoint) Dial(ctx context.Context, p Peer) (*Conn, error) {
+	return e.dial(ctx, p, trust.ALPNMesh)
+}
+
+func (e *Endpoint) dial(ctx context.Context, p Peer, alpn string) (*Conn, error) {
 	for {
 		e.mu.Lock()
 		if e.closed {
 			e.mu.Unlock()
 			return nil, fmt.Errorf("cannot dial %s: %w", p, ErrClosed)
 		}
-		s := e.peer(p)
+		s, stands := &e.peer(p).route, e.adopt
+		if alpn == trust.ALPNBulk {
+			s, stands = &e.peer(p).bulk, e.keep
+		}
 		if s.conn != nil && s.conn.Context().Err() == nil {
 			c := s.conn
 			e.mu.Unlock()
@@ -177,15 +190,18 @@ func (e *Endpoint) Dial(ctx context.Context, p Peer) (*Conn, error) {
 		done := make(chan struct{})
 		s.dialling = done
 		lane := e.laneOf(s)
+		if alpn == trust.ALPNBulk && e.cfg.Bulk != LaneAuto {
+			lane = e.cfg.Bulk
+		}
 		e.mu.Unlock()
 
-		c, err := e.dialPeer(ctx, p, lane)
+		c, err := e.dialPeer(ctx, p, alpn, lane)
 		e.mu.Lock()
 		s.dialling = nil
 		s.noteDial(lane, err == nil, errors.Is(ctx.Err(), context.Canceled))
 		e.mu.Unlock()
 		if err == nil {
-			c = e.adopt(c)
+			c = stands(c)
 		}
 		close(done)
 		return c, err
@@ -193,7 +209,7 @@ func (e *Endpoint) Dial(ctx context.Context, p Peer) (*Conn, error) {
 }
 
 // laneOf picks the lane of the next dial. Caller holds mu.
-func (e *Endpoint) laneOf(s *peerState) Lane {
+func (e *Endpoint) laneOf(s *route) Lane {
 	switch {
 	case e.cfg.Lane != LaneAuto:
 		return e.cfg.Lane
@@ -205,7 +221,7 @@ func (e *Endpoint) laneOf(s *peerState) Lane {
 }
 
 // noteDial counts; a dial that its caller gave up says nothing. A peer that answers on neither lane is down, not behind a UDP block: QUIC is tried first again.
-func (s *peerState) noteDial(lane Lane, ok, gaveUp bool) {
+func (s *route) noteDial(lane Lane, ok, gaveUp bool) {
 	switch {
 	case lane == LaneQUIC && ok:
 		s.failures, s.tcpUntil = 0, time.Time{}
@@ -221,7 +237,7 @@ func (s *peerState) noteDial(lane Lane, ok, gaveUp bool) {
 	}
 }
 
-func (e *Endpoint) dialPeer(ctx context.Context, p Peer, lane Lane) (*Conn, error) {
+func (e *Endpoint) dialPeer(ctx context.Context, p Peer, alpn string, lane Lane) (*Conn, error) {
 	var addrs []string
 	if e.cfg.Resolver != nil {
 		addrs = e.cfg.Resolver.Addrs(p)
@@ -232,7 +248,7 @@ func (e *Endpoint) dialPeer(ctx context.Context, p Peer, lane Lane) (*Conn, erro
 	want := trust.Want{Kind: trust.Agent, Site: p.Site, ID: p.ID}
 	var errs []error
 	for _, a := range addrs {
-		c, err := e.DialAddr(ctx, a, trust.ALPNMesh, want, lane)
+		c, err := e.DialAddr(ctx, a, alpn, want, lane)
 		if err == nil {
 			return c, nil
 		}

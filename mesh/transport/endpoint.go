@@ -69,6 +69,8 @@ type Config struct {
 	Network Network
 	// Lane forces a lane for Dial, for sites where UDP is blocked and for tests.
 	Lane Lane
+	// Bulk forces a lane for Bulk. LaneAuto: as for Dial.
+	Bulk Lane
 }
 
 // Endpoint is the one endpoint of a process.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/skerry-metal/skerry/pki/trust"
 )
 
 // Drain ends the session when no request is under way on it, at the earliest after a second, at the latest after two minutes. It
@@ -37,6 +39,7 @@ func (c *Conn) drain(least time.Duration) <-chan struct{} {
 // that are under way end on the old sessions. It returns when those are gone, or ctx ends. A peer that cannot be dialled keeps
 // its session, and the error says so.
 func (e *Endpoint) Renew(ctx context.Context) error {
+	e.renewBulk()
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards errs
 	var errs []error
@@ -56,9 +59,9 @@ func (e *Endpoint) Renew(ctx context.Context) error {
 func (e *Endpoint) renew(ctx context.Context, old *Conn) error {
 	p := PeerOf(old.id)
 	e.mu.Lock()
-	lane := e.laneOf(e.peer(p))
+	lane := e.laneOf(&e.peer(p).route)
 	e.mu.Unlock()
-	c, err := e.dialPeer(ctx, p, lane)
+	c, err := e.dialPeer(ctx, p, trust.ALPNMesh, lane)
 	if old.Context().Err() != nil {
 		err = nil // it ended by itself: the next dial shows the new certificate
 	}

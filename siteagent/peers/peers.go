@@ -97,7 +97,18 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.Handle("/m/1/assets/", m.Assets)
-	known := m.known(mux)
+	return m.ofSite(mux)
+}
+
+// Bulk is what of Handler peers reach by bulk sessions.
+func (m *Mesh) Bulk() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/m/1/assets/", m.Assets)
+	return m.ofSite(mux)
+}
+
+func (m *Mesh) ofSite(next http.Handler) http.Handler {
+	known := m.known(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {
 			http.Error(w, "another site", http.StatusForbidden)

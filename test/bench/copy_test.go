@@ -163,13 +163,15 @@ func agents(b *testing.B, lane transport.Lane, src string) copier {
 	}
 	b.Cleanup(func() { _ = closeFirst() })
 	launch(d.Agent("lon1", "a1", ""), func(e *transport.Endpoint) {
-		e.HandleHTTP(trust.ALPNMesh, swarm.New(swarm.Config{Self: "a1", Store: first, Peers: func() []swarm.Source { return nil }, Log: log}).Handler())
+		h := swarm.New(swarm.Config{Self: "a1", Store: first, Peers: func() []swarm.Source { return nil }, Log: log}).Handler()
+		e.HandleHTTP(trust.ALPNMesh, h)
+		e.HandleHTTP(trust.ALPNBulk, h)
 	})
 	end := launch(d.Agent("lon1", "a2", ""), func(*transport.Endpoint) {})
 	return func(ctx context.Context, dir string) error {
 		own, closeOwn := assets(b, dir)
 		s := swarm.New(swarm.Config{Self: "a2", Store: own, Log: log, Peers: func() []swarm.Source {
-			return []swarm.Source{{Name: "a1", Tier: swarm.TierPeer, RT: end.RoundTripper(transport.Peer{Site: "lon1", ID: "a1"})}}
+			return []swarm.Source{{Name: "a1", Tier: swarm.TierPeer, RT: end.RoundTripper(transport.Peer{Site: "lon1", ID: "a1"}), Bulk: end.Bulk(transport.Peer{Site: "lon1", ID: "a1"})}}
 		}})
 		_, err := s.Fetch(ctx, m.Content, m.Digest(), swarm.Wanted, nil)
 		return errors.Join(err, closeOwn())

@@ -161,6 +161,7 @@ type agentFile struct {
 		MaxBackoff string `yaml:"maxBackoff"`
 	} `yaml:"uplink"`
 	ReserveBytes uint64 `yaml:"reserveBytes"`
+	Bulk         string `yaml:"bulk"`
 	LogLevel     string `yaml:"logLevel"`
 }
 
@@ -191,6 +192,7 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 		{"metrics", env("LISTEN_METRICS", af.Listen.Metrics), &cfg.Metrics},
 		{"ipxe-dir", env("BOOT_IPXEDIR", af.Boot.IPXEDir), &cfg.IPXEDir},
 		{"join", env("JOIN", ""), &cfg.Join},
+		{"bulk", env("BULK", af.Bulk), &cfg.Bulk},
 		{"log-level", env("LOG_LEVEL", af.LogLevel), level},
 	} {
 		if s.value != "" && !c.Flags().Changed(s.flag) {
@@ -227,6 +229,11 @@ func (a *app) agentCmd() *cobra.Command {
 		}
 		if cfg.Management == "" {
 			return hint(&usageError{errors.New("cannot start an agent without its management address")}, "give --management HOST:7444, or listen.management in the configuration")
+		}
+		switch cfg.Bulk {
+		case "auto", "quic", "tcp":
+		default:
+			return hint(&usageError{fmt.Errorf("cannot carry assets by %q", cfg.Bulk)}, "--bulk auto, quic or tcp")
 		}
 		log, err := a.logger(level)
 		cfg.Logger, cfg.Version = log, Version
@@ -266,6 +273,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
 		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
 		f.Uint64Var(&cfg.Ballast, "ballast-bytes", cfg.Ballast, "octets that \"skerry agent recover\" frees on a full disk; 0 = none")
+		f.StringVar(&cfg.Bulk, "bulk", "auto", "what carries assets between agents: auto, quic or tcp; auto = QUIC, and TCP where UDP is blocked")
 		f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	}
 	flags(c)
