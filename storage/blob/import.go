@@ -21,25 +21,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, limit int64) (*chunk.Ma
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot import asset: %w", full(err)), f.Close(), os.Remove(f.Name()))
 	}
-	if old, err := s.entry(m.Content); err == nil && old.isComplete() {
-		return m, errors.Join(f.Close(), os.Remove(f.Name()))
+	if err := s.take(f, m); err != nil {
+		return nil, errors.Join(err, os.Remove(f.Name()))
 	}
-	if err := s.Delete(m.Content); err != nil && !errors.Is(err, ErrAbsent) {
-		return nil, errors.Join(fmt.Errorf("cannot import asset: %w", err), f.Close(), os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), s.path(m.Content, ".blob")); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot import asset: %w", err), f.Close(), os.Remove(f.Name()))
-	}
-	if err := s.writeManifest(m); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot import asset: %w", full(err)), f.Close())
-	}
-	e := newEntry(m, f)
-	for i := range m.Chunks {
-		e.have.set(i)
-		e.verified.set(i) // hashed while it was written, in this process life
-	}
-	e.complete = true
-	return m, s.adopt(m.Content, e)
+	return m, nil
 }
 
 func (s *Store) importTo(ctx context.Context, f *os.File, r io.Reader, limit int64) (*chunk.Manifest, error) {
