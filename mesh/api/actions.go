@@ -13,6 +13,11 @@ type machineInput struct {
 	Machine string `path:"machine" maxLength:"63"`
 }
 
+// PowerRequest asks for a power change.
+type PowerRequest struct {
+	Action string `json:"action" enum:"on,off,cycle,soft-off,status"`
+}
+
 type siteInput struct {
 	Site string `path:"site" maxLength:"63"`
 }
@@ -58,50 +63,34 @@ func (a *API) applyMany(ctx context.Context, in *struct {
 }
 
 func (a *API) siteActions() {
-	status := a.op(http.MethodGet, "/v1/sites/{site}/status", "site-status", "How a site is doing", "Site")
-	huma.Register(a.huma, status, func(ctx context.Context, in *siteInput) (*struct{ Body *SiteStatus }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		s, err := a.b.SiteStatus(ctx, in.Site)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *SiteStatus }{s}, nil
-	})
-	explain := a.op(http.MethodGet, "/v1/sites/{site}/machines/{machine}/explain", "explain-machine", "The whole chain behind a machine's state", "Machine")
-	huma.Register(a.huma, explain, func(ctx context.Context, in *machineInput) (*struct{ Body *Explanation }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		e, err := a.b.Explain(ctx, in.Site, in.Machine)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *Explanation }{e}, nil
-	})
-	power := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/power", "power-machine", "Change a machine's power through its BMC", "Machine")
-	huma.Register(a.huma, power, func(ctx context.Context, in *struct {
+	register(a, a.op(http.MethodGet, "/v1/sites/{site}/status", "site-status", "How a site is doing", "Site"),
+		func(in *siteInput) intent.Request {
+			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: in.Site}
+		},
+		func(ctx context.Context, in *siteInput) (*SiteStatus, error) { return a.b.SiteStatus(ctx, in.Site) })
+	register(a, a.op(http.MethodGet, "/v1/sites/{site}/machines/{machine}/explain", "explain-machine", "The whole chain behind a machine's state", "Machine"),
+		func(in *machineInput) intent.Request {
+			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}
+		},
+		func(ctx context.Context, in *machineInput) (*Explanation, error) {
+			return a.b.Explain(ctx, in.Site, in.Machine)
+		})
+	type power struct {
 		Site    string `path:"site" maxLength:"63"`
 		Machine string `path:"machine" maxLength:"63"`
-		Body    struct {
-			Action string `json:"action" enum:"on,off,cycle,soft-off,status"`
-		}
-	},
-	) (*struct{ Body *PowerResult }, error) {
-		verb := intent.VerbPower
-		if in.Body.Action == "status" {
-			verb = intent.VerbRead
-		}
-		if err := a.authorise(ctx, intent.Request{Verb: verb, Kind: intent.KindMachine, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		r, err := a.b.Power(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Action)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *PowerResult }{r}, nil
-	})
+		Body    PowerRequest
+	}
+	register(a, a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/power", "power-machine", "Change a machine's power through its BMC", "Machine"),
+		func(in *power) intent.Request {
+			verb := intent.VerbPower
+			if in.Body.Action == "status" {
+				verb = intent.VerbRead
+			}
+			return intent.Request{Verb: verb, Kind: intent.KindMachine, Site: in.Site}
+		},
+		func(ctx context.Context, in *power) (*PowerResult, error) {
+			return a.b.Power(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Action)
+		})
 	a.reasoned("clear", "clear-machine", "Take a broken or quarantined machine back into service", a.b.Clear)
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)
 	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
@@ -109,10 +98,7 @@ func (a *API) siteActions() {
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
-		if err := a.b.Release(ctx, callerFrom(ctx), in.Site, in.Machine); err != nil {
-			return nil, problem(err)
-		}
-		return &struct{}{}, nil
+		return done(a.b.Release(ctx, callerFrom(ctx), in.Site, in.Machine))
 	})
 }
 
@@ -130,44 +116,39 @@ func (a *API) reasoned(verb, id, summary string, do func(ctx context.Context, by
 		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
-		if err := do(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Reason); err != nil {
-			return nil, problem(err)
-		}
-		return &struct{}{}, nil
+		return done(do(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Reason))
 	})
 }
 
+// done is the answer of what has none but its success.
+func done(err error) (*struct{}, error) {
+	if err != nil {
+		return nil, problem(err)
+	}
+	return &struct{}{}, nil
+}
+
 func (a *API) tokenActions() {
-	join := a.op(http.MethodPost, "/v1/sites/{site}/jointokens", "create-jointoken", "Make a single-use token for a new agent", "Token")
-	huma.Register(a.huma, join, func(ctx context.Context, in *struct {
+	type join struct {
 		Site string `path:"site" maxLength:"63"`
 		Body JoinTokenRequest
-	},
-	) (*struct{ Body *JoinTokenResult }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		t, err := a.b.JoinToken(ctx, callerFrom(ctx), in.Site, in.Body)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *JoinTokenResult }{t}, nil
-	})
-	user := a.op(http.MethodPost, "/v1/users/{user}/tokens", "create-usertoken", "Make a bearer token; it is shown once", "Token")
-	huma.Register(a.huma, user, func(ctx context.Context, in *struct {
+	}
+	register(a, a.op(http.MethodPost, "/v1/sites/{site}/jointokens", "create-jointoken", "Make a single-use token for a new agent", "Token"),
+		func(in *join) intent.Request {
+			return intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}
+		},
+		func(ctx context.Context, in *join) (*JoinTokenResult, error) {
+			return a.b.JoinToken(ctx, callerFrom(ctx), in.Site, in.Body)
+		})
+	type user struct {
 		User string `path:"user" maxLength:"63"`
 		Body UserTokenRequest
-	},
-	) (*struct{ Body *UserTokenResult }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbToken, Kind: intent.KindUser}); err != nil {
-			return nil, problem(err)
-		}
-		t, err := a.b.UserToken(ctx, callerFrom(ctx), in.User, in.Body)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *UserTokenResult }{t}, nil
-	})
+	}
+	register(a, a.op(http.MethodPost, "/v1/users/{user}/tokens", "create-usertoken", "Make a bearer token; it is shown once", "Token"),
+		func(*user) intent.Request { return intent.Request{Verb: intent.VerbToken, Kind: intent.KindUser} },
+		func(ctx context.Context, in *user) (*UserTokenResult, error) {
+			return a.b.UserToken(ctx, callerFrom(ctx), in.User, in.Body)
+		})
 }
 
 // authorise checks one request of the authenticated caller. Who may not even read the kind learns nothing.

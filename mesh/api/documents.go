@@ -5,9 +5,8 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 
-	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/api/streams"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -37,52 +36,15 @@ type StickQuery struct {
 	Audit bool   // the audit chains too: who asks may read them
 }
 
-// StickResult says what became of a stick.
-type StickResult struct {
-	Site     string         `json:"site"`
-	By       string         `json:"by"` // coordinator or agent that wrote it, as it says
-	Made     time.Time      `json:"made"`
-	DryRun   bool           `json:"dryRun,omitempty"`
-	Before   StreamHeads    `json:"before"`
-	After    StreamHeads    `json:"after"`
-	Taken    map[string]int `json:"taken"`           // by kind of document
-	Known    map[string]int `json:"known,omitempty"` // were here already
-	Notes    []string       `json:"notes,omitempty"` // what somebody should know or do
-	Refused  []StickRefusal `json:"refused,omitempty"`
-	Rejected string         `json:"rejected,omitempty"` // why verified intent is not active; the last good state stays
-	Partial  string         `json:"partial,omitempty"`  // why the file was not read to its end; what came before counts
-}
-
-// StickRefusal is one document that was not taken.
-type StickRefusal struct {
-	Line int    `json:"line,omitempty"` // none: the reason names the document
-	Kind string `json:"kind"`
-	Why  string `json:"why"`
-}
-
-// MaxRefusals bounds what a StickResult lists.
-const MaxRefusals = 100
-
-// Refuse adds a refusal; beyond MaxRefusals they are only told of.
-func (r *StickResult) Refuse(line int, kind string, why error) {
-	switch {
-	case len(r.Refused) < MaxRefusals:
-		r.Refused = append(r.Refused, StickRefusal{line, kind, why.Error()})
-	case len(r.Refused) == MaxRefusals:
-		r.Refused = append(r.Refused, StickRefusal{line, kind, "and more, which are not listed"})
-	}
-}
-
-// Whole tells whether all of the stick was taken and is in force.
-func (r *StickResult) Whole() bool { return len(r.Refused) == 0 && r.Rejected == "" && r.Partial == "" }
-
-// StreamHeads are the heads of the three streams.
-type StreamHeads struct {
-	Trust      intent.Head `json:"trust"`
-	Revocation intent.Head `json:"revocation"`
-	Intent     intent.Head `json:"intent"` // received and verified
-	Active     intent.Head `json:"active"` // in force
-}
+// What became of a stick, and how far the streams are, has a package of its own.
+type (
+	StickResult   = streams.StickResult
+	StickRefusal  = streams.StickRefusal
+	IntentStatus  = streams.IntentStatus
+	SiteDocument  = streams.SiteDocument
+	AgentDocument = streams.AgentDocument
+	StreamHeads   = streams.StreamHeads
+)
 
 // maxStick bounds one stick: the chain of a site with 200,000 large entries.
 const maxStick = 64 << 30
@@ -149,78 +111,14 @@ func (a *API) importStick(w http.ResponseWriter, r *http.Request, by Caller) err
 	return nil
 }
 
-// IntentStatus is how far the signed streams are, here and at every agent.
-type IntentStatus struct {
-	At    time.Time      `json:"at"` // by the clock of who answers
-	By    string         `json:"by"` // coordinator or SITE/AGENT that answers
-	Sites []SiteDocument `json:"sites"`
-}
-
-// Wrong tells whether something needs a person.
-func (s *IntentStatus) Wrong() bool {
-	for _, site := range s.Sites {
-		if site.Out != "" {
-			return true
-		}
-		for _, a := range site.Agents {
-			if a.Rejected != "" || a.Forks > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// SiteDocument is one site's streams.
-type SiteDocument struct {
-	Site   string          `json:"site"`
-	Heads  StreamHeads     `json:"heads"`            // at the coordinator; at an agent: as it heard last
-	Heard  *time.Time      `json:"heard"`            // at an agent: when
-	Beacon string          `json:"beacon,omitempty"` // at an agent: how old the coordinator's word is, on which dangerous acts hang
-	Out    string          `json:"out,omitempty"`    // what is to be done about the whole site
-	Agents []AgentDocument `json:"agents"`
-}
-
-// AgentDocument is one agent's streams, as old as its contact.
-type AgentDocument struct {
-	ID       string      `json:"id"`
-	Heads    StreamHeads `json:"heads"`
-	Contact  *time.Time  `json:"contact"` // when it said so; none: never
-	Rejected string      `json:"rejected,omitempty"`
-	Forks    int         `json:"forks,omitempty"` // documents that it holds as evidence
-	Out      string      `json:"out,omitempty"`   // the way out, in words
-}
-
-// Advise fills in the way out of one agent.
-func (d *AgentDocument) Advise(site string, above StreamHeads) {
-	switch {
-	case d.Forks > 0:
-		d.Out = "somebody else signs with our keys: `skerry pki status`, then a new writer or new roots; it keeps what it had before the fork"
-	case d.Rejected != "":
-		d.Out = "it keeps the last good state; correct the object above and the next entry lets all be tried again, or update the agent"
-	case d.Contact == nil:
-		d.Out = "it was never heard: is it started, and does it reach the coordinator?"
-	case above.Intent.Compare(d.Heads.Intent) > 0 || above.Trust.Compare(d.Heads.Trust) > 0 || above.Revocation.Compare(d.Heads.Revocation) > 0:
-		d.Out = "it is behind: wait for its line, or carry `skerry intent export " + site + "` there"
-	case above.Intent.Seq > 0 && d.Heads.Intent.Compare(above.Intent) > 0:
-		d.Out = "it is ahead of what is known here: `skerry site status " + site + "` says whether the site is held"
-	}
-}
-
 // intentStatus registers the view over the streams.
 func (a *API) intentStatus() {
-	op := a.op(http.MethodGet, "/v1/streams", "intent-status", "How far the signed streams are, here and at every agent", "Security")
-	huma.Register(a.huma, op, func(ctx context.Context, in *struct {
+	type ofSite struct {
 		Site string `query:"site" maxLength:"63"`
-	},
-	) (*struct{ Body *IntentStatus }, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent, Site: in.Site}); err != nil {
-			return nil, problem(err)
-		}
-		s, err := a.b.IntentStatus(ctx, in.Site)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &struct{ Body *IntentStatus }{s}, nil
-	})
+	}
+	register(a, a.op(http.MethodGet, "/v1/streams", "intent-status", "How far the signed streams are, here and at every agent", "Security"),
+		func(in *ofSite) intent.Request {
+			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent, Site: in.Site}
+		},
+		func(ctx context.Context, in *ofSite) (*IntentStatus, error) { return a.b.IntentStatus(ctx, in.Site) })
 }

@@ -58,10 +58,7 @@ func (a *API) proposals() {
 			if err := deny(ctx, authoriseWrite(c, callerFrom(ctx), p.There, p.Here)); err != nil {
 				return nil, problem(err)
 			}
-			if err := a.b.Settle(ctx, callerFrom(ctx), in.Site, in.ID, in.Body); err != nil {
-				return nil, problem(err)
-			}
-			return &struct{}{}, nil
+			return done(a.b.Settle(ctx, callerFrom(ctx), in.Site, in.ID, in.Body))
 		}
 		return nil, problem(ErrNotFound)
 	})

@@ -98,10 +98,7 @@ func (a *API) admissions() {
 		Body intent.Envelope
 	},
 	) (*struct{}, error) {
-		if err := a.b.Admit(ctx, in.Site, &in.Body); err != nil {
-			return nil, problem(err)
-		}
-		return &struct{}{}, nil
+		return done(a.b.Admit(ctx, in.Site, &in.Body))
 	})
 }
 
