@@ -31,6 +31,7 @@ type backend struct {
 	api.Keys
 	api.Documents
 	api.Vault
+	uploads
 	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought
 	info    api.Info
 	store   store.Store

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
+	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/rotation"
 	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/sticks"
@@ -52,7 +54,9 @@ type Config struct {
 	Metrics string        // host:port of /metrics over plain HTTP on the management network; empty: none
 	Spread  time.Duration // agents of a lost coordinator return within, default 60 s
 	Reserve uint64        // octets that uploads leave free, default 3 GiB
-	Etcd    *Etcd         // the shared store of several coordinators; nil: the embedded one below Data
+	// URLAllow are networks that may be dialled for an asset's URL although they are loopback, link-local, private or managed.
+	URLAllow []netip.Prefix
+	Etcd     *Etcd // the shared store of several coordinators; nil: the embedded one below Data
 	// Without names agents (site/agent) that are gone for good: a site that is held does not wait for their word.
 	Without []string
 	// Recovered ends what a restore began: agents of sites that nobody here knows are not admitted any more.
@@ -100,11 +104,12 @@ type Coordinator struct {
 	kick  chan struct{}
 	locks map[string]*sync.Mutex // one writer per chain in this process
 
-	clock    *clock.Clock
-	recovery *recovery.Recovery
-	rotation *rotation.Rotation
-	sticks   *sticks.Desk
-	hearing  sync.WaitGroup // questions to agents
+	clock      *clock.Clock
+	recovery   *recovery.Recovery
+	rotation   *rotation.Rotation
+	sticks     *sticks.Desk
+	repository *repository.Repository
+	hearing    sync.WaitGroup // questions to agents
 }
 
 // publishRetry is how long a publication that failed rests: the store is full, or broken.
@@ -143,6 +148,7 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return c.audit.Run(ctx) })
 	g.Go(func() error { return c.clock.Run(ctx) })
 	g.Go(func() error { return c.rotation.Run(ctx) })
+	g.Go(func() error { return c.repository.Run(ctx) })
 	g.Go(func() error { return c.serveMetrics(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
@@ -190,6 +196,9 @@ func (c *Coordinator) open(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 	c.blobs, err = blob.Open(blob.Config{Dir: filepath.Join(c.cfg.Data, "assets"), State: db, Logger: c.cfg.Logger, Reserve: c.cfg.Reserve})
+	if err == nil {
+		err = c.openRepository(db)
+	}
 	if err != nil {
 		closeAll()
 		return nil, err
@@ -449,7 +458,7 @@ func (c *Coordinator) wire() (err error) {
 		},
 	}
 	c.backend = &backend{
-		Documents: c.sticks, Vault: c.vault, carried: c.sticks.Events,
+		Documents: c.sticks, Vault: c.vault, uploads: uploads{c.repository, c.objects, c.audit}, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: func() intent.Digest { chain := c.trust.Chain(); return chain.Anchor() }, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
 		reverse: c.reverse, connected: func(site, agent string) bool { return c.uplink.Connected(site, agent) }, held: c.held,

@@ -33,6 +33,7 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 		cat, _ := c.objects.Snapshot()
 		return float64(len(cat.List(intent.KindSite)))
 	})
+	set.NewGauge("skerry_coordinator_uploads", func() float64 { return float64(len(c.repository.List().Items)) })
 	c.rotation.Gauges(ctx, set)
 	set.NewGauge("skerry_coordinator_held_sites", func() float64 {
 		held, err := recovery.Held(ctx, c.store)

@@ -39,6 +39,7 @@ type scene struct {
 
 	wall   func() time.Time // the clock of its machine; nil: the true one
 	looked bool             // somebody looked at it
+	allow  []netip.Prefix   // that URLs may lead to
 }
 
 func found1(t testing.TB) *scene {
@@ -56,7 +57,7 @@ func found1(t testing.TB) *scene {
 // open starts the coordinator of the scene's directory; what ran before must be closed.
 func (s *scene) open() {
 	s.Helper()
-	c, end, err := openAt(s.Context(), Config{Data: s.data, Wall: s.wall, ClockOK: s.looked})
+	c, end, err := openAt(s.Context(), Config{Data: s.data, Wall: s.wall, ClockOK: s.looked, URLAllow: s.allow})
 	if err != nil {
 		s.Fatal(err)
 	}

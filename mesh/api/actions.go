@@ -47,6 +47,7 @@ func (a *API) actions() {
 	a.proposals()
 	a.keyActions()
 	a.intentStatus()
+	a.uploadActions()
 }
 
 func (a *API) applyMany(ctx context.Context, in *struct {

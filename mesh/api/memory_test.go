@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -188,6 +189,37 @@ func (m *memory) JoinToken(_ context.Context, by Caller, site string, r JoinToke
 
 func (m *memory) UserToken(_ context.Context, by Caller, user string, r UserTokenRequest) (*UserTokenResult, error) {
 	return &UserTokenResult{ID: "t", Token: "sku1.x"}, m.call("usertoken %s %s by %s", user, r.TTL, by.User)
+}
+
+func (m *memory) BeginUpload(_ context.Context, by Caller, r assets.UploadRequest) (*assets.Upload, error) {
+	return &assets.Upload{ID: "u1", Name: r.Name, State: assets.Open}, m.call("begin %s by %s", r.Name, by.User)
+}
+
+// AppendUpload knows one upload, which stands at octet 7 and takes three more.
+func (m *memory) AppendUpload(_ context.Context, id string, offset uint64, body *assets.Body) (*assets.Upload, error) {
+	s := &assets.Upload{ID: id, Offset: 7}
+	if offset != 7 {
+		return s, Refuse("elsewhere")
+	}
+	b, err := io.ReadAll(body)
+	s.Offset += uint64(len(b))
+	return s, errors.Join(err, m.call("append %s %d %s", id, offset, b))
+}
+
+func (m *memory) PublishUpload(_ context.Context, by Caller, id string) (*intent.Object, error) {
+	return &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindAsset, Metadata: intent.Metadata{Name: id}, Spec: &intent.AssetSpec{}}, m.call("publish %s by %s", id, by.User)
+}
+
+func (m *memory) DropUpload(_ context.Context, by Caller, id string) (*assets.Upload, error) {
+	return &assets.Upload{ID: id}, m.call("drop %s by %s", id, by.User)
+}
+
+func (m *memory) UploadStatus(_ context.Context, id string) (*assets.Upload, error) {
+	return &assets.Upload{ID: id}, m.call("upload %s", id)
+}
+
+func (m *memory) ListUploads(context.Context) (*assets.UploadList, error) {
+	return &assets.UploadList{Items: []assets.Upload{}}, m.call("uploads")
 }
 
 func (m *memory) Upload(_ context.Context, by Caller, name, class string, body io.Reader) (*intent.Object, error) {

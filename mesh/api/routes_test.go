@@ -58,6 +58,12 @@ func routeTable() map[string]route {
 		"export-stick":     {roles: "operator security auditor"},
 		"import-stick":     {roles: "operator", body: "bytes"},
 		"upload-asset":     {roles: "operator", body: "bytes"},
+		"begin-upload":     {roles: "operator", body: `{"name":"tiny","class":"image"}`},
+		"append-upload":    {roles: "operator", body: "bytes"},
+		"publish-upload":   {roles: "operator"},
+		"drop-upload":      {roles: "operator"},
+		"get-upload":       {roles: "operator security auditor"},
+		"list-uploads":     {roles: "operator security auditor"},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -37,6 +38,7 @@ func (a *API) streams() {
 	a.stream(http.MethodGet, "/v1/sites/{site}/intent", "intent", "The signed chain of a site", append(query("from", "wait"), path("site")...), a.intentFeed)
 	a.stream(http.MethodGet, "/v1/audit", "audit", "Who did what, and what was refused", query("site", "user", "since", "follow", "proofs"), a.audit)
 	a.stream(http.MethodPut, "/v1/assets/{name}/content", "upload-asset", "Upload the bytes of an asset", append(query("class"), path("name")...), a.upload)
+	a.stream(http.MethodPatch, "/v1/uploads/{id}", "append-upload", "Send octets of an asset, from header "+assets.OffsetHeader+" on", path("id"), a.appendUpload)
 	a.sticks()
 }
 
@@ -210,26 +212,4 @@ func ServeIntent(b Feeder, w http.ResponseWriter, r *http.Request, site string) 
 			return nil
 		}
 	}
-}
-
-func (a *API) upload(w http.ResponseWriter, r *http.Request, by Caller) error {
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
-		return err
-	}
-	name, class := r.PathValue("name"), r.URL.Query().Get("class")
-	if class == "" {
-		class = "image"
-	}
-	if !intent.IsLabel(name) {
-		return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "the asset's name is no DNS label"}
-	}
-	o, err := a.b.Upload(r.Context(), by, name, class, http.MaxBytesReader(w, r.Body, intent.MaxAssetSize))
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("ETag", ETag(o))
-	w.WriteHeader(http.StatusCreated)
-	writeJSON(w, o)
-	return nil
 }

@@ -317,9 +317,19 @@ func (c *Client) UserToken(ctx context.Context, user string, r api.UserTokenRequ
 	return out, c.call(ctx, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/tokens", nil, r, out)
 }
 
-// Upload sends an asset's bytes and returns its document. size may be -1.
+// Upload sends an asset's bytes at once and returns its document. size may be -1. AppendUpload goes on after a cut.
 func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader, size int64) (*intent.Object, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.base+"/v1/assets/"+url.PathEscape(name)+"/content?class="+url.QueryEscape(class), body)
+	req, err := c.bytes(ctx, http.MethodPut, "/v1/assets/"+url.PathEscape(name)+"/content?class="+url.QueryEscape(class), body, size)
+	if err != nil {
+		return nil, err
+	}
+	out := &intent.Object{}
+	return out, c.sendBytes(req, out)
+}
+
+// bytes makes a request whose body is no JSON, of size octets; -1: until body ends.
+func (c *Client) bytes(ctx context.Context, method, path string, body io.Reader, size int64) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make request: %w", err)
 	}
@@ -328,23 +338,26 @@ func (c *Client) Upload(ctx context.Context, name, class string, body io.Reader,
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
+	return req, nil
+}
+
+func (c *Client) sendBytes(req *http.Request, out any) error {
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot upload to %s: %w", c.base, err)
+		return fmt.Errorf("cannot upload to %s: %w", c.base, err)
 	}
 	if res.StatusCode >= 300 {
-		return nil, c.problem(res)
+		return c.problem(res)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err == nil {
+		err = json.Unmarshal(b, out)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read answer of %s: %w", c.base, err)
+		return fmt.Errorf("cannot read answer of %s: %w", c.base, err)
 	}
-	out := &intent.Object{}
-	if err := json.Unmarshal(b, out); err != nil {
-		return nil, fmt.Errorf("cannot read answer of %s: %w", c.base, err)
-	}
-	return out, nil
+	return nil
 }
 
 // Revoke takes an identity away for ever.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -74,6 +75,18 @@ func TestRequests(t *testing.T) {
 	ok(err)
 	_, err = c.Upload(ctx, "tiny", "boot", strings.NewReader("bytes"), 5)
 	ok(err)
+	_, err = c.BeginUpload(ctx, assets.UploadRequest{Name: "tiny", Class: "boot", Size: 5})
+	ok(err)
+	_, err = c.AppendUpload(ctx, "u1", 3, strings.NewReader("bytes"), 5)
+	ok(err)
+	_, err = c.PublishUpload(ctx, "u1")
+	ok(err)
+	_, err = c.DropUpload(ctx, "u1")
+	ok(err)
+	_, err = c.UploadStatus(ctx, "u1")
+	ok(err)
+	_, err = c.Uploads(ctx)
+	ok(err)
 	ok(c.Events(ctx, api.EventQuery{Site: "lon1", Machine: "m1", Follow: true, Since: time.Unix(0, 0)}, func(intent.Event) error { return nil }))
 	ok(c.Watch(ctx, intent.KindSite, func(api.Change) error { return nil }))
 	want := []string{
@@ -91,6 +104,12 @@ func TestRequests(t *testing.T) {
 		`POST /v1/sites/lon1/jointokens Bearer TOKEN {"agent":"a1"}`,
 		`POST /v1/users/ana/tokens Bearer TOKEN {"ttl":"1h"}`,
 		"PUT /v1/assets/tiny/content?class=boot Bearer TOKEN bytes",
+		`POST /v1/uploads Bearer TOKEN {"name":"tiny","class":"boot","size":5}`,
+		"PATCH /v1/uploads/u1 Bearer TOKEN bytes",
+		"POST /v1/uploads/u1/publish Bearer TOKEN ",
+		"DELETE /v1/uploads/u1 Bearer TOKEN ",
+		"GET /v1/uploads/u1 Bearer TOKEN ",
+		"GET /v1/uploads Bearer TOKEN ",
 		"GET /v1/sites/lon1/events?follow=true&machine=m1&since=1970-01-01T00%3A00%3A00Z Bearer TOKEN ",
 		"GET /v1/watch?kind=Site Bearer TOKEN ",
 	}

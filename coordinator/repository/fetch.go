@@ -1,0 +1,294 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
+)
+
+const (
+	maxFetches = 2               // URLs read at once: more would share one line
+	maxTries   = 8               // in a row without an octet: some 4 minutes
+	maxRest    = time.Minute     // between two of them
+	sourceIdle = 1 * time.Minute // a server that says nothing for so long is dialled anew
+)
+
+// Run reads URLs and removes idle sessions, until ctx ends; what is sent at the end is stopped, and on disk when Run returns.
+func (r *Repository) Run(ctx context.Context) error {
+	defer r.drain()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		t := time.NewTicker(sweepEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-t.C:
+				r.Sweep()
+			}
+		}
+	})
+	for range maxFetches {
+		g.Go(func() error { return r.readURLs(ctx) })
+	}
+	return g.Wait()
+}
+
+// drain takes every session and does not give it back: the store is closed next.
+func (r *Repository) drain() {
+	r.mu.Lock()
+	var all []*session
+	for _, s := range r.sessions {
+		if s.stop != nil {
+			s.stop()
+		}
+		all = append(all, s)
+	}
+	r.mu.Unlock()
+	for _, s := range all {
+		s.turn <- true
+	}
+}
+
+// readURLs reads one URL after the other.
+func (r *Repository) readURLs(ctx context.Context) error {
+	for ctx.Err() == nil {
+		s, wait := r.due()
+		if s != nil {
+			r.wake() // another may be due for somebody else
+			r.read(ctx, s)
+			continue
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-r.kick:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	return nil
+}
+
+// due takes the session whose URL is to be read now, else it says how long there is none.
+func (r *Repository) due() (*session, time.Duration) {
+	now, wait := r.cfg.Now(), sweepEvery
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sessions {
+		if s.state() != assets.Fetching || s.taken || s.Moved.IsZero() {
+			continue
+		}
+		if d := s.next.Sub(now); d > 0 {
+			wait = min(wait, d)
+			continue
+		}
+		s.taken = true
+		return s, 0
+	}
+	return nil, wait
+}
+
+var errDropped = errors.New("the upload is dropped")
+
+// read reads a session's URL once, and writes down what became of it.
+func (r *Repository) read(ctx context.Context, s *session) {
+	defer func() {
+		r.mu.Lock()
+		s.taken = false
+		r.mu.Unlock()
+	}()
+	within, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	release, err := r.hold(within, s, func() { cancel(errDropped) })
+	if err != nil {
+		return // dropped, or the end of Run
+	}
+	defer release()
+	was := s.Offset
+	err = r.fetch(within, cancel, s)
+	if ctx.Err() != nil || errors.Is(context.Cause(within), errDropped) {
+		return
+	}
+	rec := s.record
+	if err == nil {
+		rec.Size, rec.Ended = rec.Offset, true
+		err = r.save(s, rec)
+	}
+	if err == nil {
+		r.cfg.Logger.Info("asset read from its URL", "asset", rec.Name, "upload", rec.ID, "octets", rec.Size)
+		return
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // the URL is in the session
+	}
+	r.mu.Lock()
+	if s.fails++; s.Offset > was {
+		s.fails = 1
+	}
+	s.next, s.trouble = r.cfg.Now().Add(rest(s.fails)), err.Error()
+	fails := s.fails
+	r.mu.Unlock()
+	why, ok := isFinal(err)
+	if !ok && fails < maxTries && !errors.Is(err, api.ErrFull) {
+		return // tried again
+	}
+	rec = s.record
+	if rec.Failed = err.Error(); ok {
+		rec.Failed = why.why
+		rec.Offset, rec.ETag, rec.Size = 0, "", rec.Asked // what is here is of no use
+	}
+	r.cfg.Logger.Warn("asset not read from its URL", "asset", rec.Name, "upload", rec.ID, "err", rec.Failed)
+	if err := r.save(s, rec); err != nil {
+		r.cfg.Logger.Warn("upload not recorded; its URL is tried again", "upload", rec.ID, "err", err)
+	}
+}
+
+// rest is full jitter over 1 s doubled per failure.
+func rest(fails int) time.Duration {
+	return rand.N(min(maxRest, time.Second<<min(fails, 10)) + time.Millisecond)
+}
+
+// fetch reads from where the session stands to the end. cancel ends ctx.
+func (r *Repository) fetch(ctx context.Context, cancel context.CancelCauseFunc, s *session) error {
+	rec := s.record
+	if rec.Size > 0 && rec.Offset == rec.Size {
+		return nil // a crash came after the last octet
+	}
+	if rec.ETag == "" {
+		rec.Offset, rec.Size = 0, rec.Asked // nobody could say that the rest is of the same file
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rec.URL, nil)
+	if err != nil {
+		return final("the URL is not readable")
+	}
+	req.Header.Set("User-Agent", "skerry")
+	if rec.Offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", rec.Offset))
+		req.Header.Set("If-Range", rec.ETag)
+	}
+	res, err := r.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	rec, skip, err := answer(rec, res)
+	if err != nil {
+		return err
+	}
+	if rec.Asked == 0 && rec.Size > r.cfg.Policy.MaxBytes {
+		return final(fmt.Sprintf("the server has %d octets, more than %d: give --size if that is right", rec.Size, r.cfg.Policy.MaxBytes))
+	}
+	if err := r.room(rec); err != nil {
+		return err
+	}
+	if err := r.save(s, rec); err != nil {
+		return err
+	}
+	t := time.AfterFunc(sourceIdle, func() { cancel(errIdle) })
+	defer t.Stop()
+	body := &watched{res.Body, t}
+	if _, err := io.CopyN(io.Discard, body, int64(skip)); err != nil {
+		return fmt.Errorf("cannot read again what is here already: %w", err)
+	}
+	err = r.fill(s, body)
+	switch {
+	case errors.Is(err, errTooLong):
+		return final(fmt.Sprintf("the server sends more than %d octets", s.Offset))
+	case err != nil:
+		return err
+	case s.Offset == 0:
+		return final("the server has nothing: 0 octets")
+	case s.Offset < s.Size && res.StatusCode == http.StatusPartialContent:
+		return errors.New("the server sent a part of what it was asked for")
+	case s.Offset < s.Size:
+		return final(fmt.Sprintf("the server ended after %d octets, %d were declared", s.Offset, s.Size))
+	}
+	return nil
+}
+
+var errIdle = errors.New("the server says nothing")
+
+// watched puts the end of waiting off with every read.
+type watched struct {
+	r io.Reader
+	t *time.Timer
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	w.t.Reset(sourceIdle)
+	return w.r.Read(p)
+}
+
+// answer checks a server's answer against what is here: it returns the record that goes with it, and how many octets of the body are
+// here already. Source: RFC 9110, sections 8.8 (strong validators), 13.1.5 (If-Range), 14.4 (Content-Range), 15.3.7 (206).
+func answer(rec record, res *http.Response) (record, uint64, error) {
+	etag := res.Header.Get("ETag")
+	if !strings.HasPrefix(etag, `"`) {
+		etag = "" // none, or a weak one: the same meaning is not the same octets
+	}
+	if e := res.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return rec, 0, final("the server sends it encoded (" + strconv.Quote(e[:min(len(e), 32)]) + "), though it was asked not to")
+	}
+	var size, skip uint64
+	switch code := res.StatusCode; {
+	case code == http.StatusOK:
+		size, skip = uint64(max(0, res.ContentLength)), rec.Offset
+	case code == http.StatusPartialContent && rec.Offset > 0:
+		from, total, ok := contentRange(res.Header.Get("Content-Range"))
+		if !ok || from != rec.Offset {
+			return rec, 0, final("the server answers with another part than it was asked for")
+		}
+		size = total
+	case code == http.StatusRequestedRangeNotSatisfiable && rec.Offset > 0:
+		return rec, 0, final(fileChanged)
+	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests:
+		return rec, 0, fmt.Errorf("the server answers %d %s", code, http.StatusText(code))
+	default:
+		return rec, 0, final(fmt.Sprintf("the server answers %d %s", code, http.StatusText(code)))
+	}
+	switch {
+	case rec.Offset > 0 && etag != rec.ETag, rec.Offset > 0 && size > 0 && rec.Size > 0 && size != rec.Size:
+		return rec, 0, final(fileChanged)
+	case rec.Asked > 0 && size > 0 && size != rec.Asked:
+		return rec, 0, final(fmt.Sprintf("the server has %d octets, %d were declared", size, rec.Asked))
+	}
+	if size > 0 {
+		rec.Size = size
+	}
+	rec.ETag = etag
+	return rec, skip, nil
+}
+
+const fileChanged = "the file changed at the server while it was read; nothing was kept"
+
+// contentRange reads "bytes FROM-TO/TOTAL"; a TOTAL of * is 0.
+func contentRange(h string) (from, total uint64, ok bool) {
+	span, all, ok := strings.Cut(strings.TrimPrefix(h, "bytes "), "/")
+	if !ok || !strings.HasPrefix(h, "bytes ") {
+		return 0, 0, false
+	}
+	a, b, ok := strings.Cut(span, "-")
+	from, err1 := strconv.ParseUint(a, 10, 63)
+	to, err2 := strconv.ParseUint(b, 10, 63)
+	if all != "*" {
+		var err error
+		if total, err = strconv.ParseUint(all, 10, 63); err != nil || to >= total {
+			return 0, 0, false
+		}
+	}
+	return from, total, ok && err1 == nil && err2 == nil && from <= to
+}
