@@ -22,7 +22,7 @@ func TestUploads(t *testing.T) {
 	const digest = `"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"`
 	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"image","size":5,"digest":`+digest+`}`, 200, `"state":"open"`, "begin tiny by operator")
 	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"image","url":"https://mirror.example/tiny"}`, 200, `"id":"u1"`, "begin tiny by operator")
-	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"song"}`, 422, "class", "")
+	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"image","colour":"red"}`, 422, "colour", "")
 	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"image","digest":"md5:00"}`, 422, "digest", "")
 	f("operator", "POST", "/v1/uploads", `{"name":"tiny","class":"image","url":"`+strings.Repeat("x", 2049)+`"}`, 422, "url", "")
 	f("auditor", "POST", "/v1/uploads", `{"name":"tiny","class":"image"}`, 403, "", "")

@@ -3,50 +3,17 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/asset"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/spf13/cobra"
 )
 
 func (a *app) assetCmd() *cobra.Command {
-	c := &cobra.Command{Use: "asset", Short: "Upload assets, and see where they are"}
-	var name, class string
-	upload := &cobra.Command{
-		Use: "upload FILE", Short: "Upload a file and register it as an asset", Args: args("FILE"),
-		Example: "  skerry asset upload out/tiny.img --name tiny --class image\n  skerry asset upload out/vmlinuz --class boot",
-		RunE: func(c *cobra.Command, given []string) error {
-			f, err := os.Open(given[0])
-			if err != nil {
-				return fmt.Errorf("cannot upload: %w", err)
-			}
-			defer f.Close()
-			st, err := f.Stat()
-			if err != nil {
-				return fmt.Errorf("cannot upload: %w", err)
-			}
-			if name == "" {
-				name = assetName(given[0])
-			}
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			body, finish := a.progress(f, name, st.Size())
-			o, err := cl.Upload(c.Context(), name, class, body, st.Size())
-			finish(err == nil)
-			if err != nil {
-				return explainClient(err)
-			}
-			return a.printObjects([]*intent.Object{o})
-		},
-	}
-	upload.Flags().StringVar(&name, "name", "", "name of the asset; default: the file's")
-	upload.Flags().StringVar(&class, "class", "image", "image, boot or other")
+	c := &cobra.Command{Use: "asset", Short: "Bring assets in, and see where they are"}
 	list := &cobra.Command{
 		Use: "list", Short: "List assets; at a site with the agents that have them", Args: args(),
 		Example: "  skerry --context lon1 asset list",
@@ -79,18 +46,9 @@ func (a *app) assetCmd() *cobra.Command {
 			return a.printAsset(o)
 		},
 	}
-	c.AddCommand(upload, list, describe)
+	c.AddCommand(list, describe)
+	c.AddCommand(asset.Commands(shell{a})...)
 	return c
-}
-
-func assetName(file string) string {
-	n := strings.ToLower(strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
-	return strings.Trim(strings.Map(func(r rune) rune {
-		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') {
-			return r
-		}
-		return '-'
-	}, n), "-")
 }
 
 // placed reads what the agents of a site have of an asset; false: a coordinator answered, which does not know.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -15,13 +16,14 @@ import (
 
 // coordinatorFile is the coordinator's configuration file; flags and SKERRY_* win over it.
 type coordinatorFile struct {
-	Data         string `yaml:"data"`
-	Listen       string `yaml:"listen"`
-	Metrics      string `yaml:"metrics"`
-	Spread       string `yaml:"spread"`
-	ReserveBytes uint64 `yaml:"reserveBytes"`
-	LogLevel     string `yaml:"logLevel"`
-	Store        string `yaml:"store"`
+	Data         string   `yaml:"data"`
+	Listen       string   `yaml:"listen"`
+	Metrics      string   `yaml:"metrics"`
+	Spread       string   `yaml:"spread"`
+	ReserveBytes uint64   `yaml:"reserveBytes"`
+	LogLevel     string   `yaml:"logLevel"`
+	URLAllow     []string `yaml:"urlAllow"`
+	Store        string   `yaml:"store"`
 	Etcd         struct {
 		Endpoints []string `yaml:"endpoints"`
 		Prefix    string   `yaml:"prefix"`
@@ -72,7 +74,7 @@ func (a *app) readSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Con
 			return fmt.Errorf("cannot use configuration %s: %w", s.file, err)
 		}
 	}
-	spread, reserve, endpoints := "", "", ""
+	spread, reserve, endpoints, allow := "", "", "", ""
 	if cf.ReserveBytes > 0 {
 		reserve = strconv.FormatUint(cf.ReserveBytes, 10)
 	}
@@ -85,6 +87,7 @@ func (a *app) readSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Con
 		{"metrics", "METRICS", cf.Metrics, &cfg.Metrics},
 		{"spread", "SPREAD", cf.Spread, &spread},
 		{"reserve-bytes", "RESERVE_BYTES", reserve, &reserve},
+		{"url-allow", "URL_ALLOW", strings.Join(cf.URLAllow, ","), &allow},
 		{"log-level", "LOG_LEVEL", cf.LogLevel, level},
 		{"store", "STORE", cf.Store, &s.kind},
 		{"etcd-endpoints", "ETCD_ENDPOINTS", strings.Join(cf.Etcd.Endpoints, ","), &endpoints},
@@ -115,6 +118,11 @@ func (a *app) readSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Con
 		}
 		cfg.Reserve = n
 	}
+	if allow != "" {
+		if err := (prefixes{&cfg.URLAllow}).Set(allow); err != nil {
+			return &usageError{fmt.Errorf("cannot use url-allow: %w", err)}
+		}
+	}
 	if endpoints != "" {
 		s.etcd.Endpoints = strings.Split(endpoints, ",")
 	}
@@ -130,3 +138,29 @@ func (a *app) readSettings(c *cobra.Command, s *storeFlags, cfg *coordinator.Con
 	}
 	return nil
 }
+
+// prefixes is a flag that holds networks.
+type prefixes struct{ to *[]netip.Prefix }
+
+// Set implements pflag.Value: it adds one network, or several with commas between them.
+func (p prefixes) Set(text string) error {
+	for t := range strings.SplitSeq(text, ",") {
+		n, err := netip.ParsePrefix(t)
+		if err != nil {
+			return fmt.Errorf("cannot read network %q: it is like 10.20.0.0/16", t)
+		}
+		*p.to = append(*p.to, n.Masked())
+	}
+	return nil
+}
+
+// String implements pflag.Value.
+func (p prefixes) String() string {
+	if p.to == nil || len(*p.to) == 0 {
+		return ""
+	}
+	return fmt.Sprint(*p.to)
+}
+
+// Type implements pflag.Value.
+func (p prefixes) Type() string { return "cidr" }

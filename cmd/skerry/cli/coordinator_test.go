@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,7 +38,7 @@ func TestCoordinatorSettings(t *testing.T) {
 		}
 		exp := coordinator.Default()
 		want(&exp)
-		if d := cmp.Diff(exp, got); d != "" || err != nil {
+		if d := cmp.Diff(exp, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" || err != nil {
 			t.Errorf("%q: %v, -want +got\n%s", file, err, d)
 		}
 	}
@@ -54,5 +55,9 @@ func TestCoordinatorSettings(t *testing.T) {
 	f("store: postgres\n", nil, nil, nil, "it is embedded or etcd")
 	f("", nil, []string{"--etcd-endpoints", "https://10.0.0.1:2379"}, nil, "with the embedded store")
 	f("spread: soon\n", nil, nil, nil, "cannot use spread")
+	nets := []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd00::/8")}
+	f("urlAllow: [10.20.1.2/16, \"fd00::/8\"]\n", nil, nil, func(c *coordinator.Config) { c.URLAllow = nets }, "")
+	f("urlAllow: [10.30.0.0/16]\n", map[string]string{"SKERRY_URL_ALLOW": "10.20.0.0/16,fd00::/8"}, nil, func(c *coordinator.Config) { c.URLAllow = nets }, "")
+	f("urlAllow: [everything]\n", nil, nil, nil, "cannot use url-allow")
 	f("", map[string]string{"SKERRY_RESERVE_BYTES": "much"}, nil, nil, "cannot use reserve-bytes")
 }

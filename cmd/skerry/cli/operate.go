@@ -16,8 +16,6 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 )
 
 func (a *app) tokenCmd() *cobra.Command {
@@ -70,27 +68,6 @@ func (a *app) printToken(v any, token string) error {
 	}
 	_, err := fmt.Fprintln(a.Out, token)
 	return err
-}
-
-// progress draws a bar on a terminal, and plain lines elsewhere.
-func (a *app) progress(r io.Reader, name string, size int64) (io.Reader, func(ok bool)) {
-	if !isTerminal(a.Err) {
-		start := time.Now()
-		fmt.Fprintf(a.Err, "uploading %s, %d MiB\n", name, size>>20)
-		return r, func(ok bool) {
-			if ok {
-				fmt.Fprintf(a.Err, "uploaded %s in %s\n", name, time.Since(start).Round(time.Millisecond))
-			}
-		}
-	}
-	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(48))
-	bar := p.AddBar(size, mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")), mpb.AppendDecorators(decor.Percentage(), decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 8})))
-	return bar.ProxyReader(r), func(ok bool) {
-		if !ok {
-			bar.Abort(false)
-		}
-		p.Wait()
-	}
 }
 
 func (a *app) machineCmd() *cobra.Command {

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"io"
+
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/asset"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
@@ -16,6 +19,7 @@ type shell struct{ a *app }
 
 var (
 	_ account.Shell   = shell{}
+	_ asset.Shell     = shell{}
 	_ documents.Shell = shell{}
 	_ line.Shell      = shell{}
 	_ pki.Shell       = shell{}
@@ -61,6 +65,9 @@ func (s shell) Objects(items []*intent.Object) error { return s.a.printObjects(i
 func (s shell) Describe(c *cobra.Command, info intent.KindInfo, name string) error {
 	return s.a.describe(c, info, name)
 }
+
+// Progress is where progress is told, and whether a bar makes sense there.
+func (s shell) Progress() (io.Writer, bool) { return s.a.Err, isTerminal(s.a.Err) }
 
 // Explain adds the next step to what a server refused.
 func (s shell) Explain(err error) error { return explainClient(err) }

@@ -35,7 +35,7 @@ type Upload struct {
 // UploadRequest begins an upload. The same request again finds the same upload, so a client needs no memory.
 type UploadRequest struct {
 	Name   string        `json:"name" maxLength:"63"`
-	Class  string        `json:"class" enum:"boot,image,other"`
+	Class  string        `json:"class" doc:"boot, image or other"`
 	Size   uint64        `json:"size,omitempty" doc:"octets; with url it may be left out"`
 	Digest intent.Digest `json:"digest,omitzero" doc:"SHA-256 of all octets; with url it may be left out"`
 	URL    string        `json:"url,omitempty" maxLength:"2048" doc:"the coordinator reads it by itself"`

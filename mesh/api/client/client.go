@@ -54,7 +54,7 @@ func (p *Problem) Error() string {
 	b.WriteString(p.Detail)
 	for _, e := range p.Errors {
 		b.WriteString("\n  ")
-		if e.Object != nil {
+		if e.Object != nil && *e.Object != (intent.Key{}) {
 			b.WriteString(e.Object.String() + ": ")
 		}
 		if e.Location != "" {
@@ -111,7 +111,13 @@ func (c *Client) problem(res *http.Response) *Problem {
 	defer res.Body.Close()
 	p := &Problem{Status: res.StatusCode, Title: res.Status}
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil || json.Unmarshal(b, p) != nil || p.Detail == "" {
+	if err == nil {
+		err = json.Unmarshal(b, p)
+	}
+	if _, other := errors.AsType[*json.UnmarshalTypeError](err); other { // a value that is no key: the server checked a single field
+		err = nil
+	}
+	if err != nil || p.Detail == "" {
 		p.Detail = fmt.Sprintf("%s answered %s", c.base, res.Status)
 	}
 	p.Status = res.StatusCode

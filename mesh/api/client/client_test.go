@@ -139,6 +139,8 @@ func TestProblems(t *testing.T) {
 	f(404, `{"status":404,"detail":"there is no such object"}`, "there is no such object")
 	f(422, `{"status":422,"detail":"no","errors":[{"message":"is bad; mend it","location":"spec.x","value":{"kind":"Site","name":"lon1"}},{"message":"bare"}]}`,
 		"no\n  Site lon1: spec.x: is bad; mend it\n  bare")
+	f(422, `{"status":422,"detail":"validation failed","errors":[{"message":"expected length <= 63","location":"body.name","value":"long"},{"message":"expected integer","location":"body.size","value":1.5}]}`,
+		"validation failed\n  body.name: expected length <= 63\n  body.size: expected integer")
 	f(502, `<html>gateway</html>`, "answered 502 Bad Gateway")
 	f(500, ``, "answered 500 Internal Server Error")
 	f(500, `{}`, "answered 500 Internal Server Error")
