@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +19,9 @@ import (
 )
 
 const (
-	checkpointBytes = 64 << 20  // sent again after a crash: as storage/blob
-	bufferBytes     = 256 << 10 // of each body that is read: 16 MiB for all sessions
+	checkpointBytes = 64 << 20        // sent again after a crash, as in storage/blob
+	checkpointEvery = 5 * time.Second // the same bound for slow lines
+	bufferBytes     = 256 << 10       // of each body that is read: 16 MiB for all sessions
 )
 
 // Body is what an append reads; Stop makes a Read that waits return.
@@ -65,7 +67,7 @@ var (
 	errTooLong = errors.New("more octets than were declared")
 )
 
-// fill appends to the session's file what src has, and records it every 64 MiB and at the end, whatever the error. At most the declared
+// fill appends to the session's file what src has, and records it every 64 MiB or 5 s and at the end, whatever the error. At most the declared
 // octets are taken, or Policy.MaxBytes where none are declared. The caller holds s.
 // Errors: errSource wraps what src said; errTooLong; api.ErrFull.
 func (r *Repository) fill(s *session, src io.Reader) (err error) {
@@ -78,7 +80,7 @@ func (r *Repository) fill(s *session, src io.Reader) (err error) {
 	if limit == 0 {
 		limit = r.cfg.Policy.MaxBytes
 	}
-	buf := make([]byte, bufferBytes)
+	buf, last := make([]byte, bufferBytes), time.Now()
 	for {
 		// One octet more than fits is asked for: a source that has it is refused, however long it would go on.
 		n, rerr := src.Read(buf[:min(uint64(len(buf)), limit-at+1)])
@@ -97,7 +99,8 @@ func (r *Repository) fill(s *session, src io.Reader) (err error) {
 			return r.checkpoint(s, f, at)
 		case rerr != nil:
 			return errors.Join(fmt.Errorf("%w: %w", errSource, rerr), r.checkpoint(s, f, at))
-		case at-s.Offset >= checkpointBytes:
+		case at-s.Offset >= checkpointBytes, time.Since(last) >= checkpointEvery:
+			last = time.Now()
 			if err := r.checkpoint(s, f, at); err != nil {
 				return err
 			}

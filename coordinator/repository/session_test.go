@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -416,6 +417,29 @@ func TestFullDisk(t *testing.T) {
 	if got := s.begin(requestFor("tiny", want)); got.Offset != 60_000 || len(s.r.List().Items) != 1 {
 		t.Errorf("with room again: %+v of %v", got, s.r.List())
 	}
+}
+
+// On a slow line what came is written down every 5 s: a crash does not cost all of it.
+func TestSlowLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		want := random(9, 100)
+		u := s.begin(requestFor("tiny", want))
+		n := 0
+		_, err := s.r.Append(t.Context(), u.ID, 0, bodyOf(readerFunc(func(b []byte) (int, error) {
+			if n == 60 {
+				if got, err := s.r.Get(u.ID); err != nil || got.Offset < 50 {
+					t.Errorf("after a minute %+v is written down, %v", got, err)
+				}
+				return 0, io.ErrUnexpectedEOF
+			}
+			time.Sleep(time.Second)
+			b[0] = want[n]
+			n++
+			return 1, nil
+		})))
+		s.refused(err, "cut-short", "at octet 60 of 100")
+	})
 }
 
 // A file that lost octets which were told is damage: the upload goes on before it.
