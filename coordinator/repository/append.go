@@ -80,6 +80,9 @@ func (r *Repository) fill(s *session, src io.Reader) (err error) {
 	if limit == 0 {
 		limit = r.cfg.Policy.MaxBytes
 	}
+	if limit < at { // the bound was lowered since
+		return errTooLong
+	}
 	buf, last := make([]byte, bufferBytes), time.Now()
 	for {
 		// One octet more than fits is asked for: a source that has it is refused, however long it would go on.
@@ -118,7 +121,11 @@ func (r *Repository) file(s *session) (*os.File, uint64, error) {
 		return nil, 0, fmt.Errorf("cannot open upload %s: %w", s.ID, err)
 	}
 	fi, err := f.Stat()
-	if err == nil && uint64(fi.Size()) != s.Offset {
+	switch {
+	case err != nil:
+	case uint64(fi.Size()) < s.Offset: // zeros in their place would be an asset that nobody made
+		return nil, 0, errors.Join(api.Refuse("octets of this upload are lost; begin it again"), f.Close())
+	case uint64(fi.Size()) > s.Offset:
 		err = f.Truncate(int64(s.Offset))
 	}
 	if err == nil && s.Size > s.Offset {
@@ -208,8 +215,8 @@ func (r *Repository) take(ctx context.Context, s *session) (b blob.Info, err err
 		case m.Size != s.Size:
 			wrong = refuse("wrong-length", fmt.Sprintf("%d octets are here, not %d; upload it again", m.Size, s.Size))
 			return wrong
-		case !s.Digest.IsZero() && m.Content != s.Digest:
-			wrong = refuse("wrong-digest", fmt.Sprintf("the octets have the digest %s, not %s; nothing was kept. Is the file whole, and did nobody write to it?", m.Content, s.Digest))
+		case !s.blobDigest().IsZero() && m.Content != s.blobDigest():
+			wrong = refuse("wrong-digest", fmt.Sprintf("the octets have the digest %s, not %s; nothing was kept. Is the file whole, and did nobody write to it?", m.Content, s.blobDigest()))
 			return wrong
 		}
 		rec := s.record

@@ -165,7 +165,7 @@ func (r *Repository) checked(rec record) record {
 	}
 	if have < rec.Offset {
 		r.cfg.Logger.Error("an upload lost octets that were on disk; it goes on before them", "upload", rec.ID, "had", rec.Offset, "has", have)
-		rec.Offset, rec.Ended = have, false
+		rec.Offset, rec.Ended, rec.Found = have, false, intent.Digest{}
 	}
 	return rec
 }
@@ -226,7 +226,7 @@ func (r *Repository) reading(s *session) (*assets.Upload, bool) {
 
 // begin makes s ready to go on; the caller holds it.
 func (r *Repository) begin(s *session) (*assets.Upload, error) {
-	rec := s.record
+	rec := r.checked(s.record)
 	if rec.Failed != "" {
 		rec.Failed = ""
 		r.mu.Lock()

@@ -442,6 +442,31 @@ func TestSlowLine(t *testing.T) {
 	})
 }
 
+// A blob that lost a chunk between publishing and the document of a URL without a digest: nothing is made up in its place.
+func TestLostBlob(t *testing.T) {
+	s := newShop(t)
+	want := random(10, 2<<20)
+	o := newOrigin(t, file(want, `"v"`, 0, 0))
+	u := s.register(o.URL)
+	s.step(u.ID)
+	boom := errors.New("the store is full")
+	if err := s.r.Publish(t.Context(), u.ID, func(*intent.Object, string) error { return boom }); !errors.Is(err, boom) {
+		t.Fatal(err)
+	}
+	if err := s.blobs.Delete(intent.DigestOf(want)); err != nil {
+		t.Fatal(err)
+	}
+	s.refused(s.publish(u.ID), "refused", "octets of this upload are lost; begin it again")
+	if again := s.register(o.URL); again.ID != u.ID || again.Offset != 0 || again.State != assets.Fetching {
+		t.Errorf("begun again: %+v", again)
+	}
+	s.step(u.ID)
+	if err := s.publish(u.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.holds("remote", want)
+}
+
 // A file that lost octets which were told is damage: the upload goes on before it.
 func TestLostOctets(t *testing.T) {
 	s := newShop(t)

@@ -1,7 +1,7 @@
 // Package blob keeps assets as files: <digest>.blob (sparse) and <digest>.manifest, with a state record that says which
 // chunks are there.
 //
-// Holds: Store (Put, WriteChunk, ReadChunk, Open, Import, List, SetPins, Delete, Scrub, Space).
+// Holds: Store (Put, WriteChunk, ReadChunk, Open, Import, Take, List, SetPins, Delete, Scrub, Space).
 //
 // Imported by: siteagent, coordinator/repository and the doors; boot/httpboot and mesh/swarm declare what they need of it.
 //
