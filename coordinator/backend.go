@@ -267,6 +267,9 @@ func (b *backend) Upload(ctx context.Context, by api.Caller, name, class string,
 	if _, err := b.objects.Apply(ctx, by, batchOf(o, "uploaded"), store.Commit{}); err != nil {
 		return nil, err
 	}
+	if _, whole, err := b.blobs.Have(o.Spec.(*intent.AssetSpec).Digest); err != nil || !whole {
+		return nil, api.Refuse("the same octets were of a deleted asset and were removed a moment ago; upload it again")
+	}
 	c, _ := b.objects.Snapshot()
 	if stored := c.Get(o.Key()); stored != nil {
 		return stored, nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -240,6 +241,15 @@ func (o *objects) prepare(ctx context.Context, c *intent.Catalog, p *intent.Obje
 	return ch, nil
 }
 
+// hasAsset tells whether an asset has the digest now: by the store, not only by what this process has heard.
+func (o *objects) hasAsset(ctx context.Context, d intent.Digest) bool {
+	if err := o.fresh(ctx); err != nil {
+		return true // nobody knows
+	}
+	c, _ := o.Snapshot()
+	return slices.ContainsFunc(c.List(intent.KindAsset), func(x *intent.Object) bool { return x.Spec.(*intent.AssetSpec).Digest == d })
+}
+
 func newUID() string {
 	b := make([]byte, 12)
 	rand.Read(b) // never fails: crypto/rand, Go 1.24
@@ -273,6 +283,9 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 	for _, ch := range changes {
 		if ch.obj == nil {
 			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
+			if err := repository.Mark(c.Put, ch.old, o.now()); err != nil {
+				return err
+			}
 			if ch.old.Kind == intent.KindSecret { // its version stays, see secrets.Version
 				c.Delete = append(c.Delete, store.SecretKey(ch.old.Metadata.Site, ch.old.Metadata.Name))
 			}

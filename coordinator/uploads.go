@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/recovery"
 	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -27,6 +29,10 @@ var _ api.Uploads = (*backend)(nil)
 func (c *Coordinator) openRepository(db *state.DB) (err error) {
 	c.repository, err = repository.Open(repository.Config{
 		Dir: filepath.Join(c.cfg.Data, "assets", "uploads"), State: db, Blobs: c.blobs, Now: c.clock.Now, Logger: c.cfg.Logger,
+		Hourly: func(ctx context.Context) error {
+			_, err := c.backend.CollectAssets(ctx, false)
+			return err
+		},
 		Policy: repository.Policy{Allow: c.cfg.URLAllow, Managed: func() []netip.Prefix {
 			cat, _ := c.objects.Snapshot()
 			return repository.Managed(cat)
@@ -66,6 +72,19 @@ func (u *uploads) PublishUpload(ctx context.Context, by api.Caller, id string) (
 		}
 		return nil
 	})
+	return out, err
+}
+
+// CollectAssets implements api.Uploads. While a site is held the catalog may be an older one: nothing is removed then.
+func (u *uploads) CollectAssets(ctx context.Context, dryRun bool) (*assets.Collection, error) {
+	held, err := recovery.Held(ctx, u.objects.store)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	out, err := u.repo.Collect(ctx, u.objects.store, func(d intent.Digest) bool { return u.objects.hasAsset(ctx, d) }, dryRun || len(held) > 0)
+	if err == nil && len(held) > 0 {
+		out.Held = "the coordinator was restored, and has not heard all agents of " + strings.Join(held, ", ")
+	}
 	return out, err
 }
 

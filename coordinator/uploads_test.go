@@ -10,7 +10,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/skerry-metal/skerry/coordinator/publish"
+	"github.com/skerry-metal/skerry/coordinator/recovery"
+	"github.com/skerry-metal/skerry/coordinator/repository"
+	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -122,5 +127,63 @@ func TestRegisterURL(t *testing.T) {
 		if !strings.Contains(audit, want) {
 			t.Errorf("the audit log does not have %q", want)
 		}
+	}
+}
+
+// A deleted asset's octets go after their grace, those of one that was made again stay, and while a site is held everything does.
+func TestCollectAssets(t *testing.T) {
+	s := found1(t)
+	cl := s.server()
+	upload := func(name, body string) intent.Key {
+		t.Helper()
+		o, err := cl.Upload(t.Context(), name, "boot", strings.NewReader(body), int64(len(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Key()
+	}
+	old, again := upload("old", "an old kernel"), upload("again", "a kernel that comes back")
+	stays := upload("stays", "a kernel")
+	s.delete(old)
+	s.delete(again)
+	upload("again", "a kernel that comes back")
+	collect := func(dryRun bool, want string) *assets.Collection {
+		t.Helper()
+		c, err := cl.CollectAssets(t.Context(), dryRun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, x := range c.Items {
+			got = append(got, x.Name+" "+x.State)
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%v, want %s", got, want)
+		}
+		return c
+	}
+	collect(false, "old waits, again waits")
+	later := time.Now().Add(repository.Grace + time.Hour)
+	s.wall = func() time.Time { return later }
+	s.restart()
+	cl = s.server()
+	collect(true, "old due, again named")
+	v, err := recovery.Mark(later, "restored")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := publish.HeldKey("lon1")
+	if _, err := s.store.Commit(t.Context(), store.Commit{Put: map[string][]byte{held: v}}); err != nil {
+		t.Fatal(err)
+	}
+	if c := collect(false, "old due, again named"); !strings.Contains(c.Held, "lon1") {
+		t.Errorf("a held site: %q", c.Held)
+	}
+	if _, err := s.store.Commit(t.Context(), store.Commit{Delete: []string{held}}); err != nil {
+		t.Fatal(err)
+	}
+	collect(false, "old removed, again named")
+	if n := len(s.blobs.List()); n != 2 {
+		t.Errorf("%d blobs, want those of again and %s", n, stays)
 	}
 }

@@ -38,6 +38,12 @@ func (r *Repository) Run(ctx context.Context) error {
 				return nil
 			case <-t.C:
 				r.Sweep()
+				if r.cfg.Hourly == nil {
+					continue
+				}
+				if err := r.cfg.Hourly(ctx); err != nil && ctx.Err() == nil {
+					r.cfg.Logger.Warn("octets of deleted assets not removed; it is tried again", "err", err)
+				}
 			}
 		}
 	})

@@ -39,6 +39,8 @@ type Config struct {
 	Now    func() time.Time
 	Policy Policy
 	Logger *slog.Logger
+	// Hourly is called by Run beside Sweep: the collection of what was deleted. Nil: nothing.
+	Hourly func(ctx context.Context) error
 }
 
 // Repository keeps the sessions of one coordinator: their octets in files, what is known of them in records.

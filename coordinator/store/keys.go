@@ -19,3 +19,6 @@ func DEKKey(site, agent string) string          { return "dek/" + site + "/" + a
 func DEKNumberKey(site, agent string) string    { return "deknum/" + site + "/" + agent }
 func OverrideKey(site, id string) string        { return "override/" + site + "/" + id }
 func AckKey(site, id string) string             { return "ack/" + site + "/" + id }
+
+// AssetGoneKey is the mark of a deleted asset, by the hex digits of its digest; it lets the octets go.
+func AssetGoneKey(digest string) string { return "assetgone/" + digest }

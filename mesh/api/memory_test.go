@@ -214,6 +214,10 @@ func (m *memory) DropUpload(_ context.Context, by Caller, id string) (*assets.Up
 	return &assets.Upload{ID: id}, m.call("drop %s by %s", id, by.User)
 }
 
+func (m *memory) CollectAssets(_ context.Context, dryRun bool) (*assets.Collection, error) {
+	return &assets.Collection{DryRun: dryRun}, m.call("collect %v", dryRun)
+}
+
 func (m *memory) UploadStatus(_ context.Context, id string) (*assets.Upload, error) {
 	return &assets.Upload{ID: id}, m.call("upload %s", id)
 }

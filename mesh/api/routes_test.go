@@ -62,6 +62,7 @@ func routeTable() map[string]route {
 		"append-upload":    {roles: "operator", body: "bytes"},
 		"publish-upload":   {roles: "operator"},
 		"drop-upload":      {roles: "operator"},
+		"collect-assets":   {roles: "operator"},
 		"get-upload":       {roles: "operator security auditor"},
 		"list-uploads":     {roles: "operator security auditor"},
 	}

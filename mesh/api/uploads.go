@@ -22,6 +22,8 @@ type Uploads interface {
 	PublishUpload(ctx context.Context, by Caller, id string) (*intent.Object, error)
 	// DropUpload forgets a session and returns how it was; Upload and Uploads look.
 	DropUpload(ctx context.Context, by Caller, id string) (*assets.Upload, error)
+	// CollectAssets removes the octets of assets that were deleted long ago, or says what it would remove.
+	CollectAssets(ctx context.Context, dryRun bool) (*assets.Collection, error)
 	UploadStatus(ctx context.Context, id string) (*assets.Upload, error)
 	ListUploads(ctx context.Context) (*assets.UploadList, error)
 }
@@ -52,6 +54,14 @@ func (a *API) uploadActions() {
 	ofUploads(a, a.op(http.MethodDelete, "/v1/uploads/{id}", "drop-upload", "Forget one, with the octets that came", "Asset"), intent.VerbUpload,
 		func(ctx context.Context, u Uploads, in *uploadInput) (*assets.Upload, error) {
 			return u.DropUpload(ctx, callerFrom(ctx), in.ID)
+		})
+
+	type collect struct {
+		DryRun bool `query:"dryRun" doc:"answer, remove nothing"`
+	}
+	ofUploads(a, a.op(http.MethodPost, "/v1/assets/collect", "collect-assets", "Remove the octets of assets that were deleted long ago", "Asset"), intent.VerbUpload,
+		func(ctx context.Context, u Uploads, in *collect) (*assets.Collection, error) {
+			return u.CollectAssets(ctx, in.DryRun)
 		})
 }
 

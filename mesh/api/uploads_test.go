@@ -40,6 +40,9 @@ func TestUploads(t *testing.T) {
 	f("operator", "POST", "/v1/uploads/u1/publish", "", 200, `"kind":"Asset"`, "publish u1 by operator")
 	f("operator", "DELETE", "/v1/uploads/u1", "", 200, `"id":"u1"`, "drop u1 by operator")
 	f("auditor", "DELETE", "/v1/uploads/u1", "", 403, "", "")
+	f("operator", "POST", "/v1/assets/collect?dryRun=true", "", 200, `"dryRun":true`, "collect true")
+	f("operator", "POST", "/v1/assets/collect", "", 200, `"items"`, "collect false")
+	f("auditor", "POST", "/v1/assets/collect?dryRun=true", "", 403, "", "")
 	f("member", "GET", "/v1/uploads", "", 404, "", "")
 
 	s.api = New(struct{ Backend }{s.m}, slog.New(slog.DiscardHandler)) // an agent takes none

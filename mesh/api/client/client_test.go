@@ -85,6 +85,8 @@ func TestRequests(t *testing.T) {
 	ok(err)
 	_, err = c.UploadStatus(ctx, "u1")
 	ok(err)
+	_, err = c.CollectAssets(ctx, true)
+	ok(err)
 	_, err = c.Uploads(ctx)
 	ok(err)
 	ok(c.Events(ctx, api.EventQuery{Site: "lon1", Machine: "m1", Follow: true, Since: time.Unix(0, 0)}, func(intent.Event) error { return nil }))
@@ -109,6 +111,7 @@ func TestRequests(t *testing.T) {
 		"POST /v1/uploads/u1/publish Bearer TOKEN ",
 		"DELETE /v1/uploads/u1 Bearer TOKEN ",
 		"GET /v1/uploads/u1 Bearer TOKEN ",
+		"POST /v1/assets/collect?dryRun=true Bearer TOKEN ",
 		"GET /v1/uploads Bearer TOKEN ",
 		"GET /v1/sites/lon1/events?follow=true&machine=m1&since=1970-01-01T00%3A00%3A00Z Bearer TOKEN ",
 		"GET /v1/watch?kind=Site Bearer TOKEN ",

@@ -42,6 +42,12 @@ func (c *Client) DropUpload(ctx context.Context, id string) (*assets.Upload, err
 	return out, c.call(ctx, http.MethodDelete, uploadPath(id), nil, nil, out)
 }
 
+// CollectAssets removes the octets of assets that were deleted long ago; with dryRun it only says which.
+func (c *Client) CollectAssets(ctx context.Context, dryRun bool) (*assets.Collection, error) {
+	out := &assets.Collection{}
+	return out, c.call(ctx, http.MethodPost, "/v1/assets/collect", writeQuery(dryRun, ""), nil, out)
+}
+
 // UploadStatus says how far an upload is.
 func (c *Client) UploadStatus(ctx context.Context, id string) (*assets.Upload, error) {
 	out := &assets.Upload{}

@@ -37,7 +37,7 @@ type verbs struct {
 // Commands returns the subcommands of `skerry asset` that bring assets in.
 func Commands(s Shell) []*cobra.Command {
 	v := &verbs{Shell: s, rest: rest, poll: time.Second}
-	return []*cobra.Command{v.uploadCmd(), v.registerCmd(), v.uploadsCmd(), v.dropCmd()}
+	return []*cobra.Command{v.uploadCmd(), v.registerCmd(), v.uploadsCmd(), v.dropCmd(), v.collectCmd()}
 }
 
 func (v *verbs) uploadCmd() *cobra.Command {
@@ -110,7 +110,7 @@ func (v *verbs) uploadsCmd() *cobra.Command {
 				if u.Size > 0 {
 					size = mebibytes(u.Size)
 				}
-				t.Row(u.ID, u.Name, u.State, mebibytes(u.Offset), size, u.By, u.Until.UTC().Format("2006-01-02 15:04"), u.URL, u.Why)
+				t.Row(u.ID, u.Name, u.State, mebibytes(u.Offset), size, u.By, day(u.Until), u.URL, u.Why)
 			}
 		})
 	}}
@@ -129,6 +129,38 @@ func (v *verbs) dropCmd() *cobra.Command {
 		return v.Print(u, func(t account.Table) { t.Row("dropped", u.Name, mebibytes(u.Offset)) })
 	}}
 }
+
+func (v *verbs) collectCmd() *cobra.Command {
+	dry := false
+	c := &cobra.Command{
+		Use: "collect", Short: "Remove the octets of assets that were deleted more than 7 days ago", Args: v.Args(),
+		Long: "Remove the octets of assets that were deleted more than 7 days ago and that no other asset has. The coordinator does it every hour;\n" +
+			"this shows what it finds. What was never deleted stays, also when the catalog does not name it.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cl, err := v.Client()
+			if err != nil {
+				return err
+			}
+			l, err := cl.CollectAssets(c.Context(), dry)
+			if err != nil {
+				return v.Explain(err)
+			}
+			return v.Print(l, func(t account.Table) {
+				t.Header("ASSET", "DIGEST", "SIZE", "DELETED", "DUE", "STATE")
+				for _, x := range l.Items {
+					t.Row(x.Name, x.Digest.Short(), mebibytes(x.Size), day(x.Deleted), day(x.Due), x.State)
+				}
+				if l.Held != "" {
+					t.Row("nothing is removed: " + l.Held)
+				}
+			})
+		},
+	}
+	c.Flags().BoolVar(&dry, "dry-run", false, "only show what would be removed")
+	return c
+}
+
+func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
 
 // nameOf makes the name of an asset of that of a file.
 func nameOf(file string) string {

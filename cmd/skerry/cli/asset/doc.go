@@ -1,6 +1,6 @@
-// Package asset is the verbs of `skerry asset` that bring assets to the coordinator.
+// Package asset is the verbs of `skerry asset` that bring assets to the coordinator, and take deleted ones away.
 //
-// Holds: Commands (upload, register, uploads, drop).
+// Holds: Commands (upload, register, uploads, drop, collect).
 //
 // Imported by: cmd/skerry/cli, which gives it a Shell.
 //
