@@ -6,8 +6,9 @@
 //
 // Imported by: coordinator only.
 //
-// Promises: 4 (a blob goes by the mark of a deletion alone), 7 (what is served was verified first: storage/blob; nothing is published before its digest matched), 11 (an offset that was
-// told is on disk: first the octets, then the record), 12 (sessions, octets of a body and of a URL, redirects and waiting are bounded).
+// Promises: 4 (a blob goes by the mark of a deletion alone), 7 (what is served was verified first: storage/blob; nothing is published
+// before its digest matched), 11 (an offset that was told is on disk: first the octets, then the record), 12 (sessions, octets of a body
+// and of a URL, redirects and waiting are bounded).
 // A crash leaves of a session what its record says; what lies behind it in the file is thrown away.
 //
 // Concurrency: safe for concurrent use. One request at a time holds a session; a newer one stops the older. Run owns the goroutines
