@@ -127,7 +127,7 @@ func (k *Keeper) every(ctx context.Context, fn func(context.Context)) {
 	}
 }
 
-// plan is made anew each time: it costs a millisecond for hundreds of assets.
+// plan is made anew each time: 2 ms for 200 assets and 7 agents.
 func (k *Keeper) plan() (Plan, Intent) {
 	in := k.cfg.Intent()
 	agents, steady := counting(k.cfg.Members(), k.cfg.Self, time.Now())

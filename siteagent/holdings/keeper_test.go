@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -474,6 +475,14 @@ func TestStatuses(t *testing.T) {
 		s.want(img)
 		time.Sleep(time.Minute)
 		n := s.nodes[0]
+		set, text := metrics.NewSet(), &bytes.Buffer{}
+		s.node(ranked[2]).Gauges(set)
+		set.WritePrometheus(text)
+		for _, line := range []string{`skerry_asset_held_octets{pin="surplus"} 65536`, `skerry_asset_held_octets{pin="none"} 0`, "skerry_asset_refused 0", fmt.Sprint("skerry_asset_disk_octets ", 100*gib)} {
+			if !strings.Contains(text.String(), line+"\n") {
+				t.Errorf("no %s in\n%s", line, text)
+			}
+		}
 		want := map[string]string{
 			ranked[0]: "complete 1 65536 [current] 2000-01-01 false",
 			ranked[1]: "complete 1 65536 [current] 2000-01-01 false",

@@ -60,7 +60,7 @@ func (k *Keeper) Relay(ctx context.Context, s *intent.AssetSpec) (io.ReadSeekClo
 
 // Manifest returns the manifest of an asset of the active intent, from here or from a peer that has the asset. Errors: ErrNobody.
 func (k *Keeper) Manifest(ctx context.Context, s *intent.AssetSpec) (*chunk.Manifest, error) {
-	if m, err := k.cfg.Blobs.Manifest(s.Digest); err == nil {
+	if m, err := k.cfg.Blobs.Manifest(s.Digest); err == nil && m.Digest() == s.Manifest {
 		return m, nil
 	}
 	k.mu.Lock()

@@ -1,10 +1,13 @@
 package holdings
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/storage/blob"
 )
 
 // Status is the status of an Asset at its site: what each agent of the site said of it last, in the order of the roster.
@@ -69,41 +72,52 @@ func (r *Report) status(agent string, d intent.Digest) AgentStatus {
 			st.State = Complete
 		}
 	}
-	for _, x := range r.Disk.Refused {
-		st.Refused = st.Refused || x == d
-	}
+	st.Refused = slices.Contains(r.Disk.Refused, d)
 	return st
 }
 
-// Gauges show what is held, by what for, and what became of it since the start.
+// Gauges show what is held, for what, and what became of it since the start.
 func (k *Keeper) Gauges(set *metrics.Set) {
-	held := func(count func(Asset) bool) func() float64 {
+	held := func(p Pin) func() float64 {
 		return func() float64 {
 			n := uint64(0)
 			for _, a := range k.Report().Assets {
-				if count(a) {
+				if len(a.Pins) > 0 && a.Pins[0] == p || len(a.Pins) == 0 && p == "" {
 					n += a.Octets
 				}
 			}
 			return float64(n)
 		}
 	}
-	set.NewGauge(`skerry_asset_held_octets{pin="none"}`, held(func(a Asset) bool { return len(a.Pins) == 0 }))
+	set.NewGauge(`skerry_asset_held_octets{pin="none"}`, held(""))
 	for _, p := range []Pin{Current, Previous, Next, Surplus} {
-		set.NewGauge(`skerry_asset_held_octets{pin="`+string(p)+`"}`, held(func(a Asset) bool { return len(a.Pins) > 0 && a.Pins[0] == p }))
+		set.NewGauge(fmt.Sprintf("skerry_asset_held_octets{pin=%q}", p), held(p))
 	}
-	set.NewGauge("skerry_asset_refused", func() float64 { return float64(len(k.Report().Disk.Refused)) })
-	set.NewGauge("skerry_asset_disk_suspect", func() float64 {
-		if k.Report().Disk.Suspect {
+	disk := func(name string, value func(blob.Space) uint64) {
+		set.NewGauge(name, func() float64 {
+			sp, err := k.cfg.Blobs.Space()
+			if err != nil {
+				return 0 // an unreadable disk has no room
+			}
+			return float64(value(sp))
+		})
+	}
+	disk("skerry_asset_disk_octets", func(sp blob.Space) uint64 { return sp.Total })
+	disk("skerry_asset_disk_free_octets", func(sp blob.Space) uint64 { return sp.Free })
+	locked := func(name string, value func() uint64) {
+		set.NewGauge(name, func() float64 {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return float64(value())
+		})
+	}
+	locked("skerry_asset_refused", func() uint64 { return uint64(len(k.refused)) })
+	locked("skerry_asset_disk_suspect", func() uint64 {
+		if k.suspect {
 			return 1
 		}
 		return 0
 	})
-	set.NewGauge("skerry_asset_disk_free_octets", func() float64 { return float64(k.Report().Disk.Free) })
-	set.NewGauge("skerry_asset_disk_octets", func() float64 { return float64(k.Report().Disk.Total) })
-	total := func(of *uint64) func() float64 {
-		return func() float64 { k.mu.Lock(); defer k.mu.Unlock(); return float64(*of) }
-	}
-	set.NewGauge("skerry_asset_scrubbed_octets_total", total(&k.scrubbed))
-	set.NewGauge("skerry_asset_evicted_octets_total", total(&k.evicted))
+	locked("skerry_asset_scrubbed_octets_total", func() uint64 { return k.scrubbed })
+	locked("skerry_asset_evicted_octets_total", func() uint64 { return k.evicted })
 }
