@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -249,12 +250,6 @@ func TestWatermarks(t *testing.T) {
 			synctest.Wait()
 			s.want()
 		}
-		var gone []string
-		s.onEvent = func(_ *node, kind, message string) {
-			if kind == "asset.evicted" {
-				gone = append(gone, message[:12])
-			}
-		}
 		set := func(other uint64) {
 			s.mu.Lock()
 			n.other = other
@@ -262,13 +257,17 @@ func TestWatermarks(t *testing.T) {
 			time.Sleep(2 * lookEvery)
 		}
 		set(63 * gib) // 84 GiB
-		if len(gone) != 0 {
+		if gone := s.told("asset.evicted"); len(gone) != 0 {
 			t.Fatalf("below the high watermark went %v", gone)
 		}
 		set(65 * gib) // 86 GiB: 16 must go, 6 and 5 and 4 and 3
 		var want []string
 		for _, k := range []int{5, 4, 3, 2} {
 			want = append(want, all[k].Digest.Short()[:12])
+		}
+		var gone []string
+		for _, m := range s.told("asset.evicted") {
+			gone = append(gone, m[:12])
 		}
 		if !slices.Equal(gone, want) {
 			t.Fatalf("gone %v, want %v\n%s", gone, want, s)
@@ -290,16 +289,10 @@ func TestOvercommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 100*gib, "a1")
 		n := s.nodes[0]
-		events, tries := map[string]int{}, 0
-		s.onEvent = func(_ *node, kind, message string) {
-			events[kind]++
-			if kind == "disk.overcommitted" && !strings.Contains(message, "are pinned") {
-				t.Error(message)
-			}
-		}
+		var tries atomic.Int32
 		fetch := n.cfg.Fetch
 		n.cfg.Fetch = func(ctx context.Context, a *intent.AssetSpec, urgent bool) (map[string]int64, error) {
-			tries++
+			tries.Add(1)
 			return fetch(ctx, a, urgent)
 		}
 		kernel, img, old := s.upload(1, 64, "boot"), s.upload(2, 128, "image"), s.upload(3, 64, "image")
@@ -320,13 +313,13 @@ func TestOvercommitted(t *testing.T) {
 		if err := n.Missing(kernel); !errors.Is(err, ErrOvercommitted) {
 			t.Errorf("missing: %v", err)
 		}
-		if r := n.Report(); len(r.Disk.Refused) != 2 || n.Word() != "disk_overcommitted" || events["disk.overcommitted"] != 2 {
-			t.Errorf("refused %v, %q, events %v", r.Disk.Refused, n.Word(), events)
+		if r := n.Report(); len(r.Disk.Refused) != 2 || n.Word() != "disk_overcommitted" || len(s.told("disk.overcommitted")) != 2 {
+			t.Errorf("refused %v, %q, events %v", r.Disk.Refused, n.Word(), s.told("disk.overcommitted"))
 		}
-		was := tries
+		was := tries.Load()
 		time.Sleep(8 * time.Minute)
-		if tries != was {
-			t.Errorf("%d tries in vain", tries-was)
+		if now := tries.Load(); now != was {
+			t.Errorf("%d tries in vain", now-was)
 		}
 		s.mu.Lock()
 		n.other = 90 * gib
@@ -334,8 +327,8 @@ func TestOvercommitted(t *testing.T) {
 		time.Sleep(2 * lookEvery)
 		s.wantOwners("room", kernel, "a1")
 		s.wantOwners("room", img, "a1")
-		if n.Word() != "" || n.Missing(img) != nil || events["disk.overcommitted"] != 2 {
-			t.Errorf("%q, %v, events %v", n.Word(), n.Missing(img), events)
+		if n.Word() != "" || n.Missing(img) != nil || len(s.told("disk.overcommitted")) != 2 {
+			t.Errorf("%q, %v, events %v", n.Word(), n.Missing(img), s.told("disk.overcommitted"))
 		}
 	})
 }
@@ -345,8 +338,9 @@ func TestScrubbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, 100*gib, "a1")
 		n := s.nodes[0]
-		events := map[string]int{}
-		s.onEvent = func(_ *node, kind, _ string) { events[kind]++ }
+		events := func() (bad, suspect, came int) {
+			return len(s.told("asset.damaged")), len(s.told("disk.suspect")), len(s.told("asset.complete"))
+		}
 		a, b := s.upload(1, 64, "boot"), s.upload(2, 64, "boot")
 		s.want(a, b)
 		defer s.run()()
@@ -367,13 +361,13 @@ func TestScrubbed(t *testing.T) {
 		hurt(a)
 		time.Sleep(5 * time.Minute)
 		s.wantOwners("fetched again", a, "a1")
-		if events["asset.damaged"] != 1 || events["disk.suspect"] != 0 || events["asset.complete"] != 3 || n.Word() != "" {
-			t.Fatalf("events %v, %q", events, n.Word())
+		if bad, suspect, came := events(); bad != 1 || suspect != 0 || came != 3 || n.Word() != "" {
+			t.Fatalf("%d damaged, %d suspect, %d complete, %q", bad, suspect, came, n.Word())
 		}
 		hurt(b)
 		time.Sleep(5 * time.Minute)
-		if events["asset.damaged"] != 2 || events["disk.suspect"] != 1 || n.Word() != "disk_suspect" || !n.Report().Disk.Suspect {
-			t.Fatalf("events %v, %q", events, n.Word())
+		if bad, suspect, came := events(); bad != 2 || suspect != 1 || came != 4 || n.Word() != "disk_suspect" || !n.Report().Disk.Suspect {
+			t.Fatalf("%d damaged, %d suspect, %d complete, %q", bad, suspect, came, n.Word())
 		}
 	})
 }
@@ -520,19 +514,15 @@ func TestNeverTheLastCopy(t *testing.T) {
 	}
 }
 
-func randomSite(t *testing.T, r *rand.Rand) (evicted int) {
+func randomSite(t *testing.T, r *rand.Rand) int {
 	names := []string{"a1", "a2", "a3", "a4", "a5"}[:3+r.IntN(3)]
 	s := newSite(t, 64*gib, names...)
 	var all []*intent.AssetSpec
 	for k := range 6 {
 		all = append(all, s.upload(k, 64*(1+r.IntN(4)), []string{"boot", "image", "image", "other"}[r.IntN(4)]))
 	}
-	s.onEvent = func(n *node, kind, message string) {
-		if kind != "asset.evicted" {
-			return
-		}
+	s.onEvent = func(n *node, message string) {
 		s.mu.Lock()
-		evicted++
 		wanted := s.intent.Wanted
 		s.mu.Unlock()
 		for _, a := range wanted {
@@ -575,5 +565,5 @@ func randomSite(t *testing.T, r *rand.Rand) (evicted int) {
 			}
 		}
 	}
-	return evicted
+	return len(s.told("asset.evicted"))
 }

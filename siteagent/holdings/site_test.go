@@ -40,7 +40,8 @@ type site struct {
 	wake    chan struct{}
 	cut     map[[2]string]bool // who does not hear whom, both ways
 	since   map[[2]string]time.Time
-	onEvent func(n *node, kind, message string)
+	events  map[string][]string           // messages by kind
+	onEvent func(n *node, message string) // of an eviction; set before anything runs
 }
 
 type node struct {
@@ -56,7 +57,7 @@ type node struct {
 
 func newSite(t *testing.T, disk uint64, names ...string) *site {
 	t.Helper()
-	s := &site{t: t, content: map[intent.Digest][]byte{}, wake: make(chan struct{}), cut: map[[2]string]bool{}, since: map[[2]string]time.Time{}}
+	s := &site{t: t, content: map[intent.Digest][]byte{}, wake: make(chan struct{}), events: map[string][]string{}, cut: map[[2]string]bool{}, since: map[[2]string]time.Time{}}
 	log := slog.New(slog.DiscardHandler)
 	for _, name := range names {
 		n := &node{s: s, name: name, dir: filepath.Join(t.TempDir(), name), total: disk, sure: true}
@@ -78,8 +79,11 @@ func newSite(t *testing.T, disk uint64, names ...string) *site {
 			Intent: s.now, Members: n.members, WAN: func() []string { s.mu.Lock(); defer s.mu.Unlock(); return s.wan }, Sure: func() bool { s.mu.Lock(); defer s.mu.Unlock(); return n.sure },
 			Peers: Remote(func(agent string) http.RoundTripper { return wire{n, agent} }),
 			Event: func(kind, message string, _ map[string]string) error {
-				if s.onEvent != nil {
-					s.onEvent(n, kind, message)
+				s.mu.Lock()
+				s.events[kind] = append(s.events[kind], message)
+				s.mu.Unlock()
+				if s.onEvent != nil && kind == "asset.evicted" {
+					s.onEvent(n, message)
 				}
 				return nil
 			},
@@ -109,6 +113,13 @@ func (s *site) now() Intent {
 	in := s.intent
 	in.Wake = s.wake
 	return in
+}
+
+// told returns the messages of the events of a kind, of all agents.
+func (s *site) told(kind string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events[kind])
 }
 
 // want publishes the next intent.
