@@ -319,7 +319,7 @@ func (k *Keeper) look(ctx context.Context) {
 	if k.cfg.Sure() {
 		for d, head := range p.Left {
 			if err := k.cfg.Blobs.Leave(d, head); err != nil {
-				k.cfg.Log.Warn("cannot note when an asset left the intent", "asset", d.Short(), "err", err)
+				k.cfg.Log.Debug("cannot note when an asset left the intent; it stays until that can be", "asset", d.Short(), "err", err)
 			}
 		}
 	}
