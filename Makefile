@@ -6,6 +6,8 @@ CORPUS    ?= ../shared/testdata
 # grpc's tracing pages call templates by reflection, which keeps the linker from dropping dead code: 40 MB instead of 27.
 GOFLAGS   += -trimpath -tags=grpcnotrace
 LDFLAGS   := -s -w
+# Nothing of these modules is on a hot path; the binary is 0.9 MB smaller when nothing of them is inlined.
+SLIM      := github.com/zmap github.com/weppos github.com/cloudflare github.com/danielgtaylor github.com/goccy github.com/pelletier github.com/spf13 github.com/miekg go.uber.org google.golang.org
 TOOLS     := $(abspath $(BIN)/tools)
 GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -29,7 +31,7 @@ help: ## this list
 
 build: ## the two binaries, static, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry ./cmd/skerry
+	CGO_ENABLED=0 go build $(GOFLAGS) $(foreach p,$(SLIM),-gcflags='$(p)/...=-l') -ldflags '$(LDFLAGS)' -o $(BIN)/skerry ./cmd/skerry
 	CGO_ENABLED=0 go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/skerry-installer ./cmd/skerry-installer
 
 build-demo: # the walk through the main job; no part of the product
