@@ -53,7 +53,7 @@ type Config struct {
 	Listen  string        // host:port for TCP and UDP, default 0.0.0.0:7443
 	Metrics string        // host:port of /metrics over plain HTTP on the management network; empty: none
 	Spread  time.Duration // agents of a lost coordinator return within, default 60 s
-	Reserve uint64        // octets that uploads leave free, default 3 GiB
+	Reserve uint64        // octets that uploads leave free, default 3 GiB, or 5 % and 1 GiB
 	// URLAllow are networks that may be dialled for an asset's URL although they are loopback, link-local, private or managed.
 	URLAllow []netip.Prefix
 	Etcd     *Etcd // the shared store of several coordinators; nil: the embedded one below Data

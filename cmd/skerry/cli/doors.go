@@ -48,7 +48,7 @@ func (a *app) coordinatorCmd() *cobra.Command {
 	f.StringVar(&cfg.Listen, "listen", cfg.Listen, "address for API, joins and sessions, TCP and UDP")
 	f.StringVar(&cfg.Metrics, "metrics", cfg.Metrics, "address of /metrics, plain HTTP on the management network; empty for none")
 	f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "agents of a lost coordinator return within this time")
-	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that uploads leave free on the disk; 0 = 3 GiB")
+	f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that uploads leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
 	f.Var(prefixes{&cfg.URLAllow}, "url-allow", "CIDR that an asset's URL may lead to although it is loopback, link-local, private or managed; repeat for more")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	f.StringSliceVar(&cfg.Without, "recover-without", nil, "SITE/AGENT that is gone for good: its site, if held, does not wait for it")
