@@ -474,7 +474,7 @@ type eventChain struct {
 // fill reads on until the page has an event or the chain ends.
 func (c *eventChain) fill() error {
 	for len(c.page) == 0 {
-		p, err := c.journal.Range(c.agent, c.next, MaxPull)
+		p, err := c.journal.page(c.agent, c.next, MaxPull, true)
 		if err != nil || len(p.Records) == 0 {
 			return err
 		}

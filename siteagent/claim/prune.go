@@ -50,6 +50,11 @@ func baseOf(r Record) uint64 {
 // Range returns up to limit records of an agent's chain from seq on, as far as they can be read. Errors: ErrDamaged where a record
 // below the base is lost: who asks would not see it.
 func (j *Journal) Range(agent string, from uint64, limit int) (Page, error) {
+	return j.page(agent, from, limit, false)
+}
+
+// page is Range; with anyway what is lost below the base is passed over.
+func (j *Journal) page(agent string, from uint64, limit int, anyway bool) (Page, error) {
 	from = max(from, 1)
 	j.mu.Lock()
 	base := j.base(agent)
@@ -63,7 +68,7 @@ func (j *Journal) Range(agent string, from uint64, limit int) (Page, error) {
 		if err != nil {
 			return err
 		}
-		if p.Base > 0 && j.db.Holds()[bucketJournal] != "" {
+		if p.Base > 0 && !anyway && j.db.Holds()[bucketJournal] != "" {
 			return state.ErrDamaged
 		}
 		next, size := from, 0
@@ -74,6 +79,8 @@ func (j *Journal) Range(agent string, from uint64, limit int) (Page, error) {
 				err = json.Unmarshal(b, &r)
 			}
 			switch {
+			case errors.Is(err, state.ErrDamaged) && next <= base && anyway:
+				continue
 			case err != nil && next <= base:
 				return err
 			case errors.Is(err, state.ErrDamaged):
