@@ -30,6 +30,13 @@ type Budget interface {
 // leastBurst is what an agent may take at once at least, whatever the rate.
 const leastBurst = leastRead
 
+const (
+	// takesFor is how long an agent says that it takes something from the coordinator after the last octet: words may be ten seconds apart.
+	takesFor = 15 * time.Second
+	// mostToday bounds what one agent can have taken in a day: 100 Gbit/s.
+	mostToday = 1 << 50
+)
+
 // ration takes in what the line may carry now. What the site may is shared by the agents that fetch something from the coordinator, as far
 // as this job hears them. The caller holds mu.
 func (j *job) ration(now time.Time) {
@@ -41,8 +48,10 @@ func (j *job) ration(now time.Time) {
 		if p.w == nil || !p.live {
 			continue
 		}
-		others += p.w.today
-		if p.fresh(now) && p.w.stripe != noStripe && p.moves(now) {
+		if p.w.today <= mostToday { // else it cannot be
+			others += p.w.today
+		}
+		if p.fresh(now) && (p.w.takes || p.w.stripe != noStripe && p.moves(now)) {
 			fetching++
 		}
 	}
@@ -77,6 +86,9 @@ func (s *Swarm) paced(ctx context.Context, octets int) (most int) {
 	}
 	return s.pace.Burst()
 }
+
+// takes tells whether something comes from the coordinator, of whatever asset. The caller holds mu.
+func (s *Swarm) takes() bool { return s.cfg.Budget != nil && time.Since(s.took) < takesFor }
 
 // today is what this agent took from the coordinator today.
 func (s *Swarm) today() uint64 {

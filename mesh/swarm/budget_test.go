@@ -1,13 +1,18 @@
 package swarm
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/skerry-metal/skerry/mesh/chunk"
 )
 
 // allowance is a budget of a test. The zero value allows all.
@@ -68,6 +73,47 @@ func TestRate(t *testing.T) {
 		if rate > 1.1 || rate < 0.7 || s.wan() > 1.05 {
 			s.Errorf("%.2f of the rate, %.2f times over the WAN", rate, s.wan())
 		}
+	})
+}
+
+// TestRateOfAll: agents that fetch an asset each, as the keepers of different images do, share the rate of their site too.
+func TestRateOfAll(t *testing.T) {
+	inBubble(t, 4, 1<<20, func(s *site) {
+		const rate, size = 256 << 10, 16 << 20
+		began := time.Now()
+		for i, a := range s.agents {
+			b := make([]byte, size)
+			rand.NewChaCha8([32]byte{99, byte(i)}).Read(b)
+			m, err := chunk.ScanManifest(bytes.NewReader(b))
+			if err != nil {
+				s.Fatal(err)
+			}
+			a.origin.h, a.budget.rate = NewHandler(newMem(m, b), slog.New(slog.DiscardHandler)), rate
+			s.wg.Go(func() {
+				if _, err := a.swarm.Fetch(s.Context(), m.Content, m.Digest(), Wanted, nil); err != nil {
+					s.Error(err)
+				}
+			})
+		}
+		s.wg.Wait()
+		got := float64(4*size) / time.Since(began).Seconds() / rate
+		s.Logf("%.2f of the rate", got)
+		if got > 1.25 || got < 0.6 {
+			s.Errorf("%.2f times the rate of the site", got)
+		}
+	})
+}
+
+// TestImpossibleDay: an agent that says a number that cannot be stops nobody's line.
+func TestImpossibleDay(t *testing.T) {
+	inBubble(t, 3, 8<<20, func(s *site) {
+		for _, a := range s.agents {
+			a.budget.day = 1 << 30
+		}
+		s.agents[2].budget.today = 1<<64 - 1<<20
+		s.start(s.agents[0])
+		s.start(s.agents[1])
+		s.complete(10*time.Minute, s.agents[:2]...)
 	})
 }
 

@@ -458,6 +458,7 @@ func (j *job) arrived(src Source, n int) {
 	j.grew = now
 	if src.Tier == TierOrigin {
 		j.s.wan.Add(int64(n))
+		j.s.took = now
 		j.line.arrive(n, now)
 	}
 }
@@ -560,7 +561,7 @@ func (j *job) settle(ctx context.Context, src Source, came int, err error) error
 
 // word is what peers are told. The caller holds mu.
 func (j *job) word() *word {
-	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able(), today: j.s.today()}
+	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able(), today: j.s.today(), takes: j.s.takes()}
 	if j.m != nil {
 		w.manifest, w.chunks, w.have = j.manifest, len(j.m.Chunks), j.have
 	}

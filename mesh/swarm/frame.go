@@ -28,6 +28,7 @@ const (
 	formSame   = 3 // the bits of the frame before
 	flagAble   = 1
 	flagOut    = 2
+	flagTakes  = 4
 )
 
 // writeData writes the frame of chunk i; of a resumed one, raw is what the reader has not yet. A chunk that is asked from its middle is
@@ -97,6 +98,7 @@ type word struct {
 	patience time.Duration // how long this word holds when nothing more is heard, leastPatience to mostPatience
 	able     bool          // it wants the asset, and can fetch from the coordinator
 	out      bool          // it takes no chunk of the asset from who hears this: bad ones came
+	takes    bool          // something comes to it from the coordinator, of whatever asset
 	chunks   int           // of the manifest, 0 to chunk.MaxChunks
 	have     []byte        // verified chunks, one bit each; nil: none
 }
@@ -143,6 +145,9 @@ func (w *word) encode(same bool) []byte {
 	if w.out {
 		b[61] |= flagOut
 	}
+	if w.takes {
+		b[61] |= flagTakes
+	}
 	return append(b, bits...)
 }
 
@@ -164,7 +169,7 @@ func readWord(r io.Reader, before *word) (*word, error) {
 	if h[0] != typeHave || chunks > chunk.MaxChunks || h[60] > formSame || be.Uint32(h[4:]) != haveHeader+bits {
 		return nil, fmt.Errorf("cannot read what it has: %w", errWord)
 	}
-	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), today: be.Uint64(h[64:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, chunks: int(chunks)}
+	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), today: be.Uint64(h[64:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, takes: h[61]&flagTakes != 0, chunks: int(chunks)}
 	w.patience = min(max(time.Duration(be.Uint32(h[52:]))*time.Millisecond, leastPatience), mostPatience)
 	switch h[60] {
 	case formAll:

@@ -53,7 +53,7 @@ func FuzzReadData(f *testing.F) {
 // TestWords: what is told comes out again, and what does not fit is refused.
 func TestWords(t *testing.T) {
 	d := intent.DigestOf([]byte("m"))
-	some := &word{manifest: d, octets: 1 << 40, today: 1 << 41, stripe: 7, patience: time.Minute, able: true, chunks: 11, have: []byte{0x80, 0x20}}
+	some := &word{manifest: d, octets: 1 << 40, today: 1 << 41, takes: true, stripe: 7, patience: time.Minute, able: true, chunks: 11, have: []byte{0x80, 0x20}}
 	for name, w := range map[string]*word{
 		"nothing": {stripe: noStripe, patience: leastPatience}, "some": some,
 		"all": {manifest: d, stripe: noStripe, patience: mostPatience, chunks: 11, have: full(11)},

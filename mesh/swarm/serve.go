@@ -164,8 +164,8 @@ func (s *Swarm) word(d intent.Digest, seen *digested, who string) (*word, <-chan
 		s.mu.Unlock()
 		return w, changed
 	}
+	w := &word{stripe: noStripe, patience: idlePatience, today: s.today(), takes: s.takes()}
 	s.mu.Unlock()
-	w := &word{stripe: noStripe, patience: idlePatience, today: s.today()}
 	if m, err := s.cfg.Store.Manifest(d); err == nil {
 		if have, _, err := s.cfg.Store.Have(d); err == nil {
 			if seen.m != m {

@@ -73,6 +73,7 @@ type Swarm struct {
 	changed  chan struct{}
 	jobs     map[intent.Digest]*job
 	accounts map[accountKey]*account
+	took     time.Time // something from the coordinator, last
 }
 
 // New returns a Swarm that fetches nothing until Fetch is called.

@@ -86,6 +86,7 @@ const (
 	// maxBody bounds one record's body: an inventory of a large machine is about 64 KiB.
 	maxBody  = 512 << 10
 	maxKey   = 300     // kind and key of a record; the longest are project/name pairs of two labels
+	maxSeq   = 1 << 48 // records of one agent: a thousand a second for 8,900 years
 	maxClock = 1 << 60 // milliseconds since 1970 times 256 reach it in the year 144,000
 	// pullEvery is how often missed records are asked for; a push is the normal way.
 	pullEvery = 2 * time.Second
@@ -373,7 +374,7 @@ func (j *Journal) take(agent string, p Page) (last uint64, err error) {
 // bounded tells whether a peer's record is of a kind and size that this agent could have written. A clock beyond maxClock
 // would leave no room for ours.
 func (r Record) bounded() bool {
-	return r.Kind != "" && !strings.Contains(r.Kind, "/") && len(r.Kind)+len(r.Key) <= maxKey && len(r.Body) <= maxBody && r.Clock < maxClock
+	return r.Kind != "" && !strings.Contains(r.Kind, "/") && len(r.Kind)+len(r.Key) <= maxKey && len(r.Body) <= maxBody && r.Clock < maxClock && r.Seq < maxSeq
 }
 
 // Heads returns the last sequence number known of each agent.

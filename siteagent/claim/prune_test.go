@@ -2,6 +2,7 @@ package claim
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -181,6 +182,9 @@ func TestGaps(t *testing.T) {
 	f("from the middle", 5, Page{200, whole[5:]}, 301, false)
 	f("no base said", 0, Page{0, whole}, last(whole, 0), true)
 	f("a base that is too low", 0, Page{100, whole}, last(whole, 101), true)
+	far := whole[len(whole)-1]
+	far.Seq = 1<<64 - 1
+	f("a number that no agent reaches", 0, Page{1<<64 - 2, append(slices.Clone(whole[:i]), far)}, whole[i-1].Seq, true)
 	f("a gap above the base", 0, Page{200, append(slices.Clone(whole[:i+5]), whole[i+6:]...)}, whole[i+4].Seq, true)
 	f("a gap over the base", 0, Page{200, append(slices.Clone(whole[:i]), whole[i+1:]...)}, whole[i-1].Seq, true)
 
@@ -205,6 +209,28 @@ func last(rs []Record, over uint64) (seq uint64) {
 		seq = r.Seq
 	}
 	return seq
+}
+
+// endless is a peer whose every answer ends with the highest number that there is.
+type endless struct {
+	Peers
+	asked int
+}
+
+func (e *endless) Pull(_ context.Context, _, agent string, _ uint64) (Page, error) {
+	if e.asked++; e.asked > 10 {
+		return Page{}, errors.New("asked for ever")
+	}
+	return Page{Records: []Record{{Agent: agent, Seq: 1<<64 - 1, Kind: "lease"}}}, nil
+}
+
+// TestRepairEnds: a peer that gives nonsense ends a repair's questions to it.
+func TestRepairEnds(t *testing.T) {
+	e := &endless{}
+	rep := &repairer{peers: e, found: map[recordID]Record{}}
+	if err := rep.take(t.Context(), "x", "b", 1, 100); err != nil || e.asked != 1 || len(rep.found) != 0 {
+		t.Fatalf("asked %d times, found %d, %v", e.asked, len(rep.found), err)
+	}
 }
 
 // TestReclaimPruned: an agent whose store is gone, or older than what its peer pruned, takes its chain back; where the peer no longer has

@@ -181,15 +181,17 @@ func (rep *repairer) take(ctx context.Context, peer, agent string, from, to uint
 		if err != nil {
 			return err
 		}
+		last := uint64(0)
 		for _, r := range page.Records {
-			if r.Agent == agent && r.bounded() {
+			if r.Agent == agent && r.bounded() && r.Seq >= from && r.Seq <= to+MaxPull {
 				rep.found[recordID{agent, r.Seq}] = r
 			}
+			last = max(last, min(r.Seq, maxSeq))
 		}
-		if len(page.Records) == 0 || page.Records[len(page.Records)-1].Seq < from {
+		if last < from {
 			return fmt.Errorf("%s has nothing from %d on: %w", peer, from, state.ErrAbsent)
 		}
-		from = page.Records[len(page.Records)-1].Seq + 1
+		from = last + 1
 	}
 	return nil
 }

@@ -75,10 +75,10 @@ func (k *Keeper) Repair(context.Context) error {
 	return k.cfg.DB.Reseal(Bucket, lost...)
 }
 
-// turn begins a new day. The caller holds mu.
+// turn begins a new day, by a clock that is believed. The caller holds mu.
 func (k *Keeper) turn() {
-	now, _ := k.cfg.Clock()
-	if d := now.Format(time.DateOnly); k.day.Day != d {
+	now, ok := k.cfg.Clock()
+	if d := now.Format(time.DateOnly); k.day.Day != d && (ok || k.day.Day == "") {
 		k.day, k.unsaved = day{Day: d}, 0
 	}
 }

@@ -110,6 +110,10 @@ func TestDay(t *testing.T) {
 	if got := b.Today(); got < 40e6-saveEvery || got > 40e6 {
 		t.Errorf("%d octets after a restart", got)
 	}
+	b.at("Thu 1970-01-01 00:00")
+	b.ok = false
+	b.wants("by a clock that nobody believes", swarm.Wanted, 80e6, 0, "took")
+	b.ok = true
 	b.at("Sat 2026-11-28 00:00")
 	b.wants("midnight", swarm.Wanted, 0, inf, "")
 	if got := b.Today(); got != 0 {
