@@ -151,7 +151,8 @@ func (s *Store) checkpoint(d intent.Digest, e *entry) error {
 }
 
 // ReadChunk reads chunk i of d into buf, which must hold the manifest's chunk size, and returns its octets. The first read in
-// a process life hashes it. Errors: ErrAbsent, ErrPending (this chunk is not here), ErrCorrupt.
+// a process life hashes it. Errors: ErrAbsent, ErrPending (this chunk is not here), ErrCorrupt (also where
+// the disk cannot read it).
 func (s *Store) ReadChunk(d intent.Digest, i int, buf []byte) ([]byte, error) {
 	e, err := s.entry(d)
 	if err != nil {
@@ -167,14 +168,14 @@ func (s *Store) ReadChunk(d intent.Digest, i int, buf []byte) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), ErrPending)
 	}
 	off, n := e.m.ChunkRange(i)
-	if _, err := e.file.ReadAt(buf[:n], off); err != nil {
-		return nil, fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), err)
-	}
-	if verified {
+	_, err = e.file.ReadAt(buf[:n], off)
+	switch {
+	case err == nil && verified:
 		return buf[:n], nil
-	}
-	if !e.m.VerifyChunk(i, buf[:n]) {
-		return nil, s.lose(d, e, i)
+	case errors.Is(err, os.ErrClosed): // deleted meanwhile, or the store was closed
+		return nil, fmt.Errorf("cannot read chunk %d of %s: %w: %w", i, d.Short(), ErrAbsent, err)
+	case err != nil || !e.m.VerifyChunk(i, buf[:n]):
+		return nil, s.lose(d, e, i, err)
 	}
 	e.mu.Lock()
 	e.verified.set(i)
@@ -182,9 +183,9 @@ func (s *Store) ReadChunk(d intent.Digest, i int, buf []byte) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// lose takes away the bit of a damaged chunk, so that it is fetched again.
-func (s *Store) lose(d intent.Digest, e *entry, i int) error {
-	return errors.Join(fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), ErrCorrupt), s.drop(d, e, i))
+// lose takes away the bit of a damaged chunk, so that it is fetched again. cause is nil where it was read and has another hash.
+func (s *Store) lose(d intent.Digest, e *entry, i int, cause error) error {
+	return errors.Join(fmt.Errorf("cannot read chunk %d of %s: %w", i, d.Short(), ErrCorrupt), cause, s.drop(d, e, i))
 }
 
 func (s *Store) drop(d intent.Digest, e *entry, i int) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -98,8 +99,8 @@ func (s *Store) scrubChunk(d intent.Digest, e *entry, i int, buf []byte, r *Scru
 	if err == nil && e.m.VerifyChunk(i, buf[:n]) {
 		return nil
 	}
-	if e.isGone() {
-		return nil // its file is closed
+	if errors.Is(err, os.ErrClosed) || e.isGone() {
+		return nil // deleted meanwhile, or the store was closed
 	}
 	r.Bad++
 	return s.drop(d, e, i)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -197,5 +198,33 @@ func TestScrub(t *testing.T) {
 	cancel()
 	if _, err := b.s.Scrub(ctx, 1); !errors.Is(err, context.Canceled) {
 		t.Fatalf("scrub after its end: %v", err)
+	}
+}
+
+// TestUnreadable: a chunk that the disk cannot read is damaged as one with another hash is; a closed file is no damage.
+func TestUnreadable(t *testing.T) {
+	b := newBench(t)
+	m := asset(t, b.s, 4, 3)
+	buf := make([]byte, chunk.Size)
+	if err := os.Truncate(b.s.path(m.Content, ".blob"), chunk.Size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.s.ReadChunk(m.Content, 1, buf); !errors.Is(err, ErrCorrupt) || !errors.Is(err, io.EOF) {
+		t.Errorf("read behind the end: %v, want ErrCorrupt and its cause", err)
+	}
+	if got := info(t, b.s, m.Content); got.Have != 2 || got.Complete || len(got.Damaged) != 1 {
+		t.Errorf("after it: %+v", got)
+	}
+	e, _ := b.s.entry(m.Content)
+	if err := errors.Join(b.s.Close(), b.s.scrub(t.Context(), m.Content, e, 1, &Scrubbed{})); err != nil {
+		t.Error(err)
+	}
+	b.s.blobs[m.Content] = e // who took it before Close
+	if _, err := b.s.ReadChunk(m.Content, 0, buf); !errors.Is(err, ErrAbsent) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("read of a closed store: %v", err)
+	}
+	delete(b.s.blobs, m.Content)
+	if e.have.count() != 2 || len(e.damaged) != 1 {
+		t.Errorf("a closed store lost chunks: %08b, %d damaged", e.have, len(e.damaged))
 	}
 }

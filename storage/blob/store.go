@@ -28,7 +28,7 @@ var (
 	ErrPending = errors.New("asset not complete yet")
 	ErrPinned  = errors.New("asset pinned")
 	ErrFull    = errors.New("no space for the asset")
-	// ErrCorrupt: a stored chunk no longer has its hash. Its bit is gone: it will be fetched again.
+	// ErrCorrupt: a stored chunk no longer has its hash, or cannot be read. Its bit is gone: it will be fetched again.
 	ErrCorrupt = errors.New("stored chunk damaged")
 )
 
