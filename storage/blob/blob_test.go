@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -323,5 +324,37 @@ func TestImportDeletePins(t *testing.T) {
 	}
 	if got := readAll(t, b.s, m.Content); !bytes.Equal(got, want) {
 		t.Fatal("content differs")
+	}
+}
+
+// TestCloseDuringPut: an asset whose record cannot be written, and a Close that has begun, do not wait for each other.
+func TestCloseDuringPut(t *testing.T) {
+	b := newBench(t)
+	_, m := content(t)
+	f, err := os.Create(b.s.path(m.Content, ".blob"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close() // no checkpoint can sync it
+	e := newEntry(m, f)
+	e.mu.Lock() // both come this far
+	adopted, closed := make(chan error, 1), make(chan error, 1)
+	go func() { adopted <- b.s.adopt(m.Content, e) }()
+	for in := false; !in; runtime.Gosched() {
+		_, err := b.s.entry(m.Content)
+		in = err == nil
+	}
+	go func() { closed <- b.s.Close() }()
+	for b.s.mu.TryLock() {
+		b.s.mu.Unlock()
+		runtime.Gosched()
+	}
+	e.mu.Unlock()
+	if err := <-adopted; err == nil {
+		t.Error("an asset without a record was taken in")
+	}
+	<-closed
+	if left := b.s.List(); len(left) != 0 {
+		t.Errorf("left %v", left)
 	}
 }

@@ -65,7 +65,7 @@ type entry struct {
 	sum  intent.Digest // of the manifest: 30 MiB are hashed for an asset of 1 TiB
 	file *os.File
 
-	mu       sync.Mutex // guards what follows; no hashing under it
+	mu       sync.Mutex // guards what follows; no hashing under it, and Store.mu is never taken under it
 	have     bitmap     // chunks on disk
 	verified bitmap     // chunks hashed in this process life
 	saved    bitmap     // have as last recorded
@@ -285,14 +285,18 @@ func (s *Store) adopt(d intent.Digest, e *entry) error {
 	s.blobs[d] = e
 	s.mu.Unlock()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err := s.checkpoint(d, e); err != nil {
-		s.mu.Lock()
-		delete(s.blobs, d)
-		s.mu.Unlock()
-		return errors.Join(err, e.file.Close())
+	err := s.checkpoint(d, e)
+	e.gone = err != nil // whoever found it meanwhile records nothing of it
+	e.mu.Unlock()
+	if err == nil {
+		return nil
 	}
-	return nil
+	s.mu.Lock()
+	if s.blobs[d] == e {
+		delete(s.blobs, d)
+	}
+	s.mu.Unlock()
+	return errors.Join(err, e.file.Close())
 }
 
 func newEntry(m *chunk.Manifest, f *os.File) *entry {
