@@ -54,6 +54,8 @@ type Config struct {
 type Store struct {
 	cfg Config
 
+	files sync.Mutex // held while an asset's files and record come or go; taken before the others
+
 	mu    sync.Mutex // guards what follows
 	blobs map[intent.Digest]*entry
 	pins  map[intent.Digest]bool
@@ -234,6 +236,8 @@ func (s *Store) entry(d intent.Digest) (*entry, error) {
 // There must be room for it beside what pinned assets that are not complete still need: ErrFull here, before an octet came over
 // the WAN, is better than half of each. Errors: ErrFull.
 func (s *Store) Put(ctx context.Context, m *chunk.Manifest) error {
+	s.files.Lock()
+	defer s.files.Unlock()
 	if _, err := s.entry(m.Content); err == nil {
 		return nil
 	}
@@ -275,13 +279,9 @@ func (s *Store) Put(ctx context.Context, m *chunk.Manifest) error {
 	return s.adopt(m.Content, e)
 }
 
-// adopt records e and takes it in, unless somebody was faster.
+// adopt records e and takes it in. s.files is held, and d absent.
 func (s *Store) adopt(d intent.Digest, e *entry) error {
 	s.mu.Lock()
-	if s.blobs[d] != nil {
-		s.mu.Unlock()
-		return e.file.Close()
-	}
 	s.blobs[d] = e
 	s.mu.Unlock()
 	e.mu.Lock()
@@ -355,6 +355,13 @@ func (s *Store) SetPins(pins []intent.Digest) {
 // Delete removes an asset: record first, then files, so that a crash leaves a leftover and never a record without bytes.
 // Open readers keep reading. Errors: ErrAbsent, ErrPinned.
 func (s *Store) Delete(d intent.Digest) error {
+	s.files.Lock()
+	defer s.files.Unlock()
+	return s.remove(d)
+}
+
+// remove is Delete with s.files held.
+func (s *Store) remove(d intent.Digest) error {
 	s.mu.Lock()
 	e, pinned := s.blobs[d], s.pins[d]
 	if e != nil && !pinned {

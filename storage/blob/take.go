@@ -49,11 +49,14 @@ func (c *ctxReader) Read(p []byte) (int, error) {
 }
 
 // take makes f, whose bytes are m's and on stable storage, a complete asset, and removes its old name last. f is closed or kept.
+// Another one may have been faster, with the same file too.
 func (s *Store) take(f *os.File, m *chunk.Manifest) error {
+	s.files.Lock()
+	defer s.files.Unlock()
 	if old, err := s.entry(m.Content); err == nil && old.isComplete() {
-		return errors.Join(f.Close(), os.Remove(f.Name()))
+		return errors.Join(f.Close(), unlink(f))
 	}
-	err := s.Delete(m.Content)
+	err := s.remove(m.Content)
 	if errors.Is(err, ErrAbsent) {
 		err = os.Remove(s.path(m.Content, ".blob")) // of a crash: it has no record
 	}
@@ -75,5 +78,12 @@ func (s *Store) take(f *os.File, m *chunk.Manifest) error {
 	if err := s.adopt(m.Content, e); err != nil {
 		return err
 	}
-	return os.Remove(f.Name())
+	return unlink(f)
+}
+
+func unlink(f *os.File) error {
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the old name of an asset: %w", err)
+	}
+	return nil
 }

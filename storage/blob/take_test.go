@@ -8,9 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/storage/state"
 )
 
 func TestTake(t *testing.T) {
@@ -64,5 +67,58 @@ func TestTake(t *testing.T) {
 	}
 	if err := b.s.Room(int64(b.free)); !errors.Is(err, ErrFull) {
 		t.Errorf("room for everything that is free: %v", err)
+	}
+}
+
+// TestSameAtOnce: imports and Takes of the same octets, also of the same file, and a Delete among them, all succeed, and what is there
+// in the end is whole, also after a restart.
+func TestSameAtOnce(t *testing.T) {
+	b := newBench(t)
+	agree := func(*chunk.Manifest) error { return nil }
+	for round := range byte(20) {
+		want := bytes.Repeat([]byte{round, 1}, 1500)
+		d := intent.DigestOf(want)
+		path := filepath.Join(b.dir, "assets", "sent.part")
+		if err := os.WriteFile(path, want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var begin, end sync.WaitGroup
+		begin.Add(1)
+		for i := range 7 {
+			end.Go(func() {
+				begin.Wait()
+				var err error
+				switch {
+				case i < 4:
+					_, err = b.s.Import(t.Context(), bytes.NewReader(want), 1<<20)
+				case i < 6 && round%2 == 0:
+					if _, err = b.s.Take(t.Context(), path, agree); errors.Is(err, fs.ErrNotExist) {
+						err = nil // the other one has ended
+					}
+				case i == 6 && round%2 != 0:
+					if err = b.s.Delete(d); errors.Is(err, ErrAbsent) {
+						err = nil
+					}
+				}
+				if err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		begin.Done()
+		end.Wait()
+	}
+	b.close(t)
+	b.open(t)
+	for _, i := range b.s.List() {
+		if err := b.s.Verify(i.Digest); err != nil || !i.Complete {
+			t.Errorf("%s complete %v, %v", i.Digest.Short(), i.Complete, err)
+		}
+	}
+	records := 0
+	if err := b.db.View(func(tx *state.Tx) error {
+		return tx.Walk(bucket, "", func(string, []byte) error { records++; return nil })
+	}); err != nil || records != len(b.s.List()) || records < 10 {
+		t.Errorf("%d records and %d assets of 20, %v", records, len(b.s.List()), err)
 	}
 }
