@@ -333,6 +333,35 @@ func TestOvercommitted(t *testing.T) {
 	})
 }
 
+// TestNotInVain: nothing goes for an asset that would not fit though everything went that may.
+func TestNotInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, 100*gib, "a1")
+		n := s.nodes[0]
+		s.want(s.upload(1, 64, "image"), s.upload(2, 64, "image"))
+		defer s.run()()
+		for range 3 {
+			synctest.Wait()
+			s.want() // at last both may go
+		}
+		synctest.Wait()
+		sp, err := n.cfg.Blobs.Space()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &intent.AssetSpec{Digest: intent.DigestOf(nil), Size: sp.Free - sp.Reserve + 128<<10 + 1, Class: "image"}
+		n.makeRoom(t.Context(), a)
+		if gone := s.told("asset.evicted"); len(gone) != 0 {
+			t.Errorf("in vain went %v", gone)
+		}
+		a.Size--
+		n.makeRoom(t.Context(), a)
+		if gone := s.told("asset.evicted"); len(gone) != 1 { // it takes a GiB of the test's disk
+			t.Errorf("for what fits went %v", gone)
+		}
+	})
+}
+
 // TestScrubbed: a chunk that goes bad on disk is found, told and fetched again; two in a day make the disk suspect, for a day.
 func TestScrubbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -35,7 +35,7 @@ func (k *Keeper) watermarks(ctx context.Context) {
 	}
 }
 
-// makeRoom makes room for an asset that is to be fetched.
+// makeRoom makes room for an asset that is to be fetched, unless it would not fit though everything went that may.
 func (k *Keeper) makeRoom(ctx context.Context, s *intent.AssetSpec) {
 	sp, err := k.cfg.Blobs.Space()
 	if err != nil {
@@ -47,7 +47,17 @@ func (k *Keeper) makeRoom(ctx context.Context, s *intent.AssetSpec) {
 			need -= i.Octets
 		}
 	}
-	if sp.Free < need {
+	if sp.Free >= need {
+		return
+	}
+	p, _ := k.plan()
+	could := sp.Free
+	for _, i := range p.May {
+		if i.Digest != s.Digest {
+			could += i.Octets
+		}
+	}
+	if could >= need {
 		k.clear(ctx, need)
 	}
 }
