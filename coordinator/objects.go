@@ -291,6 +291,7 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 			}
 			continue
 		}
+		repository.Unmark(&c, ch.obj) // deletions come first in changes
 		if ch.action == "unchanged" {
 			continue
 		}

@@ -130,7 +130,7 @@ func TestRegisterURL(t *testing.T) {
 	}
 }
 
-// A deleted asset's octets go after their grace, those of one that was made again stay, and while a site is held everything does.
+// A deleted asset's octets go after their grace; those of one that was made again stay, also when its name gets others later; and while a site is held everything does.
 func TestCollectAssets(t *testing.T) {
 	s := found1(t)
 	cl := s.server()
@@ -162,12 +162,12 @@ func TestCollectAssets(t *testing.T) {
 		}
 		return c
 	}
-	collect(false, "old waits, again waits")
+	collect(false, "old waits")
 	later := time.Now().Add(repository.Grace + time.Hour)
 	s.wall = func() time.Time { return later }
 	s.restart()
 	cl = s.server()
-	collect(true, "old due, again named")
+	collect(true, "old due")
 	v, err := recovery.Mark(later, "restored")
 	if err != nil {
 		t.Fatal(err)
@@ -176,14 +176,15 @@ func TestCollectAssets(t *testing.T) {
 	if _, err := s.store.Commit(t.Context(), store.Commit{Put: map[string][]byte{held: v}}); err != nil {
 		t.Fatal(err)
 	}
-	if c := collect(false, "old due, again named"); !strings.Contains(c.Held, "lon1") {
+	if c := collect(false, "old due"); !strings.Contains(c.Held, "lon1") {
 		t.Errorf("a held site: %q", c.Held)
 	}
 	if _, err := s.store.Commit(t.Context(), store.Commit{Delete: []string{held}}); err != nil {
 		t.Fatal(err)
 	}
-	collect(false, "old removed, again named")
-	if n := len(s.blobs.List()); n != 2 {
-		t.Errorf("%d blobs, want those of again and %s", n, stays)
+	upload("again", "another kernel")
+	collect(false, "old removed")
+	if n := len(s.blobs.List()); n != 3 {
+		t.Errorf("%d blobs, want both of again and that of %s", n, stays)
 	}
 }

@@ -41,6 +41,15 @@ func Mark(put map[string][]byte, o *intent.Object, now time.Time) error {
 	return nil
 }
 
+// Unmark adds to the commit that puts o, if that is an asset, that its octets stay: who deletes it later gives them Grace anew.
+func Unmark(c *store.Commit, o *intent.Object) {
+	if s, ok := o.Spec.(*intent.AssetSpec); ok {
+		k := store.AssetGoneKey(s.Digest.Hex())
+		delete(c.Put, k) // deleted under another name by the same commit
+		c.Delete = append(c.Delete, k)
+	}
+}
+
 // Collect removes the blobs of assets that were deleted longer than Grace ago, and says what it did or, with dryRun, would do. named tells
 // whether an asset of the catalog has the digest, and is asked last. The marks stay: other coordinators over the same store have blobs
 // of their own.
