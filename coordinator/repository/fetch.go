@@ -258,6 +258,9 @@ func answer(rec record, res *http.Response) (record, uint64, error) {
 		if !ok || from != rec.Offset {
 			return rec, 0, final("the server answers with another part than it was asked for")
 		}
+		if total == 0 && rec.Size == 0 { // the end of a part would pass for the end of the file
+			return rec, 0, final("the server gives a part and does not say of how much: give --size")
+		}
 		size = total
 	case code == http.StatusRequestedRangeNotSatisfiable && rec.Offset > 0:
 		return rec, 0, final(fileChanged)

@@ -166,6 +166,7 @@ func TestURLSecondAnswer(t *testing.T) {
 	f("200 for 206: read from 0", `"v1"`, whole(`"v1"`, want), assets.Whole, "")
 	f("a weak validator: read from 0", `W/"v1"`, file(want, `W/"v1"`, 0, 0), assets.Whole, "")
 	f("no validator: read from 0", "", file(want, "", 0, 0), assets.Whole, "")
+	f("the rest of a length that is known", `"v1"`, part(`"v1"`, "bytes 60000-99999/*", want[60_000:]), assets.Whole, "")
 	f("a part of the rest", `"v1"`, part(`"v1"`, "bytes 60000-60009/100000", want[60_000:60_010]), assets.Fetching, "a part of what it was asked for")
 	f("another file", `"v1"`, whole(`"v2"`, want), assets.Failed, "changed at the server")
 	f("another file, in part", `"v1"`, part(`"v2"`, "bytes 60000-99999/100000", want[60_000:]), assets.Failed, "changed at the server")
@@ -176,6 +177,35 @@ func TestURLSecondAnswer(t *testing.T) {
 	f("gone", `"v1"`, http.NotFound, assets.Failed, "404 Not Found")
 	f("busy", `"v1"`, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, assets.Fetching, "503 Service Unavailable")
 	f("more than the rest", `"v1"`, part(`"v1"`, "bytes 60000-99999/100000", append(want[60_000:len(want):len(want)], 'x')), assets.Failed, "more than 100000 octets")
+}
+
+// A server that never says how long the file is, and gives less than the rest of it: half a file is no asset.
+func TestURLUnknownLength(t *testing.T) {
+	want := random(15, 100_000)
+	f := func(size uint64, state, why string) {
+		t.Helper()
+		s := newShop(t)
+		o := newOrigin(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", `"v1"`)
+			if r.Header.Get("Range") == "" {
+				_, _ = w.Write(want[:60_000])
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}
+			w.Header().Set("Content-Range", "bytes 60000-60009/*")
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(want[60_000:60_010])
+		})
+		u := s.begin(assets.UploadRequest{Name: "remote", Class: "image", URL: o.URL, Size: size})
+		if u = s.step(u.ID); u.Offset != 60_000 {
+			t.Fatalf("first: %+v", u)
+		}
+		if u = s.step(u.ID); u.State != state || !strings.Contains(u.Why, why) {
+			t.Errorf("%+v, want %s because %q", u, state, why)
+		}
+	}
+	f(0, assets.Failed, "does not say of how much")
+	f(100_000, assets.Fetching, "a part of what it was asked for")
 }
 
 // Bad servers: each is refused with its reason, and nothing is kept.
