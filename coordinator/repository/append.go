@@ -129,10 +129,7 @@ func (r *Repository) file(s *session) (*os.File, uint64, error) {
 		err = f.Truncate(int64(s.Offset))
 	}
 	if err == nil && s.Size > s.Offset {
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(s.Size))
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			err = nil // a full disk shows later then
-		}
+		err = r.allocate(f, s.record)
 	}
 	if err == nil && s.Offset == 0 {
 		err = syncDir(r.cfg.Dir) // the file's name
@@ -143,8 +140,22 @@ func (r *Repository) file(s *session) (*os.File, uint64, error) {
 	return f, s.Offset, nil
 }
 
+// allocate takes room for all of a session's octets, unless what assets leave free would go. Errors: api.ErrFull.
+func (r *Repository) allocate(f *os.File, rec record) error {
+	r.alloc.Lock() // of two sessions that both fit only one may
+	defer r.alloc.Unlock()
+	if err := r.room(rec); err != nil {
+		return err
+	}
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(rec.Size))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // a full disk shows later then
+	}
+	return err
+}
+
 func written(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, api.ErrFull) {
 		return api.ErrFull
 	}
 	return fmt.Errorf("cannot write upload: %w", err)

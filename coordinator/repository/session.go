@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -48,6 +49,8 @@ type Repository struct {
 	cfg    Config
 	client *http.Client
 	kick   chan struct{} // wakes who reads URLs
+
+	alloc sync.Mutex // held while room is looked for and taken, by one session at a time
 
 	mu       sync.Mutex // guards what follows
 	sessions map[string]*session
@@ -259,7 +262,20 @@ func (r *Repository) room(rec record) error {
 	if rec.Size <= rec.Offset {
 		return nil
 	}
-	return full(r.cfg.Blobs.Room(int64(rec.Size - rec.Offset)))
+	have := rec.Offset
+	if fi, err := os.Stat(r.path(rec.ID)); err == nil {
+		have = max(have, allocated(fi)) // of a request that was cut
+	}
+	return full(r.cfg.Blobs.Room(int64(rec.Size - min(rec.Size, have))))
+}
+
+// allocated is how many octets of the disk a file has, also behind its end.
+func allocated(fi fs.FileInfo) uint64 {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0
+	}
+	return uint64(st.Blocks) * 512
 }
 
 // full names a full disk as the API does.

@@ -53,7 +53,7 @@ func (s *shop) open() {
 	}
 	s.blobs, err = blob.Open(blob.Config{
 		Dir: filepath.Join(s.dir, "assets"), State: s.db, Logger: log, Reserve: 1,
-		Statfs: func(string) (uint64, uint64, error) { return s.free, 200 << 30, nil },
+		Statfs: func(string) (uint64, uint64, error) { return s.free - min(s.free, s.used()), 200 << 30, nil },
 	})
 	if err != nil {
 		s.Fatal(err)
@@ -65,6 +65,22 @@ func (s *shop) open() {
 	if err != nil {
 		s.Fatal(err)
 	}
+}
+
+// used is what the files of uploads take of the disk, in octets.
+func (s *shop) used() uint64 {
+	s.Helper()
+	files, err := filepath.Glob(filepath.Join(s.dir, "assets", "uploads", "*"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	n := uint64(0)
+	for _, f := range files {
+		if fi, err := os.Stat(f); err == nil {
+			n += allocated(fi)
+		}
+	}
+	return n
 }
 
 // crash ends everything without a last word: what SIGKILL leaves, short of torn pages.
@@ -416,6 +432,33 @@ func TestFullDisk(t *testing.T) {
 	s.free = 1 << 30
 	if got := s.begin(requestFor("tiny", want)); got.Offset != 60_000 || len(s.r.List().Items) != 1 {
 		t.Errorf("with room again: %+v of %v", got, s.r.List())
+	}
+}
+
+// Uploads that were each begun while they fitted do not eat together what is to stay free; one that has its room goes on in it.
+func TestReserve(t *testing.T) {
+	s := newShop(t)
+	s.free = 100 << 20
+	var ids []string
+	request := func(i int) assets.UploadRequest {
+		return assets.UploadRequest{Name: fmt.Sprint("a", i), Class: "image", Size: 60 << 20, Digest: intent.DigestOf([]byte{byte(i)})}
+	}
+	for i := range 3 {
+		ids = append(ids, s.begin(request(i)).ID)
+	}
+	for i, id := range ids {
+		if _, err := s.r.Append(t.Context(), id, 0, bodyOf(strings.NewReader("x"))); errors.Is(err, api.ErrFull) != (i > 0) {
+			t.Errorf("upload %d: %v", i, err)
+		}
+	}
+	if n := s.used(); n >= s.free {
+		t.Errorf("%d octets are allocated of %d", n, s.free)
+	}
+	if u := s.begin(request(0)); u.Offset != 1 {
+		t.Errorf("it goes on at %+v", u)
+	}
+	if _, err := s.r.Append(t.Context(), ids[0], 1, bodyOf(strings.NewReader("y"))); err != nil {
+		t.Errorf("an upload that has its room: %v", err)
 	}
 }
 
