@@ -205,6 +205,9 @@ func (r *Repository) Begin(ctx context.Context, by string, q assets.UploadReques
 	for {
 		s, err := r.find(by, q)
 		if err != nil {
+			if r.makeWay() {
+				continue
+			}
 			return nil, err
 		}
 		if v, ok := r.reading(s); ok {
@@ -218,7 +221,62 @@ func (r *Repository) Begin(ctx context.Context, by string, q assets.UploadReques
 			return nil, err
 		}
 		defer release()
-		return r.begin(s)
+		v, err := r.begin(s)
+		if err != nil {
+			r.forget(s)
+		}
+		return v, err
+	}
+}
+
+// makeWay removes the session that failed first, of those that nobody holds, and tells whether there was one.
+func (r *Repository) makeWay() bool {
+	r.mu.Lock()
+	var failed []*session
+	for _, s := range r.sessions {
+		if s.Failed != "" {
+			failed = append(failed, s)
+		}
+	}
+	slices.SortFunc(failed, func(a, b *session) int { return a.Moved.Compare(b.Moved) })
+	r.mu.Unlock()
+	for _, s := range failed {
+		if r.removeIf(s, func() bool { return s.Failed != "" }) {
+			return true
+		}
+	}
+	return false
+}
+
+// removeIf removes a session that nobody holds, if it is still one of those that are to go, and tells whether it did.
+func (r *Repository) removeIf(s *session, still func() bool) bool {
+	select {
+	case s.turn <- true:
+	default:
+		return false // somebody holds it
+	}
+	defer func() { <-s.turn }()
+	r.mu.Lock()
+	goes := !s.gone && still()
+	r.mu.Unlock()
+	if !goes {
+		return false
+	}
+	if err := r.remove(s); err != nil {
+		r.cfg.Logger.Warn("upload not removed; it is tried again", "upload", s.ID, "err", err)
+		return false
+	}
+	r.cfg.Logger.Info("upload removed", "upload", s.ID, "asset", s.Name, "octets", s.Offset, "moved", s.Moved, "failed", s.Failed)
+	return true
+}
+
+// forget ends a session that was never written down; the caller holds it.
+func (r *Repository) forget(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.Moved.IsZero() {
+		s.gone = true
+		delete(r.sessions, s.ID)
 	}
 }
 
@@ -245,9 +303,6 @@ func (r *Repository) begin(s *session) (*assets.Upload, error) {
 		rec.Size, rec.Offset, rec.Ended = b.Size, b.Size, true
 	}
 	if err := r.room(rec); err != nil {
-		if s.Moved.IsZero() {
-			err = errors.Join(err, r.remove(s))
-		}
 		return nil, err
 	}
 	if err := r.save(s, rec); err != nil {
@@ -462,22 +517,7 @@ func (r *Repository) Sweep() {
 	}
 	r.mu.Unlock()
 	for _, s := range idle {
-		select {
-		case s.turn <- true:
-		default:
-			continue // somebody holds it
-		}
-		r.mu.Lock()
-		still := !s.gone && s.Moved.Before(old)
-		r.mu.Unlock()
-		if still {
-			if err := r.remove(s); err != nil {
-				r.cfg.Logger.Warn("upload not removed; it is tried again", "upload", s.ID, "err", err)
-			} else {
-				r.cfg.Logger.Info("upload removed: nothing was heard of it for 7 days", "upload", s.ID, "asset", s.Name, "octets", s.Offset)
-			}
-		}
-		<-s.turn
+		r.removeIf(s, func() bool { return s.Moved.Before(old) })
 	}
 }
 

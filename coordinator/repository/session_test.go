@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -319,6 +320,53 @@ func TestManyAtOnce(t *testing.T) {
 	if n := len(s.blobs.List()); n != maxSessions-1 {
 		t.Errorf("%d blobs", n)
 	}
+}
+
+// Uploads that failed keep nobody out: the one that failed first makes way.
+func TestFailedMakesWay(t *testing.T) {
+	s := newShop(t)
+	o := newOrigin(t, http.NotFound)
+	for i := range 2 {
+		u := s.begin(assets.UploadRequest{Name: fmt.Sprint("bad", i), Class: "image", URL: o.URL})
+		if u = s.step(u.ID); u.State != assets.Failed {
+			t.Fatalf("%+v", u)
+		}
+		s.now = s.now.Add(time.Minute)
+	}
+	for i := range maxSessions - 2 {
+		s.begin(requestFor(fmt.Sprint("a", i), random(uint64(i), 10)))
+	}
+	failed := func(want string) {
+		t.Helper()
+		var got []string
+		for _, u := range s.r.List().Items {
+			if u.State == assets.Failed {
+				got = append(got, u.Name)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("failed: %v, want %s", got, want)
+		}
+	}
+	failed("bad0 bad1")
+	s.begin(requestFor("more", random(1, 11)))
+	failed("bad1")
+	s.begin(requestFor("more", random(1, 11)))
+	failed("bad1")
+	s.begin(requestFor("most", random(1, 12)))
+	failed("")
+	_, err := s.r.Begin(t.Context(), "ana", requestFor("too-many", random(1, 13)))
+	s.refused(err, "refused", "64 uploads are under way")
+}
+
+// A request that could not be written down leaves no upload behind.
+func TestBeginNotSaved(t *testing.T) {
+	s := newShop(t)
+	s.crash()
+	if _, err := s.r.Begin(t.Context(), "ana", requestFor("tiny", random(1, 10))); err == nil || len(s.r.List().Items) != 0 {
+		t.Errorf("%v; %+v", err, s.r.List())
+	}
+	s.open()
 }
 
 // Whoever comes again, because his line died, does not wait for the request that hangs in it.
