@@ -23,6 +23,8 @@ const (
 	maxTries   = 8               // in a row without an octet: some 4 minutes
 	maxRest    = time.Minute     // between two of them
 	sourceIdle = 1 * time.Minute // a server that says nothing for so long is dialled anew
+	dripFor    = 10 * time.Minute
+	dripBytes  = 64 << 10 // a server that sends less in dripFor gives its place to the next
 )
 
 // Run reads URLs and removes idle sessions, until ctx ends; what is sent at the end is stopped, and on disk when Run returns.
@@ -89,11 +91,12 @@ func (r *Repository) readURLs(ctx context.Context) error {
 	return nil
 }
 
-// due takes the session whose URL is to be read now, else it says how long there is none.
+// due takes the session whose URL is to be read now, of several the one that waits longest, else it says how long there is none.
 func (r *Repository) due() (*session, time.Duration) {
 	now, wait := r.cfg.Now(), sweepEvery
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var first *session
 	for _, s := range r.sessions {
 		if s.state() != assets.Fetching || s.taken || s.Moved.IsZero() {
 			continue
@@ -102,10 +105,15 @@ func (r *Repository) due() (*session, time.Duration) {
 			wait = min(wait, d)
 			continue
 		}
-		s.taken = true
-		return s, 0
+		if first == nil || s.next.Before(first.next) {
+			first = s
+		}
 	}
-	return nil, wait
+	if first == nil {
+		return nil, wait
+	}
+	first.taken = true
+	return first, 0
 }
 
 var errDropped = errors.New("the upload is dropped")
@@ -142,7 +150,7 @@ func (r *Repository) read(ctx context.Context, s *session) {
 		err = u.Err // the URL is in the session
 	}
 	r.mu.Lock()
-	if s.fails++; s.Offset > was {
+	if s.fails++; s.Offset > was && !errors.Is(err, errDrip) {
 		s.fails = 1
 	}
 	s.next, s.trouble = r.cfg.Now().Add(rest(s.fails)), err.Error()
@@ -206,7 +214,7 @@ func (r *Repository) fetch(ctx context.Context, cancel context.CancelCauseFunc, 
 	}
 	t := time.AfterFunc(sourceIdle, func() { cancel(errIdle) })
 	defer t.Stop()
-	body := &watched{res.Body, t}
+	body := &watched{r: res.Body, t: t, since: time.Now()}
 	if _, err := io.CopyN(io.Discard, body, int64(skip)); err != nil {
 		return fmt.Errorf("cannot read again what is here already: %w", err)
 	}
@@ -226,17 +234,30 @@ func (r *Repository) fetch(ctx context.Context, cancel context.CancelCauseFunc, 
 	return nil
 }
 
-var errIdle = errors.New("the server says nothing")
+var (
+	errIdle = errors.New("the server says nothing")
+	errDrip = errors.New("the server sends less than 64 KiB in 10 minutes")
+)
 
-// watched puts the end of waiting off with every read.
+// watched puts the end of waiting off with every read, and ends with errDrip where too little comes.
 type watched struct {
-	r io.Reader
-	t *time.Timer
+	r     io.Reader
+	t     *time.Timer
+	since time.Time
+	n     int // octets since then
 }
 
 func (w *watched) Read(p []byte) (int, error) {
+	if time.Since(w.since) >= dripFor {
+		if w.n < dripBytes {
+			return 0, errDrip
+		}
+		w.since, w.n = time.Now(), 0
+	}
 	w.t.Reset(sourceIdle)
-	return w.r.Read(p)
+	n, err := w.r.Read(p)
+	w.n += n
+	return n, err
 }
 
 // answer checks a server's answer against what is here: it returns the record that goes with it, and how many octets of the body are

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api/assets"
@@ -315,6 +316,58 @@ func TestURLAway(t *testing.T) {
 	if u = s.register(o.URL); u.State != assets.Fetching || u.Why != "" {
 		t.Errorf("registered again: %+v", u)
 	}
+}
+
+type tripper func(*http.Request) *http.Response
+
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+// Servers that send an octet now and then do not keep the others out, and are given up as those that send none.
+func TestURLDrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShop(t)
+		s.r.cfg.Now = time.Now
+		s.r.client = &http.Client{Transport: tripper(func(q *http.Request) *http.Response {
+			var b io.Reader = strings.NewReader("an image")
+			if q.URL.Path != "/good" {
+				b = readerFunc(func(p []byte) (int, error) {
+					select {
+					case <-q.Context().Done():
+						return 0, context.Cause(q.Context())
+					case <-time.After(50 * time.Second):
+						return copy(p, "x"), nil
+					}
+				})
+			}
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(b), ContentLength: -1, Request: q}
+		})}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.r.Run(ctx) }()
+		var ids []string
+		for _, name := range []string{"slow1", "slow2", "good"} {
+			u := s.begin(assets.UploadRequest{Name: name, Class: "image", URL: "http://127.0.0.1/" + name})
+			ids = append(ids, u.ID)
+			synctest.Wait()
+		}
+		stands := func(i int, state, why string) {
+			t.Helper()
+			if u, err := s.r.Get(ids[i]); err != nil || u.State != state || !strings.Contains(u.Why, why) {
+				t.Errorf("%+v, %v; want %s because %q", u, err, state, why)
+			}
+		}
+		stands(2, assets.Fetching, "")
+		time.Sleep(dripFor + sourceIdle)
+		stands(2, assets.Whole, "")
+		stands(0, assets.Fetching, "less than 64 KiB in 10 minutes")
+		time.Sleep(maxTries * (dripFor + 2*maxRest))
+		stands(0, assets.Failed, "less than 64 KiB in 10 minutes")
+		stands(1, assets.Failed, "less than 64 KiB in 10 minutes")
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Run reads what is due; a drop ends the reading of a server that says nothing, and the end of Run leaves what came on disk.
