@@ -36,6 +36,7 @@ type yard struct {
 	fails []int    // statuses of what is asked next, 0: none
 	calls []string // method and path, with the offset of appends
 	poll  []assets.Upload
+	look  func() // when the state is asked for
 }
 
 func newYard(t *testing.T) *yard {
@@ -84,6 +85,8 @@ func (y *yard) serve(w http.ResponseWriter, r *http.Request) {
 		y.u.State = assets.Whole
 	case strings.HasSuffix(r.URL.Path, "/publish"):
 		out = &intent.Object{APIVersion: intent.APIVersion, Kind: intent.KindAsset, Metadata: intent.Metadata{Name: y.u.Name}, Spec: &intent.AssetSpec{Size: y.u.Size}}
+	case r.Method == http.MethodGet && y.look != nil:
+		y.look()
 	case r.Method == http.MethodGet && len(y.poll) > 0:
 		y.u, y.poll = y.poll[0], y.poll[1:]
 	}
@@ -173,6 +176,14 @@ func TestRegister(t *testing.T) {
 	_, err = y.verbs().registerURL(t.Context(), q)
 	if h, ok := errors.AsType[*account.HintError](err); !ok || !strings.Contains(h.Next, "drop u1") || !strings.Contains(err.Error(), "cannot read http://mirror.example/x: 404 Not Found") {
 		t.Errorf("a URL that cannot be read: %v", err)
+	}
+	y = newYard(t)
+	y.u.State = assets.Fetching
+	ctx, cancel := context.WithCancel(t.Context())
+	y.look = cancel // a signal
+	_, err = y.verbs().registerURL(ctx, q)
+	if h, ok := errors.AsType[*account.HintError](err); !ok || !strings.Contains(h.Next, "reads on; run the same command again") || !errors.Is(err, context.Canceled) {
+		t.Errorf("ended by a signal: %v", err)
 	}
 }
 

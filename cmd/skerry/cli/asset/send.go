@@ -1,6 +1,7 @@
 package asset
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -114,6 +115,8 @@ func (v *verbs) registerURL(ctx context.Context, q assets.UploadRequest) (*inten
 	}
 	var o *intent.Object
 	switch {
+	case ctx.Err() != nil:
+		err = &account.HintError{Err: cmp.Or(err, ctx.Err()), Next: "the coordinator reads on; run the same command again"}
 	case err == nil && u.State == assets.Failed:
 		err = &account.HintError{Err: fmt.Errorf("cannot read %s: %s", q.URL, u.Why), Next: "run the same command again when that is mended, or `skerry asset drop " + u.ID + "`"}
 	case err == nil:
