@@ -63,6 +63,7 @@ func (j *job) ration(now time.Time) {
 	mine := site / float64(fetching)
 	if math.IsInf(mine, 1) {
 		j.s.pace.SetLimit(rate.Inf)
+		j.s.pace.SetBurst(mostRead)
 		return
 	}
 	j.s.pace.SetLimit(rate.Limit(mine))

@@ -117,6 +117,24 @@ func TestImpossibleDay(t *testing.T) {
 	})
 }
 
+// TestRateEnds: when a thin rate is over the line is used as if there had been none.
+func TestRateEnds(t *testing.T) {
+	inBubble(t, 1, 4<<20, func(s *site) {
+		a := s.agents[0]
+		a.budget.rate = 1750
+		s.start(a)
+		time.Sleep(time.Minute)
+		if b := a.swarm.pace.Burst(); b != leastBurst {
+			s.Errorf("at 14 kbit/s %d octets are read at once", b)
+		}
+		a.budget.set(func() { a.budget.rate = 0 })
+		s.complete(time.Minute, a)
+		if b := a.swarm.pace.Burst(); b != mostRead {
+			s.Errorf("without a rate %d octets are read at once, want %d", b, mostRead)
+		}
+	})
+}
+
 // TestThinRate: who may take 14 kbit/s is not silent, and a chunk that takes ten minutes comes once.
 func TestThinRate(t *testing.T) {
 	inBubble(t, 2, 3<<19, func(s *site) {
