@@ -81,19 +81,12 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Man
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(&heard{r: res.Body, silent: silent, limit: func(int) time.Duration { return s.silence() }}, chunk.MaxManifestSize+1))
+	m, err := chunk.ReadManifest(&heard{r: res.Body, silent: silent, limit: func(int) time.Duration { return s.silence() }}, d, want)
+	if errors.Is(err, chunk.ErrForged) {
+		err = fmt.Errorf("%w: %w", ErrBadSource, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read manifest from %s: %w", s.Name, err)
-	}
-	if intent.DigestOf(b) != want {
-		return nil, fmt.Errorf("cannot use manifest from %s: %w: not the signed one", s.Name, ErrBadSource)
-	}
-	m, err := chunk.ParseManifest(b)
-	if err != nil {
-		return nil, err
-	}
-	if m.Content != d {
-		return nil, fmt.Errorf("cannot use manifest from %s: %w: of another asset", s.Name, ErrBadSource)
+		return nil, fmt.Errorf("cannot take manifest from %s: %w", s.Name, err)
 	}
 	return m, nil
 }

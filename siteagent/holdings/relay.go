@@ -55,7 +55,7 @@ func (k *Keeper) Relay(ctx context.Context, s *intent.AssetSpec) (io.ReadSeekClo
 	if len(from) == 0 {
 		return nil, fmt.Errorf("cannot relay asset %s: %w", s.Digest.Short(), ErrNobody)
 	}
-	return &relay{ctx: ctx, k: k, m: m, from: from, at: -1}, nil
+	return chunk.NewReader(m, (&relay{ctx: ctx, k: k, m: m, from: from}).load), nil
 }
 
 // Manifest returns the manifest of an asset of the active intent, from here or from a peer that has the asset. Errors: ErrNobody.
@@ -95,72 +95,38 @@ func (k *Keeper) manifestOf(ctx context.Context, agent string, s *intent.AssetSp
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(body, chunk.MaxManifestSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read manifest from %s: %w", agent, err)
-	}
-	if intent.DigestOf(b) != s.Manifest {
-		return nil, fmt.Errorf("cannot use manifest from %s: not the signed one", agent)
-	}
-	if m, err = chunk.ParseManifest(b); err != nil {
-		return nil, err
-	}
-	if m.Content != s.Digest {
-		return nil, fmt.Errorf("cannot use manifest from %s: of another asset", agent)
+	if m, err = chunk.ReadManifest(body, s.Digest, s.Manifest); err != nil {
+		return nil, fmt.Errorf("cannot take manifest from %s: %w", agent, err)
 	}
 	return m, nil
 }
 
-// relay reads an asset from peers.
+// relay reads chunks of an asset from peers.
 type relay struct {
 	ctx  context.Context
 	k    *Keeper
 	m    *chunk.Manifest
 	from []string // who failed goes last
-	pos  int64
-	at   int // chunk in cur, -1 none
-	buf  []byte
-	cur  []byte
-}
-
-// Read implements io.Reader.
-func (r *relay) Read(p []byte) (int, error) {
-	if r.pos >= int64(r.m.Size) {
-		return 0, io.EOF
-	}
-	if i := int(r.pos / int64(r.m.ChunkSize)); i != r.at {
-		if err := r.load(i); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, r.cur[r.pos-int64(r.at)*int64(r.m.ChunkSize):])
-	r.pos += int64(n)
-	return n, nil
 }
 
 // load brings chunk i from the first that gives it as it should be.
-func (r *relay) load(i int) error {
-	if r.buf == nil {
-		r.buf = make([]byte, r.m.ChunkSize)
-	}
-	r.at = -1
+func (r *relay) load(i int, buf []byte) ([]byte, error) {
 	off, n := r.m.ChunkRange(i)
 	errs := []error{fmt.Errorf("cannot relay chunk %d of %s: %w", i, r.m.Content.Short(), ErrNobody)}
 	for range r.from {
 		agent := r.from[0]
-		err := r.chunk(agent, off, r.buf[:n])
-		if err == nil && !r.m.VerifyChunk(i, r.buf[:n]) {
+		err := r.chunk(agent, off, buf[:n])
+		if err == nil && !r.m.VerifyChunk(i, buf[:n]) {
 			err = fmt.Errorf("cannot use chunk %d from %s: %w", i, agent, chunk.ErrBad)
 			r.k.cfg.Log.Warn("peer gives a bad chunk", "asset", r.m.Content.Short(), "chunk", i, "agent", agent)
 		}
 		if err == nil {
-			r.at, r.cur = i, r.buf[:n]
-			return nil
+			return buf[:n], nil
 		}
 		errs = append(errs, err)
 		r.from = append(r.from[1:], agent)
 	}
-	return errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 func (r *relay) chunk(agent string, off int64, b []byte) (err error) {
@@ -176,21 +142,3 @@ func (r *relay) chunk(agent string, off int64, b []byte) (err error) {
 	}
 	return nil
 }
-
-// Seek implements io.Seeker.
-func (r *relay) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += r.pos
-	case io.SeekEnd:
-		off += int64(r.m.Size)
-	}
-	if off < 0 {
-		return 0, fmt.Errorf("cannot seek to %d", off)
-	}
-	r.pos = off
-	return off, nil
-}
-
-// Close implements io.Closer.
-func (r *relay) Close() error { return nil }

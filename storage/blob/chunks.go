@@ -237,7 +237,7 @@ func (s *Store) Open(d intent.Digest) (io.ReadSeekCloser, error) {
 		return nil, fmt.Errorf("cannot open asset %s: %w", d.Short(), ErrPending)
 	}
 	if !verified {
-		return &reader{s: s, d: d, m: e.m, at: -1}, nil
+		return chunk.NewReader(e.m, func(i int, buf []byte) ([]byte, error) { return s.ReadChunk(d, i, buf) }), nil
 	}
 	f, err := os.Open(s.path(d, ".blob")) // its own file offset
 	if err != nil {
@@ -245,50 +245,3 @@ func (s *Store) Open(d intent.Digest) (io.ReadSeekCloser, error) {
 	}
 	return f, nil
 }
-
-// reader reads a complete asset through ReadChunk.
-type reader struct {
-	s   *Store
-	d   intent.Digest
-	m   *chunk.Manifest
-	pos int64
-	at  int // chunk in buf, -1 none
-	buf []byte
-	cur []byte
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	if r.pos >= int64(r.m.Size) {
-		return 0, io.EOF
-	}
-	i := int(r.pos / int64(r.m.ChunkSize))
-	if i != r.at {
-		if r.buf == nil {
-			r.buf = make([]byte, r.m.ChunkSize)
-		}
-		b, err := r.s.ReadChunk(r.d, i, r.buf)
-		if err != nil {
-			return 0, err
-		}
-		r.cur, r.at = b, i
-	}
-	n := copy(p, r.cur[r.pos-int64(i)*int64(r.m.ChunkSize):])
-	r.pos += int64(n)
-	return n, nil
-}
-
-func (r *reader) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += r.pos
-	case io.SeekEnd:
-		off += int64(r.m.Size)
-	}
-	if off < 0 {
-		return 0, fmt.Errorf("cannot seek to %d", off)
-	}
-	r.pos = off
-	return off, nil
-}
-
-func (r *reader) Close() error { return nil }
