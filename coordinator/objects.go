@@ -179,7 +179,7 @@ func (o *objects) apply(ctx context.Context, by api.Caller, b api.Batch, extra s
 	if err := o.notHeld(ctx, changes); err != nil {
 		return nil, err
 	}
-	if err := o.commit(ctx, by, b, changes, extra); err != nil {
+	if err := o.commit(ctx, by, b, changes, next, extra); err != nil {
 		return nil, err
 	}
 	o.catalog = next
@@ -274,7 +274,7 @@ func results(changes []change) []api.Result {
 	return out
 }
 
-func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, changes []change, extra store.Commit) error {
+func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, changes []change, next *intent.Catalog, extra store.Commit) error {
 	c := store.Commit{If: append(slices.Clone(extra.If), store.Guard{Key: store.CatalogKey, Rev: o.at}), Put: maps.Clone(extra.Put), Delete: slices.Clone(extra.Delete)}
 	if c.Put == nil {
 		c.Put = map[string][]byte{}
@@ -283,7 +283,7 @@ func (o *objects) commit(ctx context.Context, by api.Caller, b api.Batch, change
 	for _, ch := range changes {
 		if ch.obj == nil {
 			c.Delete = append(c.Delete, objectKey(ch.old.Key()))
-			if err := repository.Mark(c.Put, ch.old, o.now()); err != nil {
+			if err := repository.Mark(c.Put, ch.old, next, o.now()); err != nil {
 				return err
 			}
 			if ch.old.Kind == intent.KindSecret { // its version stays, see secrets.Version

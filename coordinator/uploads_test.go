@@ -144,6 +144,9 @@ func TestCollectAssets(t *testing.T) {
 	}
 	old, again := upload("old", "an old kernel"), upload("again", "a kernel that comes back")
 	stays := upload("stays", "a kernel")
+	twin := upload("twin", "an octet for two") // of one digest; that it is deleted under one name says nothing of the other
+	upload("other-twin", "an octet for two")
+	s.delete(twin)
 	s.delete(old)
 	s.delete(again)
 	upload("again", "a kernel that comes back")
@@ -183,8 +186,9 @@ func TestCollectAssets(t *testing.T) {
 		t.Fatal(err)
 	}
 	upload("again", "another kernel")
+	upload("other-twin", "other octets")
 	collect(false, "old removed")
-	if n := len(s.blobs.List()); n != 3 {
-		t.Errorf("%d blobs, want both of again and that of %s", n, stays)
+	if n := len(s.blobs.List()); n != 5 {
+		t.Errorf("%d blobs, want both of again, both of other-twin, and that of %s", n, stays)
 	}
 }

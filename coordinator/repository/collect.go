@@ -27,10 +27,10 @@ type goneMark struct {
 	At   time.Time `json:"at"`
 }
 
-// Mark adds to the commit that deletes o, if that is an asset, what lets its octets go one day.
-func Mark(put map[string][]byte, o *intent.Object, now time.Time) error {
+// Mark adds to the commit that deletes o, if that is an asset whose octets none of the next catalog has, what lets them go one day.
+func Mark(put map[string][]byte, o *intent.Object, next *intent.Catalog, now time.Time) error {
 	s, ok := o.Spec.(*intent.AssetSpec)
-	if !ok {
+	if !ok || slices.ContainsFunc(next.List(intent.KindAsset), func(x *intent.Object) bool { return x.Spec.(*intent.AssetSpec).Digest == s.Digest }) {
 		return nil
 	}
 	v, err := json.Marshal(goneMark{o.Metadata.Name, s.Size, now.UTC()})

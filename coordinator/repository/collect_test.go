@@ -35,11 +35,11 @@ func TestCollect(t *testing.T) {
 		if name == "lost" {
 			continue // its document is not there, and nobody deleted it
 		}
-		if err := Mark(put, o, at); err != nil {
+		if err := Mark(put, o, intent.NewCatalog(), at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := Mark(put, &intent.Object{Kind: intent.KindImage, Spec: &intent.ImageSpec{}}, s.now); err != nil || len(put) != 4 {
+	if err := Mark(put, &intent.Object{Kind: intent.KindImage, Spec: &intent.ImageSpec{}}, intent.NewCatalog(), s.now); err != nil || len(put) != 4 {
 		t.Errorf("%d marks, %v", len(put), err)
 	}
 	if _, err := st.Commit(t.Context(), store.Commit{Put: put}); err != nil {
