@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/siteagent/abroad"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
@@ -97,6 +98,7 @@ type Agent struct {
 	journal *claim.Journal
 	claims  *claim.Claims
 	line    *wan.Keeper // what the site's line may carry
+	abroad  *abroad.Keeper
 	swarm   *swarm.Swarm
 	assets  *holdings.Keeper
 	bootnet *bootnet.Server
@@ -353,6 +355,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("uplink", a.uplink.Run)
 	run("chain", a.chain.Run)
 	run("follow", a.follow)
+	run("other sites", a.abroad.Run)
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)

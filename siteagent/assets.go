@@ -1,6 +1,7 @@
 package siteagent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/siteagent/abroad"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -29,9 +31,15 @@ func (a *Agent) wireAssets() {
 			}
 			return nil
 		},
+		Share: func() int { return len(a.mesh.Live()) + 1 },
 	})
+	a.abroad = abroad.New(abroad.Config{
+		Sites: a.otherSites, To: a.end.Bulk, Holders: func(d intent.Digest) []string { return a.assets.Holders(d) },
+		Assets: swarm.NewHandler(a.blobs, a.cfg.Logger), Out: a.line.Out, Log: a.cfg.Logger,
+	})
+	a.mesh.Abroad = a.abroad.Handler()
 	a.swarm = swarm.New(swarm.Config{
-		Self: a.id.Agent, Store: a.blobs, Budget: a.line, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
+		Sites: a.abroad.Sources, Self: a.id.Agent, Store: a.blobs, Budget: a.line, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
 		Peers: func() (out []swarm.Source) {
 			// Each agent has its own order, so that not all ask the same one.
 			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {
@@ -65,6 +73,25 @@ func (a *Agent) wireAssets() {
 	})
 	a.mesh.Assets = a.assets.Handler(a.swarm.Handler())
 	a.site.Assets = a.missing
+}
+
+// otherSites lists the agents of the sites that this one reaches, by their rank.
+func (a *Agent) otherSites() map[string][]string {
+	s := a.site.Spec()
+	if s == nil || len(s.Peers) == 0 {
+		return nil
+	}
+	out := map[string][]string{}
+	agents := slices.Clone(a.site.Now().Overlay.Catalog.List(intent.KindAgent))
+	slices.SortStableFunc(agents, func(x, y *intent.Object) int {
+		return cmp.Compare(x.Spec.(*intent.AgentSpec).Rank, y.Spec.(*intent.AgentSpec).Rank)
+	})
+	for _, o := range agents {
+		if at := o.Metadata.Site; at != a.id.Site && slices.Contains(s.Peers, at) {
+			out[at] = append(out[at], o.Metadata.Name)
+		}
+	}
+	return out
 }
 
 // urgent tells whether a machine waits for an asset: without those of class boot none is inspected or installed.

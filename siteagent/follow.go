@@ -383,9 +383,12 @@ func (a *Agent) keepMarks(ctx context.Context) error {
 	return nil
 }
 
-// addressesOf implements transport.Resolver from the roster.
+// addressesOf implements transport.Resolver from the roster, and for other sites from the agents that the intent names.
 func (a *Agent) addressesOf(p transport.Peer) []string {
 	if p.Site != a.id.Site {
+		if s, _, ok := intent.Lookup[*intent.AgentSpec](a.site.Now().Overlay.Catalog, intent.KindAgent, p.Site, p.ID); ok {
+			return []string{s.Management}
+		}
 		return nil
 	}
 	for _, r := range a.replica.State().Roster.Agents {

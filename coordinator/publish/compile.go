@@ -8,8 +8,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// Compile returns the objects of the catalog that a site needs, in the order of intent.Kinds: its own, the shared ones, and
-// projects, users and keys that have to do with it. Secrets come without their values, which travel sealed.
+// Compile returns the objects of the catalog that a site needs, in the order of intent.Kinds: its own, the shared ones, the agents of
+// the sites that it reaches, and projects, users and keys that have to do with it. Secrets come without their values, which travel sealed.
 func Compile(c *intent.Catalog, site string) []*intent.Object {
 	projects := map[string]bool{}
 	for _, o := range c.List(intent.KindProject) {
@@ -25,9 +25,14 @@ func Compile(c *intent.Catalog, site string) []*intent.Object {
 			}
 		}
 	}
+	var peers []string
+	if s, _, ok := intent.Lookup[*intent.SiteSpec](c, intent.KindSite, "", site); ok {
+		peers = s.Peers
+	}
 	var out []*intent.Object
 	for _, o := range c.List("") {
-		if !wanted(o, site, projects) && !(o.Kind == intent.KindUser && grouped[o.Metadata.Name]) {
+		reached := o.Kind == intent.KindAgent && slices.Contains(peers, o.Metadata.Site) && !o.Spec.(*intent.AgentSpec).Spare
+		if !wanted(o, site, projects) && !(o.Kind == intent.KindUser && grouped[o.Metadata.Name]) && !reached {
 			continue
 		}
 		if s, ok := o.Spec.(*intent.SecretSpec); ok && len(s.Data) > 0 {

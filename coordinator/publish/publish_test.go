@@ -34,8 +34,12 @@ func TestCompile(t *testing.T) {
 	user := func(n string, b ...intent.RoleBinding) *intent.Object {
 		return obj(intent.KindUser, "", "", n, &intent.UserSpec{Bindings: b})
 	}
+	lon1 := site("lon1")
+	lon1.Spec.(*intent.SiteSpec).Peers = []string{"ams1"}
 	c := intent.NewCatalog(
-		site("lon1"), site("par1"),
+		lon1, site("par1"), site("ams1"),
+		obj(intent.KindAgent, "", "lon1", "a1", &intent.AgentSpec{}), obj(intent.KindAgent, "", "par1", "a1", &intent.AgentSpec{}),
+		obj(intent.KindAgent, "", "ams1", "a1", &intent.AgentSpec{}), obj(intent.KindAgent, "", "ams1", "s1", &intent.AgentSpec{Spare: true}),
 		obj(intent.KindProject, "", "", "both", &intent.ProjectSpec{Sites: []string{"lon1", "par1"}}),
 		obj(intent.KindProject, "", "", "paris", &intent.ProjectSpec{Sites: []string{"par1"}}),
 		obj(intent.KindMachineType, "", "", "small", &intent.MachineTypeSpec{}),
@@ -63,7 +67,7 @@ func TestCompile(t *testing.T) {
 		}
 	}
 	want := []string{
-		"Site lon1", "MachineType small", "Secret lon1/bmc", "Machine lon1/m1", "Project both", "User everywhere", "User grouped", "User londoner", "User member",
+		"Site lon1", "Agent ams1/a1", "Agent lon1/a1", "MachineType small", "Secret lon1/bmc", "Machine lon1/m1", "Project both", "User everywhere", "User grouped", "User londoner", "User member",
 		"Group ops",
 		"SSHKey both/k", "Network both/n",
 	}

@@ -181,6 +181,7 @@ func (k *catalogCheck) object(o *Object) {
 			k.bootAsset(o, "spec.installer.kernel", s.Installer.Kernel)
 			k.bootAsset(o, "spec.installer.ramdisk", s.Installer.Ramdisk)
 		}
+		k.peers(o, s.Peers)
 	case *MachineSpec:
 		k.machine(o, s)
 	case *ImageSpec:
@@ -199,6 +200,20 @@ func (k *catalogCheck) object(o *Object) {
 		k.ref(o, "spec.subnetPool", KindSubnetPool, o.Metadata.Site, s.SubnetPool)
 	case *InstanceArraySpec:
 		k.array(o, s)
+	}
+}
+
+func (k *catalogCheck) peers(o *Object, peers []string) {
+	for i, name := range peers {
+		path := fmt.Sprintf("spec.peers[%d]", i)
+		switch {
+		case name == o.Metadata.Name:
+			k.add(o, path, "it is the site itself", "name other sites")
+		case slices.Contains(peers[:i], name):
+			k.add(o, path, name+" is named twice", "name it once")
+		default:
+			k.ref(o, path, KindSite, "", name)
+		}
 	}
 }
 

@@ -27,6 +27,9 @@ func first(t testing.TB) *Catalog {
 		}
 		c.Put(object(t, info.Kind, name, goodSpecs()[info.Kind]))
 	}
+	for _, n := range []string{"par1", "ams1"} {
+		c.Put(object(t, KindSite, n, `{"region":"eu","zone":"z"}`))
+	}
 	for _, n := range []string{"k", "r"} {
 		c.Put(object(t, KindAsset, n, strings.Replace(goodSpecs()[KindAsset], `"image"`, `"boot"`, 1)))
 	}
@@ -78,6 +81,9 @@ func TestCatalogCheck(t *testing.T) {
 	f(func(*Catalog) {})
 	f(drop(KindAsset, "", "k"), "Site lon1: spec.installer.kernel: there is no Asset k; create it first, or see `skerry get assets`")
 	f(add(KindSite, "lon1", `"ramdisk":"r"`, `"ramdisk":"tiny"`), "Site lon1: spec.installer.ramdisk: asset tiny is not of class boot; upload it with --class boot")
+	f(drop(KindSite, "", "ams1"), "Site lon1: spec.peers[1]: there is no Site ams1; create it first, or see `skerry get sites`")
+	f(add(KindSite, "lon1", `"par1"`, `"lon1"`), "Site lon1: spec.peers[0]: it is the site itself; name other sites")
+	f(add(KindSite, "lon1", `"par1"`, `"ams1"`), "Site lon1: spec.peers[1]: ams1 is named twice; name it once")
 	f(drop(KindSecret, "lon1", "bmc"), "Machine lon1/x: spec.bmc.secret: there is no Secret lon1/bmc; create it first, or see `skerry get secrets`")
 	f(add(KindSecret, "bmc", `"bmc"`, `"opaque"`), "Machine lon1/x: spec.bmc.secret: secret bmc is not of type bmc; make one of type bmc")
 	f(add(KindImage, "tiny", `"asset":"tiny"`, `"asset":"k"`), "Image tiny: spec.asset: asset k is not of class image; upload it with --class image")

@@ -19,7 +19,13 @@ type SiteSpec struct {
 	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
 	Installer *InstallerSpec `json:"installer,omitempty"`
 	WAN       *WANSpec       `json:"wan,omitempty"` // budget of the site's line
+	// Peers names the sites whose agents this one's reach: what those have of assets is taken from them before it is asked of the
+	// coordinator, and the gateways of both gossip. At most MaxPeers. It need not hold both ways.
+	Peers []string `json:"peers,omitempty"`
 }
+
+// MaxPeers is how many other sites a site may reach.
+const MaxPeers = 16
 
 // InstallerSpec names the kernel and the ramdisk of the installer.
 type InstallerSpec struct {
@@ -41,6 +47,12 @@ func (s *SiteSpec) validate(c *checker) {
 	}
 	if s.WAN != nil {
 		s.WAN.validate(c.below("wan"))
+	}
+	if len(s.Peers) > MaxPeers {
+		c.add("peers", fmt.Sprintf("%d sites, more than %d", len(s.Peers), MaxPeers), "name the nearest")
+	}
+	for i, p := range s.Peers {
+		c.label(fmt.Sprintf("peers[%d]", i), p)
 	}
 }
 

@@ -32,7 +32,7 @@ const digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 // goodSpecs has one spec of every kind, with every field set.
 func goodSpecs() map[Kind]string {
 	return map[Kind]string{
-		KindSite:           `{"region":"eu","zone":"z1","description":"A place","staleAfter":"168h","bootSlots":4,"installer":{"kernel":"k","ramdisk":"r"},"wan":{"rateIn":"20M","dailyCap":"50G","windows":[{"days":["mon"],"from":"08:00","to":"18:30","rate":"2M"},{"from":"22:00","to":"06:00","rate":"0"}]}}`,
+		KindSite:           `{"region":"eu","zone":"z1","description":"A place","staleAfter":"168h","bootSlots":4,"installer":{"kernel":"k","ramdisk":"r"},"wan":{"rateIn":"20M","rateOut":"5M","dailyCap":"50G","windows":[{"days":["mon"],"from":"08:00","to":"18:30","rate":"2M"},{"from":"22:00","to":"06:00","rate":"0"}]},"peers":["par1","ams1"]}`,
 		KindAgent:          `{"management":"10.99.1.11:7444","boot":["10.88.0.11"],"roles":["dhcp","bmc"],"rank":1}`,
 		KindMachine:        `{"rack":"r1","position":1,"serial":"SN","uuid":"4c4c4544-0042-3510-8051-b4c04f4d3132","bmc":{"address":"10.88.1.1:443","protocol":"redfish","secret":"bmc","pin":"` + digestA + `"},"nics":[{"mac":"52:54:00:88:00:01","boot":true,"address":"10.88.0.21"}],"maintenance":true,"onboard":"as-is"}`,
 		KindMachineType:    `{"cpu":{"min":1,"max":4},"memoryMiB":{"min":256},"disks":[{"media":"ssd","count":{"min":1},"minBytes":1}],"console":"ttyS0,115200n8","warm":1}`,
@@ -102,6 +102,9 @@ func TestValidate(t *testing.T) {
 	f(KindSite, `"ramdisk":"r"`, `"ramdisk":""`, `spec.installer.ramdisk: "" is not a name; `+name)
 	f(KindSite, `"20M"`, `"20m"`, `spec.wan.rateIn: "20m" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
 	f(KindSite, `"20M"`, `"99999999T"`, `spec.wan.rateIn: "99999999T" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
+	f(KindSite, `"5M"`, `"5"`, `spec.wan.rateOut: "5" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
+	f(KindSite, `"par1"`, `"Par1"`, `spec.peers[0]: "Par1" is not a name; `+name)
+	f(KindSite, `["par1","ams1"]`, `["a","b","c","d","e","f","g","h","i","j","k","l","m","n","o","p","q"]`, `spec.peers: 17 sites, more than 16; name the nearest`)
 	f(KindSite, `"50G"`, `"-1"`, `spec.wan.dailyCap: "-1" is no amount in range; use at least 1000000, with k, M, G or T for thousands, millions and so on`)
 	f(KindSite, `"mon"`, `"Monday"`, `spec.wan.windows[0].days: "Monday" is not known; use sun, mon, tue, wed, thu, fri, sat`)
 	f(KindSite, `"08:00"`, `"8:00"`, `spec.wan.windows[0].from: "8:00" is no time of the day; write it like 08:30`)

@@ -11,6 +11,7 @@ import (
 // WANSpec bounds what a site takes of assets over its line (mesh.md section 6). Signed documents and control traffic are not bounded.
 type WANSpec struct {
 	RateIn   string      `json:"rateIn,omitempty"`   // bit/s, with k, M, G (thousands): 20M; empty: what the line carries
+	RateOut  string      `json:"rateOut,omitempty"`  // bit/s, of what other sites take from here; empty: what the line carries
 	DailyCap string      `json:"dailyCap,omitempty"` // octets from midnight to midnight, with k, M, G, T: 50G
 	Windows  []WANWindow `json:"windows,omitempty"`  // the first that holds counts in place of rateIn
 }
@@ -25,6 +26,7 @@ type WANWindow struct {
 
 func (s *WANSpec) validate(c *checker) {
 	c.amount("rateIn", s.RateIn, 8000)
+	c.amount("rateOut", s.RateOut, 8000)
 	c.amount("dailyCap", s.DailyCap, 1e6)
 	if len(s.Windows) > 16 {
 		c.add("windows", "more than 16", "remove some")

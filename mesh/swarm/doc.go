@@ -1,7 +1,8 @@
 // Package swarm moves assets between agents, and from a coordinator to its agents: verified chunks, over the WAN once per site.
 //
 // Holds: the handler that serves manifests, chunks and words (what is here, how far the line to the coordinator is), and Swarm,
-// which completes an asset: from peers what one of them has, from the coordinator the stripes of 16 MiB that this agent owns.
+// which completes an asset: from peers what one of them has, over the site's line the stripes of 16 MiB that this agent owns, from an agent of
+// another site that has it or else from the coordinator.
 //
 // Imported by: coordinator, siteagent. storage/blob lies beside it and is handed in through Store.
 //
@@ -10,10 +11,10 @@
 // and continued by nobody but its source. A source that sends three bad chunks is not asked for that asset for ten minutes.
 // A crash loses parts, nothing else.
 //
-// Concurrency: handlers and a Swarm are safe for concurrent use. Fetch owns its goroutines and waits for them: one asks the
-// coordinator, three the peers, one for each peer listens, and each order has one that stores what came. Nothing is read, written or
+// Concurrency: handlers and a Swarm are safe for concurrent use. Fetch owns its goroutines and waits for them: one asks
+// over the line, three the peers, one for each peer listens, and each order has one that stores what came. Nothing is read, written or
 // waited for under the mutex.
 //
 // Tests: swarm_test.go: two stores over HTTP, liars, silence, thin lines, a full disk; site_test.go: sites on wires in memory, owners that
-// die, are slow, are two, have no WAN; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.
+// die, are slow, are two, have no WAN; abroad_test.go: other sites that have it, die, lie; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.
 package swarm

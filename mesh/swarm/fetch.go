@@ -126,16 +126,16 @@ func (j *job) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { j.work(ctx, j.askOrigin) })
+	wg.Go(func() { j.work(ctx, j.askAbove) })
 	for range asking {
 		wg.Go(func() { j.work(ctx, j.askPeer) })
 	}
 	stop := map[string]context.CancelFunc{}
 	for {
 		listed := j.s.cfg.Peers()
-		_, up := j.origin()
+		above, asking := j.upstreams()
 		j.s.mu.Lock()
-		j.line.up = up
+		j.line.up = len(j.usable(above)) > 0 || asking
 		now, changed := time.Now(), j.s.changed
 		fresh, gone := j.meet(listed, now)
 		j.ration(now)
@@ -203,7 +203,7 @@ func (j *job) watchLine(now time.Time) {
 	case l.closed != nil:
 		j.yield(l.closed)
 	case l.silent(j.chunkSize(), now):
-		l.out = true
+		j.forsake(l.src)
 		j.yield(errSilent)
 	case !j.may(l.stripe, now), j.m != nil && l.trying && l.next < len(j.m.Chunks) && held(j.holders(now), l.next):
 		j.yield(errEnough)
@@ -291,20 +291,49 @@ func (j *job) work(ctx context.Context, ask func(context.Context) bool) {
 	}
 }
 
-// origin returns the coordinator, and whether there is a line to it.
-func (j *job) origin() (Source, bool) {
-	if j.s.cfg.Origin == nil {
-		return Source{}, false
+// upstreams lists who may have it at the other end of the line, in the order in which they are asked; asking: more may be found in a moment.
+func (j *job) upstreams() (out []Source, asking bool) {
+	if j.s.cfg.Sites != nil {
+		out, asking = j.s.cfg.Sites(j.d)
 	}
-	return j.s.cfg.Origin()
+	if j.s.cfg.Origin != nil && !asking {
+		if src, up := j.s.cfg.Origin(); up {
+			out = append(out, src)
+		}
+	}
+	return out, asking
 }
 
-// askOrigin sends one order to the coordinator, if there is one that this agent should send.
-func (j *job) askOrigin(ctx context.Context) bool {
-	src, up := j.origin()
+// usable drops those that are not asked any more, and puts those that rest last. The caller holds mu.
+func (j *job) usable(above []Source) []Source {
+	now := time.Now()
+	above = slices.DeleteFunc(above, func(s Source) bool { return s.Tier == TierSite && j.s.account(j.d, s).out() })
+	slices.SortStableFunc(above, func(a, b Source) int {
+		return min(max(j.s.account(j.d, a).until.Compare(now), 0), 1) - min(max(j.s.account(j.d, b).until.Compare(now), 0), 1)
+	})
+	return above
+}
+
+// forsake asks a source no more: an agent of another site for a while, the coordinator for the rest of this Fetch. The caller holds mu.
+func (j *job) forsake(src Source) {
+	if src.Tier == TierOrigin {
+		j.line.out = true
+		return
+	}
+	a := j.s.account(j.d, src)
+	if now := time.Now(); !a.out() || a.until.Before(now.Add(away)) {
+		a.fails, a.until = fails, now.Add(away)
+	}
+}
+
+// askAbove sends one order over the line, if there is one that this agent should send.
+func (j *job) askAbove(ctx context.Context) bool {
+	above, asking := j.upstreams()
 	j.s.mu.Lock()
 	now, l := time.Now(), &j.line
-	l.up = up
+	above = j.usable(above)
+	asking = asking && len(above) == 0
+	l.up = len(above) > 0 || asking
 	j.ration(now)
 	first, n, ok := j.fromOrigin(now)
 	stripe := uint32(noStripe)
@@ -319,13 +348,14 @@ func (j *job) askOrigin(ctx context.Context) bool {
 		j.s.wake() // peers hear that it is claimed before it costs anything
 		time.AfterFunc(j.notice(), j.s.nudge)
 	}
-	if !ok || now.Sub(l.claimed) < j.notice() {
+	if !ok || asking || now.Sub(l.claimed) < j.notice() {
 		j.s.mu.Unlock()
 		return false
 	}
 	octx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	l.cancel = cancel
+	src := l.pick(above)
 	l.begin(now)
 	l.next = first
 	j.take(src, first, n)
@@ -339,10 +369,10 @@ func (j *job) askOrigin(ctx context.Context) bool {
 	case ctx.Err() != nil:
 	case errors.Is(context.Cause(octx), errEnough), errors.Is(err, chunk.ErrBad):
 	case refusal, errors.Is(err, errSlow), errors.Is(err, ErrBadSource):
-		l.out = true
+		j.forsake(src)
 	}
 	if j.s.account(j.d, src).strikes >= strikes {
-		l.out = true
+		j.forsake(src)
 	}
 	if l.out {
 		l.stripe, l.trying = noStripe, false
@@ -435,7 +465,7 @@ func (j *job) fetchChunks(ctx context.Context, src Source, first, n int) (came i
 		came += k
 		j.arrived(src, k)
 	}
-	if src.Tier == TierOrigin {
+	if src.far() {
 		o.paced = func(k int) int { return j.s.paced(ctx, k) }
 	}
 	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(src, i, raw) })
@@ -456,7 +486,7 @@ func (j *job) arrived(src Source, n int) {
 	now := time.Now()
 	j.s.account(j.d, src).octets += int64(n)
 	j.grew = now
-	if src.Tier == TierOrigin {
+	if src.far() {
 		j.s.wan.Add(int64(n))
 		j.s.took = now
 		j.line.arrive(n, now)
@@ -478,7 +508,7 @@ func (j *job) store(src Source, i int, raw []byte) error {
 		a.part = nil
 	}
 	a.fails = 0
-	if src.Tier == TierOrigin {
+	if src.far() {
 		j.line.next = i + 1
 	}
 	j.have = slices.Clone(j.have) // words that were told keep theirs

@@ -119,15 +119,16 @@ func (p *peer) fetches(stripe uint32, now time.Time) bool {
 	return p.fresh(now) && p.w.able && p.w.stripe == stripe && p.moves(now)
 }
 
-// line is what this agent has to do with the coordinator, for one asset.
+// line is what this agent has to do with the coordinator and with agents of other sites, for one asset.
 type line struct {
-	up      bool
+	up      bool   // somebody may be asked
 	out     bool   // it gives up, for the rest of this Fetch
 	closed  error  // why the budget lets nothing come now; nil: it does
 	shunned bool   // others would fetch again what it fetches
 	stripe  uint32 // that it fetches, or noStripe
 	claimed time.Time
 	next    int       // chunk that comes, or is asked for
+	src     Source    // whom it asked last
 	trying  bool      // an order is sent, or is to be sent again
 	moved   time.Time // last octet; before the first, when it began to try
 	octets  uint64
@@ -135,6 +136,14 @@ type line struct {
 	spent   time.Duration
 	mark    time.Time
 	cancel  func(error) // ends the order that is under way
+}
+
+// pick returns whom the next order goes to: the first of those above, or, while the line is broken, whom the last one went to.
+func (l *line) pick(above []Source) Source {
+	if len(above) > 0 {
+		l.src = above[0]
+	}
+	return l.src
 }
 
 // begin notes that an order is sent.

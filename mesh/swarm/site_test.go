@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // site is some agents and a coordinator on wires in memory, in a bubble.
@@ -35,6 +36,8 @@ type member struct {
 	store  *mem
 	swarm  *Swarm
 	origin *wire
+	asking time.Time        // until when other sites are asked
+	abroad []*wire          // to agents of other sites that have all, the nearest first
 	to     map[string]*wire // to peers
 	up     atomic.Bool      // its line to the coordinator
 	alive  atomic.Bool      // gossip sees it
@@ -63,6 +66,12 @@ func newSite(t *testing.T, n, size int) *site {
 			Who: func(r *http.Request) string { return r.Context().Value(whoKey{}).(string) },
 			Origin: func() (Source, bool) {
 				return Source{Name: "coordinator", Tier: TierOrigin, RT: a.origin}, a.up.Load()
+			},
+			Sites: func(intent.Digest) (out []Source, asking bool) {
+				for i, w := range a.abroad {
+					out = append(out, Source{Name: fmt.Sprintf("far%d/a1", i+1), Tier: TierSite, RT: w})
+				}
+				return out, time.Now().Before(a.asking)
 			},
 			Peers: func() (out []Source) {
 				for _, o := range s.agents {

@@ -16,7 +16,7 @@ import (
 const (
 	// maxRun is how many chunks one request asks for: a stripe at the usual 1 MiB.
 	maxRun = 16
-	// silence is how long a peer may say nothing, and wanSilence the coordinator: where a third of all packets is lost QUIC waits ever
+	// silence is how long a peer may say nothing, and wanSilence who is asked over the WAN: where a third of all packets is lost QUIC waits ever
 	// longer before it sends again, and 15 s (mesh.md section 5) were measured to begin the same chunk anew for ever.
 	silence    = 15 * time.Second
 	wanSilence = time.Minute
@@ -35,18 +35,22 @@ const (
 // The tiers of sources.
 const (
 	TierPeer   = "peer"   // an agent of the site
+	TierSite   = "site"   // an agent of another site, over the WAN
 	TierOrigin = "origin" // the coordinator, over the WAN
 )
 
 // Source is somebody who may have assets.
 type Source struct {
 	Name string            // for people and metrics
-	Tier string            // TierPeer, TierOrigin
+	Tier string            // TierPeer, TierSite, TierOrigin
 	RT   http.RoundTripper // to that one; the URL's host is not used for routing
 	Bulk http.RoundTripper // the same, for chunks; nil: RT
 }
 
 func (s Source) key() string { return s.Tier + ":" + s.Name }
+
+// far tells whether the way to it is the site's line.
+func (s Source) far() bool { return s.Tier == TierSite || s.Tier == TierOrigin }
 
 // refused: the source answered that it has not what was asked for.
 type refused struct{ text string }
@@ -55,7 +59,7 @@ type refused struct{ text string }
 func (r *refused) Error() string { return r.text }
 
 func (s Source) get(ctx context.Context, rt http.RoundTripper, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Name+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://swarm"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +97,7 @@ func (s Source) manifest(ctx context.Context, d, want intent.Digest) (*chunk.Man
 
 // silence is how long the source may say nothing.
 func (s Source) silence() time.Duration {
-	if s.Tier == TierOrigin {
+	if s.far() {
 		return wanSilence
 	}
 	return silence
@@ -175,7 +179,7 @@ func (s Source) ask(ctx context.Context, m *chunk.Manifest, codec *chunk.Codec, 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	wait := unstored
-	if s.Tier == TierOrigin { // its octets are dear: on a full disk as few as can be are thrown away
+	if s.far() { // its octets are dear: on a full disk as few as can be are thrown away
 		wait = -1
 	}
 	free := make(chan []byte, 2+wait) // buffers: one that is filled, those that wait, one that is stored
@@ -233,7 +237,7 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 	if o.resumed {
 		path += fmt.Sprintf("&skip=%d", len(o.had))
 	}
-	if s.Tier == TierPeer { // to compress costs more than a LAN
+	if !s.far() { // to compress costs more than a LAN
 		path += "&raw=1"
 	}
 	rt := s.RT

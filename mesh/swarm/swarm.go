@@ -54,11 +54,14 @@ const (
 
 // Config is what a Swarm works with.
 type Config struct {
-	Self   string // this agent
-	Store  Store
-	Peers  func() []Source            // the agents that are alive, but this one; who comes first is asked first. It does not block
+	Self  string // this agent
+	Store Store
+	Peers func() []Source // the agents that are alive, but this one; who comes first is asked first. It does not block
+	// Sites lists agents of other sites that have all of an asset, the nearest first. They are asked before the coordinator, by who owns
+	// the stripe; asking: the coordinator is not yet, because some may be found in a moment. It does not block. Nil: there are none.
+	Sites  func(intent.Digest) (has []Source, asking bool)
 	Origin func() (Source, bool)      // the coordinator; false: there is no line to it. Nil: there is none
-	Budget Budget                     // of the line to the coordinator; nil: it may carry what it can
+	Budget Budget                     // of the site's line; nil: it may carry what it can
 	Who    func(*http.Request) string // the agent that asks Handler; nil: nobody knows
 	Log    *slog.Logger
 }
@@ -66,14 +69,14 @@ type Config struct {
 // Swarm is one agent's part in bringing assets to a site.
 type Swarm struct {
 	cfg  Config
-	wan  atomic.Int64  // octets of chunks that came from the coordinator
-	pace *rate.Limiter // of octets from the coordinator, by Config.Budget
+	wan  atomic.Int64  // octets of chunks that came over the site's line
+	pace *rate.Limiter // of those, by Config.Budget
 
 	mu       sync.Mutex // guards what follows, and every job; nothing is read, written or waited for under it
 	changed  chan struct{}
 	jobs     map[intent.Digest]*job
 	accounts map[accountKey]*account
-	took     time.Time // something from the coordinator, last
+	took     time.Time // something over the line, last
 }
 
 // New returns a Swarm that fetches nothing until Fetch is called.
@@ -81,7 +84,7 @@ func New(cfg Config) *Swarm {
 	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}}
 }
 
-// WAN returns how many octets of chunks came from the coordinator in this life.
+// WAN returns how many octets of chunks came over the site's line in this life.
 func (s *Swarm) WAN() int64 { return s.wan.Load() }
 
 // wake tells everybody who waits that something changed. The caller holds mu.

@@ -245,7 +245,7 @@ func (e *Endpoint) dialPeer(ctx context.Context, p Peer, alpn string, lane Lane)
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("cannot dial %s: %w", p, ErrNoAddress)
 	}
-	want := trust.Want{Kind: trust.Agent, Site: p.Site, ID: p.ID}
+	want := trust.Want{Kind: trust.Agent, Site: p.Site, ID: p.ID, AnySite: p.Site != e.Self().Site}
 	var errs []error
 	for _, a := range addrs {
 		c, err := e.DialAddr(ctx, a, alpn, want, lane)

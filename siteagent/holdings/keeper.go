@@ -176,6 +176,15 @@ func (k *Keeper) holders(d intent.Digest) (out []string) {
 	return claim.Rendezvous(k.cfg.Self+d.Hex(), out) // agents spread what they ask for
 }
 
+// Holders lists the agents of the site that have all of d, this one too, as far as it is known here.
+func (k *Keeper) Holders(d intent.Digest) []string {
+	out := k.holders(d)
+	if k.here(d) {
+		out = append(out, k.cfg.Self)
+	}
+	return out
+}
+
 // due lists what this agent is to fetch, what a machine waits for first.
 func (k *Keeper) due(p Plan, in Intent) (urgent, rest []*intent.AssetSpec) {
 	for _, s := range slices.Concat(p.Keep, p.Bring) {

@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
@@ -45,10 +46,11 @@ type Config struct {
 // Mesh is one agent's end of what the agents of a site say to each other: HTTP over the mesh session, which says who asks.
 type Mesh struct {
 	Config
-	// Claims, PermitHere and Assets are set by the wiring before Handler serves: claims ask the mesh themselves, a permission of a
+	// Claims, PermitHere, Assets and Abroad are set by the wiring before Handler serves: claims ask the mesh themselves, a permission of a
 	// machine that this agent owns is signed for a peer's installer, and what is here of assets is told by who fetches them.
 	Claims     *claim.Claims
 	Assets     http.Handler
+	Abroad     http.Handler // answers agents of other sites
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
 	Doubled func(ctx context.Context, agent string)
@@ -100,11 +102,18 @@ func (m *Mesh) Handler() http.Handler {
 	return m.ofSite(mux)
 }
 
-// Bulk is what of Handler peers reach by bulk sessions.
+// Bulk is what of Handler peers reach by bulk sessions, and agents of other sites of what there is for them.
 func (m *Mesh) Bulk() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/m/1/assets/", m.Assets)
-	return m.ofSite(mux)
+	here := m.ofSite(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if id := transport.PeerFrom(r.Context()); id.Kind == trust.Agent && id.Site != m.Site {
+			m.Abroad.ServeHTTP(w, r)
+			return
+		}
+		here.ServeHTTP(w, r)
+	})
 }
 
 func (m *Mesh) ofSite(next http.Handler) http.Handler {

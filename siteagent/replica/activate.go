@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -250,10 +251,18 @@ func (n *next) check() error {
 	return nil
 }
 
-// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users and groups elsewhere.
+// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users and groups elsewhere, and the
+// Site objects of the sites that it reaches, of which it has the agents alone.
 func LocalProblems(c *intent.Catalog) []intent.ObjectProblem {
 	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
-		return p.Key.Kind == intent.KindUser || p.Key.Kind == intent.KindGroup || p.Key.Kind == intent.KindProject
+		switch p.Key.Kind {
+		case intent.KindUser, intent.KindGroup, intent.KindProject, intent.KindAgent:
+			return true
+		case intent.KindSite:
+			return strings.HasPrefix(p.Path, "spec.peers[")
+		default:
+			return false
+		}
 	})
 }
 

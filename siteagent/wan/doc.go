@@ -1,4 +1,4 @@
-// Package wan decides what the line of a site to its coordinator may carry of assets: the rate, quiet hours, the day's octets.
+// Package wan decides what the line of a site may carry of assets: the rates, quiet hours, the day's octets.
 //
 // Holds: Keeper, the agent's swarm.Budget after Site.spec.wan (mesh.md section 6), and what this agent took today, on disk.
 //

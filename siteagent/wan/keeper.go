@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/storage/state"
@@ -24,6 +26,8 @@ const (
 	saveEvery = 16 << 20
 	// over is how far beyond the day's octets what a machine waits for may go.
 	over = 1.2
+	// outBurst is how many octets leave at once where there is a rate: a seventh of 8 kbit/s brings them within what counts as silence.
+	outBurst = 4 << 10
 )
 
 // Config is what a Keeper works with.
@@ -31,12 +35,15 @@ type Config struct {
 	DB    *state.DB
 	Spec  func() *intent.WANSpec        // of the site; nil: no budget
 	Clock func() (t time.Time, ok bool) // of this host, in its zone; not ok: it is not believed
+	Share func() int                    // how many agents of the site share what may leave it
 	Log   *slog.Logger
 }
 
 // Keeper is one agent's swarm.Budget.
 type Keeper struct {
 	cfg Config
+
+	out *rate.Limiter // of octets to other sites
 
 	mu      sync.Mutex
 	day     day
@@ -51,7 +58,7 @@ type day struct {
 
 // Open reads what was taken today. What cannot be read counts as nothing.
 func Open(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg}
+	k := &Keeper{cfg: cfg, out: rate.NewLimiter(rate.Inf, outBurst)}
 	err := cfg.DB.View(func(tx *state.Tx) error {
 		b, err := tx.Get(Bucket, key)
 		if err != nil {
@@ -111,22 +118,22 @@ func (k *Keeper) Took(octets int) {
 }
 
 // rate returns how many octets a second the site may take now, +Inf: what the line carries, and until when that holds, "" for ever.
-func (k *Keeper) rate(s *intent.WANSpec, c swarm.Class) (rate float64, until string) {
-	rate = math.Inf(1)
+func (k *Keeper) rate(s *intent.WANSpec, c swarm.Class) (perSecond float64, until string) {
+	perSecond = math.Inf(1)
 	if n, ok := intent.ParseAmount(s.RateIn); ok {
-		rate = float64(n) / 8
+		perSecond = float64(n) / 8
 	}
 	now, ok := k.cfg.Clock()
 	if !ok {
-		return rate, ""
+		return perSecond, ""
 	}
 	w := s.Window(now)
 	if w == nil {
-		return rate, ""
+		return perSecond, ""
 	}
 	n, _ := intent.ParseAmount(w.Rate)
 	if n == 0 && c == swarm.Live {
-		return rate, w.To
+		return perSecond, w.To
 	}
 	return float64(n) / 8, w.To
 }
@@ -145,9 +152,27 @@ func (k *Keeper) Allow(c swarm.Class, others uint64) (float64, error) {
 			return 0, fmt.Errorf("the site took %d MB today, of %s that its budget allows", taken/1e6, s.DailyCap)
 		}
 	}
-	rate, until := k.rate(s, c)
-	if rate == 0 {
+	perSecond, until := k.rate(s, c)
+	if perSecond == 0 {
 		return 0, fmt.Errorf("quiet hours of the site until %s", until)
 	}
-	return rate, nil
+	return perSecond, nil
+}
+
+// Out waits until some of so many octets may leave for another site, and returns how many: each agent has its part of the site's rateOut.
+// Errors: ctx's.
+func (k *Keeper) Out(ctx context.Context, octets int) (int, error) {
+	s := k.cfg.Spec()
+	if s == nil || s.RateOut == "" {
+		return octets, nil
+	}
+	n, _ := intent.ParseAmount(s.RateOut)
+	if limit := rate.Limit(float64(n) / 8 / float64(max(k.cfg.Share(), 1))); k.out.Limit() != limit {
+		k.out.SetLimit(limit)
+	}
+	octets = min(octets, outBurst)
+	if err := k.out.WaitN(ctx, octets); err != nil {
+		return 0, fmt.Errorf("cannot send more to another site: %w", err)
+	}
+	return octets, nil
 }

@@ -6,7 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
@@ -119,4 +122,27 @@ func TestDay(t *testing.T) {
 	if got := b.Today(); got != 0 {
 		t.Errorf("%d octets at midnight", got)
 	}
+}
+
+// TestOut: what leaves for other sites is paced to this agent's part of the rate; without a rate it leaves as it comes.
+func TestOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spec := &intent.WANSpec{RateOut: "80k"} // 10 kB/s, of which this one of two agents has half
+		k := &Keeper{cfg: Config{Spec: func() *intent.WANSpec { return spec }, Share: func() int { return 2 }}, out: rate.NewLimiter(rate.Inf, outBurst)}
+		began, sent := time.Now(), 0
+		for sent < 100_000 {
+			n, err := k.Out(t.Context(), 100_000-sent)
+			if err != nil || n == 0 {
+				t.Fatal(n, err)
+			}
+			sent += n
+		}
+		if took := time.Since(began).Round(time.Second); took < 18*time.Second || took > 21*time.Second {
+			t.Errorf("100 kB at 5 kB/s took %v", took)
+		}
+		spec = &intent.WANSpec{}
+		if n, err := k.Out(t.Context(), 1<<20); n != 1<<20 || err != nil {
+			t.Errorf("without a rate: %d, %v", n, err)
+		}
+	})
 }

@@ -5,22 +5,26 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 )
 
 // have returns what the agents of s1 have of an asset, as one of them shows it.
-func (w *world) have(at, asset string) map[string]string {
+func (w *world) have(at, asset string) map[string]string { return w.haveAt("s1/"+at, asset) }
+
+func (w *world) haveAt(at, asset string) map[string]string {
 	ctx, cancel := w.ask()
 	defer cancel()
 	info, _ := intent.KindAsset.Info()
-	o, err := w.api("admin", "s1/"+at).Get(ctx, info, "", asset)
+	o, err := w.api("admin", at).Get(ctx, info, "", asset)
 	var st holdings.Status
 	if err != nil || json.Unmarshal(o.Status, &st) != nil {
 		return nil
@@ -74,15 +78,7 @@ func TestBudget(t *testing.T) {
 		w := newWorld(t, 1)
 		defer w.over()
 		admin := w.api("admin", "coordinator")
-		budget := func(wan *intent.WANSpec) {
-			info, _ := intent.KindSite.Info()
-			o, err := admin.Get(w.Context(), info, "", "s1")
-			w.must(err)
-			o.Spec.(*intent.SiteSpec).WAN, o.Status = wan, nil
-			_, err = admin.Put(w.Context(), o, false, "test")
-			w.must(err)
-			w.until("s1 is level", func() bool { return w.level("s1") })
-		}
+		budget := func(wan *intent.WANSpec) { w.change("s1", func(s *intent.SiteSpec) { s.WAN = wan }) }
 		_, _ = w.publish(300<<10, rnd)
 		budget(&intent.WANSpec{Windows: []intent.WANWindow{{From: "00:00", To: "00:00", Rate: "0"}}})
 		_, err := admin.Upload(w.Context(), "shell", "boot", strings.NewReader("another loader"), 14)
@@ -110,5 +106,78 @@ func TestBudget(t *testing.T) {
 		}
 		w.end("s1/a2")
 		w.same("s1/a2", intent.DigestOf(img), img)
+	})
+}
+
+// change changes a site at the coordinator, and waits until the site knows.
+func (w *world) change(site string, edit func(*intent.SiteSpec)) {
+	info, _ := intent.KindSite.Info()
+	o, err := w.api("admin", "coordinator").Get(w.Context(), info, "", site)
+	w.must(err)
+	edit(o.Spec.(*intent.SiteSpec))
+	o.Status = nil
+	_, err = w.api("admin", "coordinator").Put(w.Context(), o, false, "test")
+	w.must(err)
+	w.until(site+" is level", func() bool { return w.level(site) })
+}
+
+// sources returns how many octets of an asset came to all agents of a site from where, by tier, as the events of each agent say.
+func (w *world) sources(site string, d intent.Digest) map[string]int64 {
+	from := map[string]int64{}
+	for _, at := range w.pair {
+		ctx, cancel := w.ask()
+		defer cancel()
+		w.must(w.api("admin", site+"/"+at).Events(ctx, api.EventQuery{Site: site}, func(e intent.Event) error {
+			for k, v := range e.Fields {
+				if tier, ok := strings.CutPrefix(k, "source."); ok && e.Type == "asset.complete" && e.Agent == at && e.Fields["digest"] == d.String() {
+					tier, _, _ = strings.Cut(tier, ":")
+					n, err := strconv.ParseInt(v, 10, 64)
+					w.must(err)
+					from[tier] += n
+				}
+			}
+			return nil
+		}))
+	}
+	return from
+}
+
+// TestOtherSite: a site that knows of an image, and whose coordinator is gone before it could be fetched, takes it from another site: once
+// over its line.
+func TestOtherSite(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 3))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		defer w.over()
+		_, _ = w.publish(300<<10, rnd)
+		now := time.Now().Local()
+		later := &intent.WANSpec{Windows: []intent.WANWindow{{From: now.Add(-time.Hour).Format("15:04"), To: now.Add(2 * time.Hour).Format("15:04"), Rate: "0"}}}
+		w.change("s2", func(s *intent.SiteSpec) { s.WAN, s.Peers = later, []string{"s1"} })
+		img := make([]byte, 3<<20)
+		for i := range img {
+			img[i] = byte(rnd.Uint32())
+		}
+		_, err := w.api("admin", "coordinator").Upload(w.Context(), "tiny", "image", bytes.NewReader(img), int64(len(img)))
+		w.must(err)
+		both := func(site, state string) func() bool {
+			return func() bool {
+				got := w.haveAt(site+"/a1", "tiny")
+				return got["a1"] == state && got["a2"] == state
+			}
+		}
+		w.until("s1 has the image", both("s1", "complete"))
+		w.until("s2 is level", func() bool { return w.level("s2") })
+		w.end("coordinator")
+		time.Sleep(time.Hour)
+		if got := w.haveAt("s2/a1", "tiny"); got["a1"] == "complete" || got["a2"] == "complete" {
+			t.Errorf("in quiet hours: %v", got)
+		}
+		time.Sleep(time.Until(now.Add(2 * time.Hour)))
+		w.until("s2 has the image", both("s2", "complete"))
+		if from := w.sources("s2", intent.DigestOf(img)); from["origin"] != 0 || from["site"] < int64(len(img)) || from["site"] > int64(len(img))*21/20 {
+			t.Errorf("octets by tier: %v of %d", from, len(img))
+		}
+		w.end("s2/a2")
+		w.same("s2/a2", intent.DigestOf(img), img)
 	})
 }

@@ -3,6 +3,7 @@ package line
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,23 +26,26 @@ type Shell interface {
 
 // change is what the flags say.
 type change struct {
-	rate, limit string
-	windows     []string
-	off, dryRun bool
-	reason      string
+	rate, out, limit string
+	windows, peers   []string
+	off, dryRun      bool
+	reason           string
 }
 
 // Wan returns `skerry site wan`.
 func Wan(s Shell) *cobra.Command {
 	var ch change
 	c := &cobra.Command{
-		Use: "wan [SITE]", Short: "Show or change what a site's line may carry of assets", Args: s.ArgsUpTo(0, "SITE"),
-		Long: "Show what a site's line to its coordinator may carry of assets, or change it with the flags.\n\n" +
+		Use: "wan [SITE]", Short: "Show or change what a site's line may carry of assets, and which sites it reaches", Args: s.ArgsUpTo(0, "SITE"),
+		Long: "Show what a site's line may carry of assets and which other sites it reaches, or change it with the flags.\n\n" +
 			"The rate is that of all agents together. In a window its rate counts instead; with 0 nothing comes but what a machine waits for.\n" +
 			"At the daily cap nothing comes until midnight, but for machines that wait, up to a fifth more. Signed documents, reports and consoles\n" +
-			"are never held back. Times are those of the agents' hosts; while an agent does not believe its clock no window holds.",
+			"are never held back. Times are those of the agents' hosts; while an agent does not believe its clock no window holds.\n\n" +
+			"What a site that is named with --peers has is taken from there, the nearest first, before the coordinator is asked: over the line too,\n" +
+			"and once. --rate-out bounds what other sites take from this one.",
 		Example: "  skerry site wan lon1\n  skerry site wan lon1 --rate 20M --daily-cap 50G\n" +
-			"  skerry site wan lon1 --window 'mon-fri 08:00-18:30 2M' --window '22:00-06:00 0' --dry-run\n  skerry site wan lon1 --off",
+			"  skerry site wan lon1 --window 'mon-fri 08:00-18:30 2M' --window '22:00-06:00 0' --dry-run\n" +
+			"  skerry site wan par1 --peers lon1,ams1\n  skerry site wan lon1 --rate-out 5M\n  skerry site wan lon1 --off",
 		RunE: func(c *cobra.Command, given []string) error {
 			site := s.Site()
 			if len(given) == 1 {
@@ -55,9 +59,11 @@ func Wan(s Shell) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&ch.rate, "rate", "", "bits a second with k, M or G: 20M; none: what the line carries")
+	f.StringVar(&ch.out, "rate-out", "", "bits a second of what other sites take from here; none: what the line carries")
+	f.StringSliceVar(&ch.peers, "peers", nil, "sites that this one reaches, each once; none: no others")
 	f.StringVar(&ch.limit, "daily-cap", "", "octets a day with M, G or T: 50G; none: no cap")
 	f.StringArrayVar(&ch.windows, "window", nil, "'[DAYS] HH:MM-HH:MM RATE', again for more: 'mon-fri 08:00-18:30 2M'; none: no windows")
-	f.BoolVar(&ch.off, "off", false, "take the whole budget away")
+	f.BoolVar(&ch.off, "off", false, "take the whole budget away, not the sites that it reaches")
 	f.BoolVar(&ch.dryRun, "dry-run", false, "say what would change")
 	f.StringVar(&ch.reason, "reason", "", "why, for the audit log")
 	return c
@@ -65,8 +71,8 @@ func Wan(s Shell) *cobra.Command {
 
 func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	f := c.Flags()
-	some := f.Changed("rate") || f.Changed("daily-cap") || f.Changed("window")
-	if some && ch.off {
+	budget := f.Changed("rate") || f.Changed("rate-out") || f.Changed("daily-cap") || f.Changed("window")
+	if budget && ch.off {
 		return &account.HintError{Err: &account.UsageError{Err: errors.New("cannot take the budget away and change it")}, Next: "--off alone"}
 	}
 	cl, err := s.Client()
@@ -82,8 +88,18 @@ func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	if !ok {
 		return fmt.Errorf("cannot read site %s: it is a %T", site, o.Spec)
 	}
-	if !some && !ch.off {
-		return s.Print(spec.WAN, func(t account.Table) { fill(t, spec.WAN) })
+	if !budget && !ch.off && !f.Changed("peers") {
+		return s.Print(shown{spec.WAN, spec.Peers}, func(t account.Table) {
+			fill(t, spec.WAN)
+			if len(spec.Peers) > 0 {
+				t.Row("reaches", strings.Join(spec.Peers, ", "))
+			}
+		})
+	}
+	if f.Changed("peers") {
+		if spec.Peers = ch.peers; slices.Equal(ch.peers, []string{"none"}) {
+			spec.Peers = nil
+		}
 	}
 	wan := intent.WANSpec{}
 	if spec.WAN != nil {
@@ -91,6 +107,9 @@ func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	}
 	if f.Changed("rate") {
 		wan.RateIn = orNone(ch.rate)
+	}
+	if f.Changed("rate-out") {
+		wan.RateOut = orNone(ch.out)
 	}
 	if f.Changed("daily-cap") {
 		wan.DailyCap = orNone(ch.limit)
@@ -101,7 +120,7 @@ func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 		}
 	}
 	spec.WAN, o.Status = &wan, nil
-	if ch.off || wan.RateIn == "" && wan.DailyCap == "" && len(wan.Windows) == 0 {
+	if ch.off || wan.RateIn == "" && wan.RateOut == "" && wan.DailyCap == "" && len(wan.Windows) == 0 {
 		spec.WAN = nil
 	}
 	res, err := cl.Put(c.Context(), o, ch.dryRun, ch.reason)
@@ -175,6 +194,12 @@ func days(s string) (out []string, err error) {
 	return out, nil
 }
 
+// shown is what -o json prints.
+type shown struct {
+	*intent.WANSpec
+	Peers []string `json:"peers,omitempty"`
+}
+
 func fill(t account.Table, w *intent.WANSpec) {
 	if w == nil {
 		t.Row("no budget: assets come as fast as the line carries them")
@@ -187,6 +212,9 @@ func fill(t account.Table, w *intent.WANSpec) {
 		return s
 	}
 	t.Row("rate", say(w.RateIn, "what the line carries"))
+	if w.RateOut != "" {
+		t.Row("rate out", w.RateOut)
+	}
 	t.Row("daily cap", say(w.DailyCap, "none"))
 	for _, win := range w.Windows {
 		rate := win.Rate
