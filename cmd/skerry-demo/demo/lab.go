@@ -45,7 +45,8 @@ type box struct {
 	bmc      *bmc.BMC
 }
 
-// lab is the simulated site: five namespaces, a WAN relay, three machines, and the processes under test.
+// lab is the simulated site: five namespaces, a WAN relay, three machines, and the processes under test. A second site has one agent, p1,
+// and no machines.
 type lab struct {
 	dir    string
 	exe    string
@@ -65,7 +66,7 @@ func newLab(dir, exe string, out io.Writer) *lab {
 
 // wire makes namespaces and links.
 func (l *lab) wire() error {
-	for _, n := range []string{"coord", "wan", "a1", "a2", "rack"} {
+	for _, n := range []string{"coord", "wan", "a1", "a2", "p1", "rack"} {
 		ns, err := l.net.Namespace(n)
 		if err != nil {
 			return err
@@ -80,6 +81,9 @@ func (l *lab) wire() error {
 		func() error { return wanNS.Bridge("site0") },
 		func() error { return wanNS.Addr("site0", "10.99.1.1/24") },
 		func() error { return rack.Bridge("br0") },
+		func() error { return l.net.Veth(l.ns["p1"], "mgmt0", wanNS, "par0") },
+		func() error { return wanNS.Attach("site0", "par0") },
+		func() error { return l.ns["p1"].Addr("mgmt0", "10.99.1.21/24") },
 	}
 	for i := 1; i <= agentCount; i++ {
 		a := l.ns[fmt.Sprintf("a%d", i)]
@@ -202,6 +206,23 @@ func (l *lab) startAgent(i int, join string) error {
 	return l.start(name, name, args...)
 }
 
+// startParis starts the agent of the second site.
+func (l *lab) startParis(join string) error {
+	args := []string{
+		"agent", "--data", filepath.Join(l.dir, "p1"), "--management", management("p1"), "--metrics", "10.99.1.21:7490",
+		"--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
+	}
+	if join != "" {
+		args = append(args, "--join", join)
+	}
+	return l.start("p1", "p1", args...)
+}
+
+// management returns where an agent listens: a1 at 10.99.1.11, p1 at 10.99.1.21.
+func management(agent string) string {
+	return map[byte]string{'a': "10.99.1.1", 'p': "10.99.1.2"}[agent[0]] + agent[1:] + ":7444"
+}
+
 // startSpare starts spare s1 on the host of agent i, at its addresses.
 func (l *lab) startSpare(i int, kit, passphrase string) error {
 	name, file := fmt.Sprintf("a%d", i), kit+".passphrase"
@@ -213,7 +234,7 @@ func (l *lab) startSpare(i int, kit, passphrase string) error {
 
 func (l *lab) agentArgs(name string, i int) []string {
 	return []string{
-		"agent", "--data", filepath.Join(l.dir, name), "--management", fmt.Sprintf("10.99.1.1%d:7444", i), "--boot", fmt.Sprintf("10.88.0.1%d", i),
+		"agent", "--data", filepath.Join(l.dir, name), "--management", management(fmt.Sprintf("a%d", i)), "--boot", fmt.Sprintf("10.88.0.1%d", i),
 		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
 	}
 }
@@ -258,7 +279,7 @@ func (l *lab) api(who, token string) (*client.Client, error) {
 	}
 	server, ns := "https://"+coordAddr, l.ns["coord"]
 	if who != "coordinator" {
-		server, ns = "https://10.99.1.1"+who[1:]+":7444", l.ns[who]
+		server, ns = "https://"+management(who), l.ns[who]
 	}
 	rt := &http.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, DialContext: ns.DialContext,

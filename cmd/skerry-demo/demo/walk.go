@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (w *walk) all(sim context.Context, g *errgroup.Group) error {
-	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.theft} {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.theft, w.paris} {
 		if err := part(sim, g); err != nil {
 			return err
 		}
