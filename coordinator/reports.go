@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/rotation"
@@ -43,6 +44,11 @@ func keepStores(to, from []intent.AgentReport) {
 	}
 }
 
+// barred tells whether a report is of an agent that does not count at its site: it speaks for itself alone.
+func barred(r intent.Report) bool {
+	return slices.ContainsFunc(r.Agents, func(a intent.AgentReport) bool { return a.ID == r.Agent && a.Barred != "" })
+}
+
 // setReport keeps a site's report; an older one than the stored is ignored, as two agents report.
 func (o *objects) setReport(ctx context.Context, site string, r intent.Report) error {
 	return o.setReportAt(ctx, site, r, o.now())
@@ -66,7 +72,7 @@ func (o *objects) setReportAt(ctx context.Context, site string, r intent.Report,
 		}
 	}
 	rep.Heard[r.Agent] = rotation.Contact{At: rep.Received, Keys: r.Keys, Head: r.Head, Rejected: r.Rejected}
-	if old := o.reports[site]; old != nil && old.Received.After(rep.Received) {
+	if old := o.reports[site]; old != nil && (old.Received.After(rep.Received) || barred(r)) {
 		rep.Report, rep.Received = old.Report, old.Received
 	}
 	v, err := json.Marshal(rep)
@@ -144,7 +150,7 @@ func (o *objects) status(site string) (*api.SiteStatus, bool) {
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range r.Agents {
-		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Store: a.Store})
+		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Store: a.Store, Barred: a.Barred})
 	}
 	for _, v := range r.Overrides {
 		s.Overrides = append(s.Overrides, api.Override{ID: v.ID, Object: v.Object, Op: v.Op, State: v.State, Author: v.Author, Time: v.Time, Reason: v.Reason})

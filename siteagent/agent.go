@@ -237,7 +237,7 @@ func (a *Agent) wire() (err error) {
 	}
 	a.gossip, err = gossip.New(gossip.Config{
 		Endpoint: a.end, Self: transport.Peer{Site: a.id.Site, ID: self}, Log: log,
-		Roster: func() *intent.RosterBody { return a.replica.State().Roster },
+		Roster: a.replica.Neighbours,
 	})
 	if err != nil {
 		return err
@@ -277,7 +277,7 @@ func (a *Agent) wireSite() {
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
-		Dial: a.logins.Dial, Chore: a.logins.Chore, Recovering: a.db.Recovering, Log: log, Fit: func() error { return a.upkeep.Fit() },
+		Dial: a.logins.Dial, Chore: a.logins.Chore, Recovering: func() bool { return a.db.Recovering() || !a.replica.Counts() }, Log: log, Fit: func() error { return a.upkeep.Fit() },
 	})
 	a.fresh = freshness.New(freshness.Config{
 		Site: a.id.Site, Self: self, Life: a.life, Journal: a.journal, Replica: a.replica, Floor: a.floor, Post: a.post, Audit: a.audit, Log: log,

@@ -187,7 +187,26 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 	if b.db.AdmitUser() != nil {
 		return nil, api.ErrFull
 	}
+	if err := b.may(); err != nil {
+		return nil, err
+	}
 	return b.over.apply(ctx, by, batch)
+}
+
+// may refuses a change at an agent that does not count at its site: what it writes reaches nobody.
+func (b *backend) may() error {
+	if b.w.Counts() {
+		return nil
+	}
+	return api.Refuse(fmt.Sprintf("agent %s may change nothing: %s; ask another agent of %s", b.info.ID, b.members.Barred()[b.info.ID], b.w.ID()))
+}
+
+// Approve implements api.Approvals.
+func (b *backend) Approve(ctx context.Context, by api.Caller, site, machine, reason string) error {
+	if err := b.may(); err != nil {
+		return err
+	}
+	return b.fresh.Approve(ctx, by, site, machine, reason)
 }
 
 // eventsPoll bounds how long a follower waits without looking again.
@@ -239,7 +258,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range b.agentReports() {
-		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store}
+		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store, Barred: a.Barred}
 		if a.ID == b.info.ID {
 			st.Uplink = map[bool]string{true: "up", false: "down"}[b.uplink()]
 		}
@@ -259,8 +278,13 @@ func (b *backend) agentReports() []intent.AgentReport {
 	}
 	st := b.w.State()
 	var out []intent.AgentReport
-	for _, a := range st.Roster.Agents {
-		r := intent.AgentReport{ID: a.ID, Alive: "no"}
+	barred := b.members.Barred()
+	for _, a := range st.Signed.Agents {
+		why, is := barred[a.ID]
+		if a.State == intent.StateSpare && !is && !slices.ContainsFunc(st.Roster.Agents, func(r intent.RosterAgent) bool { return r.ID == a.ID }) {
+			continue // it waits
+		}
+		r := intent.AgentReport{ID: a.ID, Alive: "no", Barred: why}
 		g, ok := seen[a.ID]
 		switch {
 		case a.ID == b.info.ID:
@@ -305,6 +329,9 @@ func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reaso
 	if site != b.w.ID() || !ok {
 		return api.ErrNotFound
 	}
+	if err := b.may(); err != nil {
+		return err
+	}
 	if v.Status.State != intent.StateBroken && v.Status.State != intent.StateQuarantined {
 		return api.Refuse(fmt.Sprintf("%s is %s; only a broken or quarantined machine is cleared", machine, v.Status.State))
 	}
@@ -316,6 +343,9 @@ func (b *backend) Release(ctx context.Context, by api.Caller, site, machine stri
 	v, ok := b.control.View(machine)
 	if site != b.w.ID() || !ok {
 		return api.ErrNotFound
+	}
+	if err := b.may(); err != nil {
+		return err
 	}
 	if v.Binding == nil || v.Binding.Released {
 		return api.Refuse(machine + " belongs to no instance")

@@ -191,7 +191,7 @@ func (a *Agent) follow(ctx context.Context) error {
 // recover ends the recovery of a restored or damaged store once it is level: with the marks, with peers that hold our own
 // chain, and with what enough of them know of our promises. An agent that is alone is level when its coordinator has brought the intent up to the marks.
 func (a *Agent) recover(ctx context.Context) {
-	if !a.db.Recovering() || !a.site.Level() || !a.journal.Level() {
+	if !a.db.Recovering() || !a.site.Level() || !a.journal.Level() || !a.site.Counts() {
 		return
 	}
 	alone := len(a.site.State().Roster.Agents) == 1

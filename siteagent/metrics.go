@@ -43,6 +43,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_uplink_up", func() float64 { return boolGauge(a.uplink.Status().Up) })
 	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(a.audit.Uses()) })
 	set.NewGauge("skerry_recovering", func() float64 { return boolGauge(a.db.Recovering()) })
+	set.NewGauge("skerry_agent_barred", func() float64 { return boolGauge(!a.replica.Counts()) })
 	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
 	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
 	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })

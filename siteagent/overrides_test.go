@@ -32,6 +32,9 @@ func cutOffStore(t *testing.T) (*sitetest.Author, *overrides, *state.DB) {
 	t.Helper()
 	a := sitetest.NewAuthor(t)
 	r, db := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
+	if err := r.SeedRoster(intent.RosterAgent{ID: "a1", State: intent.StateAgent}); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)

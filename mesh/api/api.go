@@ -140,7 +140,8 @@ type AgentStatus struct {
 	Head    intent.Head `json:"head"`
 	Uplink  string      `json:"uplink"` // up, down
 	Version string      `json:"version,omitempty"`
-	Store   string      `json:"store,omitempty"` // sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect; empty: not known here
+	Store   string      `json:"store,omitempty"`  // sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect; empty: not known here
+	Barred  string      `json:"barred,omitempty"` // why it does not count at its site: in quarantine, replaced, revoked; empty: it counts
 }
 
 // Override is a local change and how far it got.

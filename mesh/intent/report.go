@@ -56,7 +56,8 @@ type AgentReport struct {
 	Alive   string `json:"alive"` // yes, no, unknown
 	Head    Head   `json:"head"`
 	Version string `json:"version,omitempty"`
-	Store   string `json:"store,omitempty"` // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect
+	Store   string `json:"store,omitempty"`  // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect
+	Barred  string `json:"barred,omitempty"` // why it does not count at its site, as the reporting agent has it: in quarantine, replaced, revoked
 }
 
 // OverrideReport is one override that is not settled, or was settled lately.

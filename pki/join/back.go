@@ -29,12 +29,14 @@ type Back struct {
 	Offer      []byte `json:"offer,omitempty"`
 	Revocation uint64 `json:"revocation"` // the newest that it has of the stream
 	Intent     uint64 `json:"intent"`     // and of the site's chain
+	// Quarantine is the number of the newest order about itself that it knows; a coordinator does not read it.
+	Quarantine uint64 `json:"quarantine,omitempty"`
 }
 
 // Returner lets agents back in.
 type Returner interface {
 	// Missed checks that b is an agent that may speak, whose signing key is b.Sign, and calls send for each document that it has
-	// not, in order: revocations first. Errors: ErrRefused, of whom it may not tell.
+	// not, in order: revocations first. Who is in quarantine is told of that alone. Errors: ErrRefused, of whom it may not tell.
 	Missed(ctx context.Context, b Back, send func(stream string, env *intent.Envelope) error) error
 }
 
@@ -44,9 +46,12 @@ type backMsg struct {
 	Proof []byte `json:"proof"` // Ed25519 by Sign over the transcript
 }
 
+// StreamQuarantine names the orders about who returns. They are no stream: the one with the highest number counts.
+const StreamQuarantine = "quarantine"
+
 // docMsg is one document that was missed; without one nothing follows.
 type docMsg struct {
-	Stream string           `json:"stream,omitempty"` // revocation or intent
+	Stream string           `json:"stream,omitempty"` // revocation, intent or StreamQuarantine
 	Env    *intent.Envelope `json:"env,omitempty"`
 }
 

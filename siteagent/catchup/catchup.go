@@ -32,6 +32,10 @@ type Config struct {
 	Above func() []uplink.Target
 	// Hears tells whether an agent of the site is heard.
 	Hears func(agent string) bool
+	// About returns the newest quarantine order about an agent of the site, and its number; nil and 0: none. Told takes one about this
+	// agent.
+	About func(agent string) (*intent.Envelope, uint64)
+	Told  func(context.Context, *intent.Envelope) error
 	Soon  func() // something was learnt: a coordinator may be dialled now
 	Event func(kind, text string) error
 	Log   *slog.Logger
@@ -120,6 +124,7 @@ func (k *Keeper) ask(ctx context.Context, addr string, want trust.Want, offer bo
 		Back: func() (join.Back, error) {
 			b := join.Back{Site: k.Site, Agent: k.Self, Revocation: k.Replica.RevocationHead().Seq, Intent: k.Replica.State().Staged.Seq}
 			var err error
+			_, b.Quarantine = k.About(k.Self)
 			if b.Sign, err = keys.SignPublic(); err != nil || !offer {
 				return b, err
 			}
@@ -147,7 +152,10 @@ func (k *Keeper) take(ctx context.Context, give func(func(string, *intent.Envelo
 	}
 	_, err := k.In.Intent(ctx, func(entry func(*intent.Envelope, int) error) error {
 		return give(func(stream string, env *intent.Envelope) error {
-			if stream == intent.StreamRevocation {
+			switch stream {
+			case join.StreamQuarantine:
+				return k.Told(ctx, env)
+			case intent.StreamRevocation:
 				if revoked = append(revoked, env); len(revoked) < intake.RevocationBatch {
 					return nil
 				}
@@ -164,11 +172,24 @@ func (k *Keeper) take(ctx context.Context, give func(func(string, *intent.Envelo
 
 // Missed implements join.Returner for others of the site.
 func (k *Keeper) Missed(_ context.Context, b join.Back, send func(string, *intent.Envelope) error) error {
-	knows := slices.ContainsFunc(k.Replica.State().Roster.Agents, func(a intent.RosterAgent) bool {
-		return a.ID == b.Agent && a.State == intent.StateAgent && slices.ContainsFunc(a.Sign, func(s []byte) bool { return bytes.Equal(s, b.Sign) })
-	})
-	if b.Site != k.Site || !knows {
+	st := k.Replica.State()
+	lists := func(r *intent.RosterBody) bool {
+		return slices.ContainsFunc(r.Agents, func(a intent.RosterAgent) bool {
+			return a.ID == b.Agent && slices.ContainsFunc(a.Sign, func(s []byte) bool { return bytes.Equal(s, b.Sign) })
+		})
+	}
+	order, n := k.About(b.Agent)
+	counts := lists(st.Roster)
+	if b.Site != k.Site || !counts && (order == nil || !lists(st.Signed)) {
 		return fmt.Errorf("cannot let %s/%s back: not in the roster with this key: %w", b.Site, b.Agent, join.ErrRefused)
+	}
+	if n > b.Quarantine {
+		if err := send(join.StreamQuarantine, order); err != nil {
+			return err
+		}
+	}
+	if !counts { // it learns why, and no more
+		return nil
 	}
 	err := k.Replica.RevocationFeed(b.Revocation+1, func(env *intent.Envelope) error { return send(intent.StreamRevocation, env) })
 	if err != nil {

@@ -33,7 +33,7 @@ type Remote interface {
 
 // Sight is what the site looks like from here.
 type Sight interface {
-	// Members lists the effective roster with gossip's view; this agent is always alive in it.
+	// Members lists the effective roster with gossip's view; this agent is always alive in it, if it is there.
 	Members() (generation uint64, members []Member)
 }
 
@@ -119,8 +119,30 @@ func (c *Claims) Strange(ctx context.Context, id string, fence Fence) (bool, err
 	return p.Strange || e.Compare(p.Epoch) > 0, nil
 }
 
-// Held returns the claim on id if this process holds it.
+// standing tells whether this agent counts. One that does not holds nothing: what it held it gives back here, so that it refuses
+// nobody when it counts again.
+func (c *Claims) standing() bool {
+	_, members := c.sight.Members()
+	if _, ok := rankOf(members, c.self); ok {
+		return true
+	}
+	c.mu.Lock()
+	dropped := c.held
+	c.held = map[string]held{}
+	c.mu.Unlock()
+	for id, h := range dropped {
+		if err := c.own.release(h.promise); err != nil {
+			c.log.Warn("cannot release claim", "claim", id, "err", err)
+		}
+	}
+	return false
+}
+
+// Held returns the claim on id if this process holds it, and counts.
 func (c *Claims) Held(id string) (intent.Claim, bool) {
+	if !c.standing() {
+		return intent.Claim{}, false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h, ok := c.held[id]
@@ -133,6 +155,9 @@ func (c *Claims) Held(id string) (intent.Claim, bool) {
 // that one has promised nothing, and would confirm nothing. Errors: ErrNoMajority, *Refusal.
 func (c *Claims) Acquire(ctx context.Context, id string, fence Fence) (intent.Claim, error) {
 	for {
+		if !c.standing() {
+			return intent.Claim{}, fmt.Errorf("cannot claim %s: %w: this agent is not in the roster", id, ErrNotHeld)
+		}
 		witness := c.witness()
 		c.mu.Lock()
 		h, ok := c.held[id]

@@ -166,3 +166,30 @@ func TestBehind(t *testing.T) {
 		t.Errorf("acquire: %v", err)
 	}
 }
+
+// Who is in the roster no more holds nothing, and refuses nobody what it held once it is there again.
+func TestOutOfTheRoster(t *testing.T) {
+	db := openStore(t, filepath.Join(quickDir(t), "state"))
+	defer db.Close()
+	site := &alone{members("a")}
+	c := NewClaims(db, "a", "boot", site, site, slog.New(slog.DiscardHandler))
+	cl, err := c.Acquire(t.Context(), "machine/m1", site)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site.ms = members("b")
+	if _, held := c.Held("machine/m1"); held {
+		t.Error("it holds its claim out of the roster")
+	}
+	if got, err := c.Acquire(t.Context(), "machine/m1", site); !errors.Is(err, ErrNotHeld) {
+		t.Errorf("Acquire = %v, %v", got, err)
+	}
+	site.ms = members("a", "b")
+	if _, held := c.Held("machine/m1"); held {
+		t.Error("it holds an old claim again")
+	}
+	c.started = c.started.Add(-lease)
+	if err := c.OnPromise(1, Promise{ID: "machine/m1", Epoch: cl.Epoch.Next(1, 1), Owner: "b", Boot: "x"}); err != nil {
+		t.Errorf("its peer is refused: %v", err)
+	}
+}

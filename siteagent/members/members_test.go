@@ -232,6 +232,49 @@ func TestStolenBoxStaysOut(t *testing.T) {
 	}
 }
 
+// An agent obeys what it is told about itself alone, newer than what it knows, by who counts.
+func TestTold(t *testing.T) {
+	s := newSite(t, "a1", "a2", "a3")
+	for n := range s.agents {
+		s.gone[n] = true // nobody has a session
+	}
+	order := func(by, target string, n uint64, on bool) *intent.Envelope {
+		t.Helper()
+		payload, err := json.Marshal(intent.Quarantine{Site: "lon1", Agent: by, Target: intent.QuarantineTarget{Agent: target}, N: n, On: on, By: "sam", Reason: "stolen"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		env, err := document.Sign(intent.PayloadQuarantine, payload, s.keys[by].Sign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return env
+	}
+	a2 := s.agents["a2"]
+	f := func(what string, env *intent.Envelope, takes bool, roster string) {
+		t.Helper()
+		if err := a2.Told(t.Context(), env); (err == nil) != takes {
+			t.Errorf("%s: %v", what, err)
+		}
+		s.want("a2", roster)
+	}
+	f("about another", order("a1", "a3", 1, true), false, "a1 a2 a3")
+	f("its own", order("a2", "a2", 1, true), false, "a1 a2 a3")
+	f("cut off", order("a1", "a2", 2, true), true, "a1 a3")
+	if got := a2.Barred()["a2"]; got != "in quarantine, order 2 by sam at a1: stolen" {
+		t.Errorf("it says %q", got)
+	}
+	f("told again", order("a1", "a2", 2, true), true, "a1 a3")
+	f("an older lift", order("a3", "a2", 1, false), true, "a1 a3")
+	f("a lift", order("a3", "a2", 3, false), true, "a1 a2 a3")
+	s.quarantine("a2", "a1", true, false)
+	f("by whom it cut off", order("a1", "a2", 4, true), false, "a2 a3")
+	f("by a third", order("a3", "a2", 4, true), true, "a3")
+	if env, n := a2.About("a2"); n != 4 || env == nil || a2.Barred()["a1"] != "in quarantine, order 1 by sam at a2: stolen" {
+		t.Errorf("order %d about a2; barred are %v", n, a2.Barred())
+	}
+}
+
 // A quarantine brings a new boot key: the same at all that are left, closed to the one that is out, while the old one verifies
 // still; the coordinator's next version takes over.
 func TestQuarantineRenewsBootKey(t *testing.T) {

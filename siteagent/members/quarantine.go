@@ -65,11 +65,11 @@ func (k *Keeper) Quarantine(ctx context.Context, by api.Caller, agent string, r 
 	if have.On == r.On {
 		return k.result(agent, have, 0), nil // it is so already
 	}
-	order := replica.Order{N: have.N + 1, On: r.On}
+	order := replica.Order{N: have.N + 1, On: r.On, By: k.Self}
 	if r.DryRun {
 		d.Quarantined[agent] = order
 		res := k.result(agent, order, 0)
-		res.Agents, res.Generation = ids(replica.Effective(k.Site, st.Signed, k.Replica.Revocations(), d))
+		res.Agents, res.Generation = ids(replica.Effective(k.Site, k.Self, st.Signed, k.Replica.Revocations(), d))
 		return res, nil
 	}
 	q := intent.Quarantine{
@@ -170,7 +170,7 @@ func (k *Keeper) obey() (closed int, err error) {
 			k.Log.Debug("quarantine order is not obeyed", "from", r.Agent, "err", err)
 			continue
 		}
-		if o := (replica.Order{N: q.N, On: q.On}); o.Outranks(d.Quarantined[q.Target.Agent]) {
+		if o := (replica.Order{N: q.N, On: q.On, By: q.Agent}); o.Outranks(d.Quarantined[q.Target.Agent]) {
 			d.Quarantined[q.Target.Agent] = o
 		}
 	}

@@ -443,7 +443,7 @@ func (m *Mesh) Members() (uint64, []claim.Member) {
 	for _, p := range m.Gossip.Members() {
 		seen[p.ID] = p
 	}
-	roster := m.Replica.State().Roster
+	roster := m.Replica.Roster()
 	var out []claim.Member
 	for _, a := range roster.Agents {
 		if a.State != intent.StateAgent {

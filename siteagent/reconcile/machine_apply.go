@@ -36,7 +36,7 @@ type Config struct {
 	Dial func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error)
 	// Chore says what a machine's BMC needs that no state of the machine asks for; nil: nothing now. Nil func: nobody looks.
 	Chore func(v MachineView) *Chore
-	// Recovering tells that this agent's state is older than its peers': it claims nothing.
+	// Recovering tells that this agent's state is older than its peers', or that it does not count among them: it claims nothing.
 	Recovering func() bool
 	// Fit says why this agent's store may not stand behind a destructive step now; nil error: it may. Nil func: nobody looks.
 	Fit func() error

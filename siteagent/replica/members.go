@@ -14,8 +14,9 @@ import (
 
 // Order is a quarantine, or its end.
 type Order struct {
-	N  uint64 `json:"n"`  // the highest counts
-	On bool   `json:"on"` // quarantined
+	N  uint64 `json:"n"`            // the highest counts
+	On bool   `json:"on"`           // quarantined
+	By string `json:"by,omitempty"` // the agent that signed it; empty: kept before this was noted
 }
 
 // Outranks tells whether o counts where p stands: the higher N, at a tie the one that is on.
@@ -52,19 +53,26 @@ func (d Decisions) Count() uint64 {
 	return n
 }
 
-// Effective returns the agents that count: those of the signed roster that stand there as agents, and admitted spares, without
-// those that were replaced, revoked or quarantined. Each local decision adds one to the generation, so that new claims outrank
-// old ones. Of two spares for one agent the lower id counts. When quarantines would leave nobody, the agent of the lowest rank
-// stays. An admission has done its work once the signed roster lists its spare as an agent.
+// cuts tells whether agent is cut off, as self sees it: an order about oneself does not count while oneself has its signer in
+// quarantine. Else a stolen agent that a peer is to cut off would only have to be the first.
+func (d Decisions) cuts(agent, self string) bool {
+	o := d.Quarantined[agent]
+	return o.On && (agent != self || !d.Quarantined[o.By].On)
+}
+
+// Effective returns the agents that count, as agent self sees it: those of the signed roster that stand there as agents, and
+// admitted spares, without those that were replaced, revoked or quarantined. Each local decision adds one to the generation, so
+// that new claims outrank old ones. Of two spares for one agent the lower id counts. When quarantines would leave nobody, the
+// agent of the lowest rank stays. An admission has done its work once the signed roster lists its spare as an agent.
 // Source: trust.md sections 3 and 6.
-func Effective(site string, r *intent.RosterBody, revoked *trust.RevocationSet, d Decisions) *intent.RosterBody {
+func Effective(site, self string, r *intent.RosterBody, revoked *trust.RevocationSet, d Decisions) *intent.RosterBody {
 	out := &intent.RosterBody{Generation: r.Generation + d.Count()}
 	agents, replaced := seats(r, d), map[string]bool{}
 	gone := func(a intent.RosterAgent) bool {
 		return revoked.Has(intent.RevokeAgent, site+"/"+a.ID) || keyRevoked(revoked, a)
 	}
 	for _, a := range agents {
-		if d.admits(r, a.ID) && !gone(a) && !d.Quarantined[a.ID].On {
+		if d.admits(r, a.ID) && !gone(a) && !d.cuts(a.ID, self) {
 			replaced[d.Admitted[a.ID].Replaces] = true
 		}
 	}
@@ -72,7 +80,7 @@ func Effective(site string, r *intent.RosterBody, revoked *trust.RevocationSet, 
 	for _, a := range agents {
 		switch {
 		case gone(a) || replaced[a.ID]:
-		case d.Quarantined[a.ID].On:
+		case d.cuts(a.ID, self):
 			cut = append(cut, a)
 		default:
 			out.Agents = append(out.Agents, a)
@@ -82,6 +90,16 @@ func Effective(site string, r *intent.RosterBody, revoked *trust.RevocationSet, 
 		out.Agents = append(out.Agents, slices.MinFunc(cut, func(a, b intent.RosterAgent) int { return int(a.Rank) - int(b.Rank) }))
 	}
 	return out
+}
+
+// neighbours returns members and agent self, which has its place on the network also while it does not count.
+func neighbours(r, members *intent.RosterBody, d Decisions, self string) *intent.RosterBody {
+	is := func(a intent.RosterAgent) bool { return a.ID == self }
+	all := seats(r, d)
+	if i := slices.IndexFunc(all, is); i >= 0 && !slices.ContainsFunc(members.Agents, is) {
+		return &intent.RosterBody{Generation: members.Generation, Agents: append(slices.Clone(members.Agents), all[i])}
+	}
+	return members
 }
 
 // admits tells whether the admission of spare counts still.

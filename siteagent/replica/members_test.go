@@ -30,7 +30,7 @@ func TestEffective(t *testing.T) {
 	var admitted map[string]replica.Admission
 	f := func(want string, generation uint64, orders map[string]replica.Order, revoked ...intent.Revocation) {
 		t.Helper()
-		got := replica.Effective("lon1", roster, (&trust.RevocationSet{}).With(revoked), replica.Decisions{Quarantined: orders, Admitted: admitted})
+		got := replica.Effective("lon1", "a9", roster, (&trust.RevocationSet{}).With(revoked), replica.Decisions{Quarantined: orders, Admitted: admitted})
 		var ids []string
 		for _, a := range got.Agents {
 			ids = append(ids, a.ID)

@@ -62,6 +62,7 @@ type Replica struct {
 	deks       map[uint64]intent.SealedDEK
 	roster     *intent.RosterBody // as signed
 	members    *intent.RosterBody // as effective
+	around     *intent.RosterBody // members, and this agent in any case
 	rejected   string
 	rev        uint64
 	wake       chan struct{}
@@ -90,7 +91,7 @@ func Open(cfg Config) (*Replica, error) {
 	s := &Replica{
 		db: cfg.DB, marks: cfg.Marks, mark: cfg.Mark, id: cfg.Site, self: cfg.Self, ring: cfg.Ring, log: cfg.Log, floor: cfg.Floor,
 		wake: make(chan struct{}), rev: 1,
-		roster: &intent.RosterBody{}, members: &intent.RosterBody{}, revoked: &trust.RevocationSet{},
+		roster: &intent.RosterBody{}, members: &intent.RosterBody{}, around: &intent.RosterBody{}, revoked: &trust.RevocationSet{},
 	}
 	s.empty()
 	s.trust.Pin = cfg.Pin
@@ -247,7 +248,8 @@ func putJSON(tx *state.Tx, bucket, key string, v any) error {
 
 // refreshView makes the effective roster and the view of who may speak. The caller holds the lock or is alone.
 func (s *Replica) refreshView() error {
-	s.members = Effective(s.id, s.roster, s.revoked, s.decisions)
+	s.members = Effective(s.id, s.self, s.roster, s.revoked, s.decisions)
+	s.around = neighbours(s.roster, s.members, s.decisions, s.self)
 	if s.trust.Body == nil {
 		return nil
 	}
@@ -456,6 +458,27 @@ func (s *Replica) State() State {
 		st.Acks[k] = a
 	}
 	return st
+}
+
+// Counts tells whether this agent is one of those that count. One that does not claims nothing, and changes nothing.
+func (s *Replica) Counts() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.members.Agents, func(a intent.RosterAgent) bool { return a.ID == s.self })
+}
+
+// Roster returns who counts; do not modify.
+func (s *Replica) Roster() *intent.RosterBody {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members
+}
+
+// Neighbours returns who counts, and this agent, which is at its address also while it does not; do not modify.
+func (s *Replica) Neighbours() *intent.RosterBody {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.around
 }
 
 // Secret opens one secret that is sealed to this agent.

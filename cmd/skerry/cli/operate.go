@@ -243,7 +243,7 @@ func statusTable(t *table, s *api.SiteStatus) {
 		t.row("rejected", s.Rejected)
 	}
 	for _, ag := range s.Agents {
-		t.row("agent", ag.ID, "alive "+ag.Alive, "uplink "+ag.Uplink, "store "+cmp.Or(ag.Store, "unknown"))
+		t.row("agent", ag.ID, "alive "+ag.Alive, "uplink "+ag.Uplink, "store "+cmp.Or(ag.Store, "unknown"), ag.Barred)
 	}
 	for _, st := range []string{"expected", "discovered", "available", "allocated", "installing", "running", "releasing", "quarantined", "maintenance", "broken"} {
 		if n := s.Machines[st]; n > 0 {

@@ -1,0 +1,101 @@
+package fault
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+)
+
+// quarantined lets an agent cut another one of its site off, or let it back.
+func (w *world) quarantined(site, at, who string, on bool) {
+	w.Helper()
+	ctx, cancel := w.ask()
+	defer cancel()
+	_, err := w.api("admin", site+"/"+at).Quarantine(ctx, site, who, api.QuarantineRequest{On: on, Reason: "suspected"})
+	w.must(err)
+}
+
+// barred returns why an agent does not count, as at, another one or itself, has it.
+func (w *world) barred(site, at, who string) string {
+	w.Helper()
+	ctx, cancel := w.ask()
+	defer cancel()
+	s, err := w.api("admin", site+"/"+at).SiteStatus(ctx, site)
+	w.must(err)
+	for _, a := range s.Agents {
+		if a.ID == who {
+			return a.Barred
+		}
+	}
+	w.Fatalf("%s does not list %s", at, who)
+	return ""
+}
+
+// changes lets an agent take a change of a user.
+func (w *world) changes(site, at, name string) error {
+	ctx, cancel := w.ask()
+	defer cancel()
+	_, err := w.api("admin", site+"/"+at).Apply(ctx, rawDocs(`{"kind":"SSHKey","metadata":{"name":"`+name+`","project":"acme"},"spec":{"publicKey":"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPuN2Tl1aVrjrpVpWIlOpNHhJ7Tz9cPGPvFRPdvOjvmz a@b"}}`), false, "")
+	return err
+}
+
+// An agent in quarantine learns it, though nobody has a session with it any more: it says so, also after a restart, changes nothing,
+// and holds no claim. It learns too that it was let back. A box that was cut off cuts nobody off any more.
+func TestQuarantinedIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.over()
+		w.end("coordinator")
+		w.quarantined("s1", "a1", "a2", true)
+		const told = "in quarantine, order 1 by admin at a1: suspected"
+		w.within(2*time.Minute, "a2 knows that it is in quarantine", func() bool { return w.barred("s1", "a2", "a2") != "" })
+		for _, at := range []string{"a1", "a2"} {
+			if got := w.barred("s1", at, "a2"); got != told {
+				t.Errorf("%s has of a2: %q", at, got)
+			}
+			if got := w.barred("s1", at, "a1"); got != "" {
+				t.Errorf("%s has of a1: %q", at, got)
+			}
+		}
+		w.until("the coordinator is missed", func() bool { return w.changes("s1", "a1", "one") == nil })
+		if err := w.changes("s1", "a2", "two"); err == nil || !strings.Contains(err.Error(), told) {
+			t.Errorf("a change at a2: %v", err)
+		}
+		w.end("s1/a2")
+		w.start("s1/a2", "")
+		w.until("a2 is up", func() bool { return w.answers("s1/a2", w.token["admin"]) == nil })
+		if got := w.barred("s1", "a2", "a2"); got != told {
+			t.Errorf("after a restart a2 has of itself: %q", got)
+		}
+		w.start("coordinator", "")
+		w.until("the coordinator shows it", func() bool {
+			ctx, cancel := w.ask()
+			defer cancel()
+			s, err := w.api("admin", "coordinator").SiteStatus(ctx, "s1")
+			return err == nil && len(s.Agents) == 2 && s.Agents[0].Barred == "" && s.Agents[1].Barred == told
+		})
+		w.end("coordinator")
+		w.quarantined("s1", "a1", "a2", false)
+		w.within(2*time.Minute, "a2 is back", func() bool {
+			return w.barred("s1", "a2", "a2") == "" && w.company("s1/a1") == "a1 a2" && w.company("s1/a2") == "a1 a2"
+		})
+		w.until("a2 takes changes", func() bool { return w.changes("s1", "a2", "three") == nil })
+
+		w.quarantined("s1", "a1", "a2", true)
+		w.within(2*time.Minute, "a2 knows it again", func() bool { return w.barred("s1", "a2", "a2") != "" })
+		w.quarantined("s1", "a2", "a1", true) // it was a1 that was stolen
+		if a1, a2 := w.barred("s1", "a2", "a1"), w.barred("s1", "a2", "a2"); a1 == "" || a2 != "" {
+			t.Errorf("a2 has of a1 %q, of itself %q", a1, a2)
+		}
+		w.quarantined("s1", "a1", "a2", false)
+		w.quarantined("s1", "a1", "a2", true)
+		time.Sleep(5 * time.Minute)
+		if got := w.barred("s1", "a2", "a2"); got != "" {
+			t.Errorf("the stolen one cut a2 off once more: %q", got)
+		}
+		w.until("a2 takes changes alone", func() bool { return w.changes("s1", "a2", "four") == nil })
+	})
+}
