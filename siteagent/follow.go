@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
@@ -110,6 +111,9 @@ func (a *Agent) closeGone() int {
 func (a *Agent) moved(stream string, head intent.Head) {
 	if a.uplink != nil { // else a stick is read before anybody listens
 		a.gossip.SetHead(stream, head)
+		if stream == intent.StreamTrust {
+			a.gossip.SetTags(func(t *gossip.Tags) { t.Evidence = a.replica.TrustEvidence() })
+		}
 		a.uplink.Applied(a.heads())
 	}
 }
@@ -145,7 +149,8 @@ const peerPull = 15 * time.Second
 func (a *Agent) follow(ctx context.Context) error {
 	a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
 	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
-	a.gossip.SetHead(intent.StreamTrust, a.replica.TrustHead())
+	a.moved(intent.StreamTrust, a.replica.TrustHead())
+	from := intake.Peers{Desk: a.desk}
 	t := time.NewTicker(peerPull)
 	defer t.Stop()
 	for {
@@ -153,26 +158,8 @@ func (a *Agent) follow(ctx context.Context) error {
 		a.gossip.SetHead(intent.StreamIntent, st.Head)
 		a.members.CloseGone()
 		for _, m := range a.gossip.Members() {
-			hint := intent.Head{Epoch: m.Tags.Intent.Epoch, Seq: m.Tags.Intent.Seq}
-			if m.ID == a.id.Agent || !m.Alive {
-				continue
-			}
-			rt := a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID})
-			if own := a.replica.TrustHead().Seq; m.Tags.Trust.Seq > own {
-				if err := a.desk.PullTrust(ctx, rt, "http://"+m.ID+"/m/1/trust", own+1); err != nil && ctx.Err() == nil && !errors.Is(err, document.ErrOffered) {
-					a.cfg.Logger.Warn("trust not pulled from peer", "peer", m.ID, "err", err)
-				}
-			}
-			if r := m.Tags.Revocation; (intent.Head{Epoch: r.Epoch, Seq: r.Seq}).Compare(a.replica.RevocationHead()) > 0 {
-				if err := a.desk.PullRevocations(ctx, rt, "http://"+m.ID+"/m/1/revocations"); err != nil && ctx.Err() == nil {
-					a.cfg.Logger.Warn("revocations not pulled from peer", "peer", m.ID, "err", err)
-				}
-			}
-			if hint.Compare(st.Staged) <= 0 {
-				continue
-			}
-			if err := a.desk.Pull(ctx, rt, "http://"+m.ID+"/m/1/intent", hint); err != nil && ctx.Err() == nil {
-				a.cfg.Logger.Warn("intent not pulled from peer", "peer", m.ID, "err", err)
+			if m.ID != a.id.Agent && m.Alive {
+				from.Follow(ctx, m.ID, a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID}), m.Tags)
 			}
 		}
 		a.claims.Meet(ctx)

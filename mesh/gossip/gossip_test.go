@@ -220,7 +220,7 @@ func TestMergeRefuses(t *testing.T) {
 
 func TestTags(t *testing.T) {
 	h := Hint{1<<64 - 1, 1<<64 - 1, "ffffffff"}
-	full := Tags{State: Draining, Rack: strings.Repeat("r", 63), WAN: true, DiskFree: 100, Intent: h, Revocation: h, Trust: h, Assets: 1<<64 - 1, Devices: 1<<64 - 1}
+	full := Tags{State: Draining, Rack: strings.Repeat("r", 63), WAN: true, DiskFree: 100, Intent: h, Revocation: h, Trust: h, Evidence: 1<<64 - 1, Assets: 1<<64 - 1, Devices: 1<<64 - 1}
 	if n := encodedSize(full.encode()); n > tagsMax {
 		t.Errorf("the largest tags take %d octets, at most %d", n, tagsMax)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// protocolVersion is tag v. History: 1 (2026-11-21) v s k w d i r t b n.
+// protocolVersion is tag v. History: 1 (2026-11-21) v s k w d i r t b n, (2026-11-28) e.
 const protocolVersion = "1"
 
 // State is tag s.
@@ -76,6 +76,7 @@ type Tags struct {
 	Intent     Hint
 	Revocation Hint
 	Trust      Hint
+	Evidence   uint64 // of the trust documents kept as evidence of a fork; 0: none
 	Assets     uint64 // version of the asset inventory
 	Devices    uint64 // version of the reachable-device set
 }
@@ -89,6 +90,7 @@ func (t Tags) encode() map[string]string {
 		"v": protocolVersion, "s": string(t.State), "k": t.Rack[:min(len(t.Rack), 63)], "w": wan, "d": strconv.Itoa(t.DiskFree / 5 * 5),
 		"i": t.Intent.String(), "r": t.Revocation.String(), "t": t.Trust.String(),
 		"b": strconv.FormatUint(t.Assets, 10), "n": strconv.FormatUint(t.Devices, 10),
+		"e": strconv.FormatUint(t.Evidence, 10),
 	}
 	for k, v := range m {
 		if v == "" || v == "0" {
@@ -116,6 +118,6 @@ func decodeTags(m map[string]string) Tags {
 	}
 	return Tags{
 		State: State(m["s"]), Rack: m["k"], WAN: m["w"] == "1", DiskFree: int(min(number("d"), 100)),
-		Intent: hint("i"), Revocation: hint("r"), Trust: hint("t"), Assets: number("b"), Devices: number("n"),
+		Intent: hint("i"), Revocation: hint("r"), Trust: hint("t"), Evidence: number("e"), Assets: number("b"), Devices: number("n"),
 	}
 }

@@ -98,6 +98,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/intent", m.GiveIntent)
 	mux.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
+	mux.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
 	mux.Handle("/m/1/assets/", m.Assets)
 	return m.ofSite(mux)
 }
@@ -257,6 +258,17 @@ func (m *Mesh) GiveRevocations(w http.ResponseWriter, r *http.Request) {
 
 // GiveTrust gives the trust stream: to peers, and to a coordinator that lost the end of it.
 func (m *Mesh) GiveTrust(w http.ResponseWriter, r *http.Request) { m.give(w, r, m.Replica.TrustFeed) }
+
+// giveTrustForks gives what is kept as evidence that somebody else signs with the roots.
+func (m *Mesh) giveTrustForks(w http.ResponseWriter, r *http.Request) {
+	m.give(w, r, func(_ uint64, fn func(*intent.Envelope) error) error {
+		envs, err := m.Replica.TrustForks()
+		for _, env := range envs {
+			err = errors.Join(err, fn(env))
+		}
+		return err
+	})
+}
 
 // give answers with the envelopes of a stream from ?from= on, one per line.
 func (m *Mesh) give(w http.ResponseWriter, r *http.Request, feed func(uint64, func(*intent.Envelope) error) error) {

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -106,6 +107,19 @@ func walkForks(tx *state.Tx, prefix string, fn func(key string, b []byte) error)
 
 // TrustForks returns the trust documents that the roots signed for a place that another has.
 func (s *Replica) TrustForks() ([]*intent.Envelope, error) { return s.forks(forkPrefix) }
+
+// TrustEvidence is a number of the set that TrustForks returns, by the contents alone: 0 for none, or while it cannot be read.
+func (s *Replica) TrustEvidence() (sum uint64) {
+	envs, err := s.TrustForks()
+	if err != nil {
+		return 0
+	}
+	for _, env := range envs { // a set has no order
+		d := env.Digest()
+		sum ^= binary.BigEndian.Uint64(d[:])
+	}
+	return sum
+}
 
 // IntentForks returns the entries of this site that a writer signed for a place that another has.
 func (s *Replica) IntentForks() ([]*intent.Envelope, error) { return s.forks(intentForks) }

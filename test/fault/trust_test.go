@@ -75,7 +75,8 @@ func (d *domain) trustAt(agent string, seq uint64) bool {
 }
 
 // The trust stream reaches who has a session, who was away, who joins later and who has no coordinator at all: that one takes it
-// from its peer. A coordinator that was put back to before a document takes it from an agent; a fork is refused everywhere.
+// from its peer. A coordinator that was put back to before a document takes it from an agent; a fork is refused everywhere, and who has
+// it as evidence gives it to its peers.
 func TestTrustReachesEverybody(t *testing.T) {
 	d, dir := newDomain(t), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -117,6 +118,15 @@ func TestTrustReachesEverybody(t *testing.T) {
 	forked, _, _ := d.signTrust(fork, intent.Head{Seq: 1, Hash: mustParse(t, body.Prev)})
 	if _, err := d.api.AddTrust(t.Context(), forked); err == nil || !strings.Contains(err.Error(), "forked") {
 		t.Errorf("a fork: %v", err)
+	}
+	if _, err := d.clientOf(d.sites["lon1/a1"]).AddTrust(t.Context(), forked); err == nil || !strings.Contains(err.Error(), "forked") {
+		t.Errorf("a fork at a1: %v", err)
+	}
+	for _, a := range []string{"lon1/a2", "lon1/a3"} {
+		d.wait(a+" has the evidence from its peer", func() bool {
+			s, err := d.clientOf(d.sites[a]).KeyStatus(t.Context())
+			return err == nil && s.Forks == 1
+		})
 	}
 	third, _, _ := d.signTrust(body, head)
 	_, err = d.api.AddTrust(t.Context(), third)
