@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/explain"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/members"
@@ -36,6 +37,7 @@ type backend struct {
 	api.Vault
 	api.Documents
 	api.Approvals
+	explain.Machines
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB

@@ -199,6 +199,11 @@ func (a *Agent) recover(ctx context.Context) {
 	}
 }
 
+// journalEvent writes one event of the agent itself.
+func (a *Agent) journalEvent(kind, message string) error {
+	return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, nil))
+}
+
 func (a *Agent) noteMember(e gossip.Event) {
 	if e.Kind != gossip.EventAlive && e.Kind != gossip.EventDead {
 		return

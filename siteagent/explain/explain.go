@@ -1,4 +1,4 @@
-package siteagent
+package explain
 
 import (
 	"context"
@@ -11,23 +11,29 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
-// journalEvent writes one event of the agent itself.
-func (a *Agent) journalEvent(kind, message string) error {
-	return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, nil))
+// Machines explains machines.
+type Machines struct {
+	Site    *effective.Site
+	Control *reconcile.Controller
+	Fresh   *freshness.Keeper
+	// Overrides lists the local changes that are not settled, or were lately.
+	Overrides func() []intent.OverrideReport
 }
 
-// Explain implements api.Backend: the chain behind a machine's state, from the journal and the active intent.
-func (b *backend) Explain(_ context.Context, siteID, machine string) (*api.Explanation, error) {
-	v, ok := b.control.View(machine)
-	if siteID != b.w.ID() || !ok {
+// Explain implements its part of api.Backend: the chain behind a machine's state, from the journal and the active intent.
+func (m Machines) Explain(_ context.Context, siteID, machine string) (*api.Explanation, error) {
+	v, ok := m.Control.View(machine)
+	if siteID != m.Site.ID() || !ok {
 		return nil, api.ErrNotFound
 	}
 	st := v.Status
-	x := &api.Explanation{Machine: machine, Site: siteID, Status: &st, Head: b.w.State().Head, Events: []intent.Event{}}
-	err := b.w.Journal.Events(nil, func(e intent.Event) error {
+	x := &api.Explanation{Machine: machine, Site: siteID, Status: &st, Head: m.Site.State().Head, Events: []intent.Event{}}
+	err := m.Site.Journal.Events(nil, func(e intent.Event) error {
 		if e.Machine == machine {
 			x.Events = append(x.Events, e)
 		}
@@ -37,7 +43,7 @@ func (b *backend) Explain(_ context.Context, siteID, machine string) (*api.Expla
 		return nil, err
 	}
 	for _, s := range []api.ExplainSection{
-		b.identity(v), packets(x.Events), b.wish(v), b.permission(v), bytesOf(v), times(x.Events),
+		m.identity(v), packets(x.Events), m.wish(v), m.permission(v), bytesOf(v), times(x.Events),
 	} {
 		if len(s.Facts) > 0 {
 			x.Sections = append(x.Sections, s)
@@ -50,7 +56,7 @@ func fact(name, format string, args ...any) api.ExplainFact {
 	return api.ExplainFact{Name: name, Value: fmt.Sprintf(format, args...)}
 }
 
-func (b *backend) identity(v reconcile.MachineView) api.ExplainSection {
+func (m Machines) identity(v reconcile.MachineView) api.ExplainSection {
 	s := api.ExplainSection{Title: "identity"}
 	mac, _ := intent.ParseMAC(v.Spec.BootNIC().MAC)
 	s.Facts = append(s.Facts, fact("declared", "MAC %s, serial %q, UUID %s, rack %s", mac, v.Spec.Serial, v.Spec.UUID, v.Spec.Rack))
@@ -86,9 +92,9 @@ func packets(events []intent.Event) api.ExplainSection {
 	return s
 }
 
-func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
+func (m Machines) wish(v reconcile.MachineView) api.ExplainSection {
 	s := api.ExplainSection{Title: "intent"}
-	h := b.w.State().Head
+	h := m.Site.State().Head
 	s.Facts = append(s.Facts, fact("active head", "%d.%d %s", h.Epoch, h.Seq, h.Hash))
 	if bd := v.Binding; bd != nil {
 		s.Facts = append(s.Facts, fact("binding", "instance %s of %s/%s/%d, generation %d, because of %s", bd.Instance, bd.Project, bd.Array, bd.Index, bd.Generation, bd.Cause),
@@ -97,7 +103,7 @@ func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
 			s.Facts = append(s.Facts, fact("released", "yes"))
 		}
 	}
-	for _, o := range b.over.reports() {
+	for _, o := range m.Overrides() {
 		if v.Binding != nil && strings.Contains(v.Binding.Cause, o.ID) {
 			s.Facts = append(s.Facts, fact("override", "%s: %s %s by %s at %s, %s", o.ID, o.Op, o.Object, o.Author, o.Time.Format(time.RFC3339), o.State))
 		}
@@ -105,9 +111,9 @@ func (b *backend) wish(v reconcile.MachineView) api.ExplainSection {
 	return s
 }
 
-func (b *backend) permission(v reconcile.MachineView) api.ExplainSection {
-	s := api.ExplainSection{Title: "permission", Facts: b.fresh.Explain(v.Name)}
-	env, ok := claim.Load[intent.Envelope](b.w.Journal, reconcile.KindPermission, v.Name)
+func (m Machines) permission(v reconcile.MachineView) api.ExplainSection {
+	s := api.ExplainSection{Title: "permission", Facts: m.Fresh.Explain(v.Name)}
+	env, ok := claim.Load[intent.Envelope](m.Site.Journal, reconcile.KindPermission, v.Name)
 	var p intent.Permission
 	if !ok || json.Unmarshal(env.Payload, &p) != nil {
 		return s
