@@ -113,6 +113,7 @@ type Agent struct {
 	audit   *auditlog.Log
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
+	sites   *gossip.Pool // the gateways of this site and of those that it reaches
 	mesh    *peers.Mesh
 	uplink  *uplink.Client
 	backend *backend
@@ -237,12 +238,17 @@ func (a *Agent) wire() (err error) {
 		return err
 	}
 	a.gossip, err = gossip.New(gossip.Config{
-		Endpoint: a.end, Self: transport.Peer{Site: a.id.Site, ID: self}, Log: log,
-		Roster: a.replica.Neighbours,
+		Endpoint: a.end, Self: self, Scope: gossip.Site, Log: log,
+		Nodes: func() []gossip.Node { return gossip.Roster(a.id.Site, a.replica.Neighbours()) },
 	})
 	if err != nil {
 		return err
 	}
+	a.sites, err = gossip.New(gossip.Config{Endpoint: a.end, Self: gateway(transport.Peer{Site: a.id.Site, ID: self}), Scope: gossip.WAN, Log: log, Nodes: a.gateways})
+	if err != nil {
+		return err
+	}
+	gossip.Register(a.end, a.gossip, a.sites)
 	a.mesh = peers.New(peers.Config{
 		Site: a.id.Site, Self: self, Life: a.life, Endpoint: a.end, Gossip: a.gossip, Replica: a.replica, Journal: a.journal, Log: log,
 	})
@@ -303,7 +309,7 @@ func (a *Agent) wireAPI() {
 	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger, audit: a.audit}
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
-		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
+		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
 		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports},
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
@@ -352,6 +358,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		return ignoreClosed(srv.Serve(a.end.HTTPListener()))
 	})
 	run("gossip", a.gossip.Run)
+	run("gossip of sites", a.sites.Run)
 	run("journal", a.journal.Run)
 	run("uplink", a.uplink.Run)
 	run("chain", a.chain.Run)

@@ -1,7 +1,6 @@
 package siteagent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -73,25 +72,6 @@ func (a *Agent) wireAssets() {
 	})
 	a.mesh.Assets = a.assets.Handler(a.swarm.Handler())
 	a.site.Assets = a.missing
-}
-
-// otherSites lists the agents of the sites that this one reaches, by their rank.
-func (a *Agent) otherSites() map[string][]string {
-	s := a.site.Spec()
-	if s == nil || len(s.Peers) == 0 {
-		return nil
-	}
-	out := map[string][]string{}
-	agents := slices.Clone(a.site.Now().Overlay.Catalog.List(intent.KindAgent))
-	slices.SortStableFunc(agents, func(x, y *intent.Object) int {
-		return cmp.Compare(x.Spec.(*intent.AgentSpec).Rank, y.Spec.(*intent.AgentSpec).Rank)
-	})
-	for _, o := range agents {
-		if at := o.Metadata.Site; at != a.id.Site && slices.Contains(s.Peers, at) {
-			out[at] = append(out[at], o.Metadata.Name)
-		}
-	}
-	return out
 }
 
 // urgent tells whether a machine waits for an asset: without those of class boot none is inspected or installed.

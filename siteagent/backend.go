@@ -46,6 +46,7 @@ type backend struct {
 	control *reconcile.Controller
 	logins  *bmclogin.Logins
 	gossip  *gossip.Pool
+	others  func() []api.Gateway // of other sites
 	uplink  func() bool
 	cutOff  func(context.Context) bool
 	over    *overrides
@@ -266,7 +267,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		}
 		s.Agents = append(s.Agents, st)
 	}
-	s.BreakGlass = b.audit.Emergencies()
+	s.BreakGlass, s.Gateways = b.audit.Emergencies(), b.others()
 	for _, o := range b.over.reports() {
 		s.Overrides = append(s.Overrides, api.Override{ID: o.ID, Object: o.Object, Op: o.Op, State: o.State, Author: o.Author, Time: o.Time, Reason: o.Reason})
 	}

@@ -110,10 +110,7 @@ func (a *Agent) closeGone() int {
 // moved tells peers and the coordinator where a stream is.
 func (a *Agent) moved(stream string, head intent.Head) {
 	if a.uplink != nil { // else a stick is read before anybody listens
-		a.gossip.SetHead(stream, head)
-		if stream == intent.StreamTrust {
-			a.gossip.SetTags(func(t *gossip.Tags) { t.Evidence = a.replica.TrustEvidence() })
-		}
+		a.setHead(stream, head)
 		a.uplink.Applied(a.heads())
 	}
 }
@@ -147,21 +144,22 @@ const peerPull = 15 * time.Second
 
 // follow pulls intent from peers that hold more: the agent without a session lives from it.
 func (a *Agent) follow(ctx context.Context) error {
-	a.gossip.SetHead(intent.StreamIntent, a.site.State().Head)
-	a.gossip.SetHead(intent.StreamRevocation, a.replica.RevocationHead())
+	a.setHead(intent.StreamIntent, a.site.State().Head)
+	a.setHead(intent.StreamRevocation, a.replica.RevocationHead())
 	a.moved(intent.StreamTrust, a.replica.TrustHead())
 	from := intake.Peers{Desk: a.desk}
 	t := time.NewTicker(peerPull)
 	defer t.Stop()
 	for {
 		st := a.site.State()
-		a.gossip.SetHead(intent.StreamIntent, st.Head)
+		a.setHead(intent.StreamIntent, st.Head)
 		a.members.CloseGone()
 		for _, m := range a.gossip.Members() {
 			if m.ID != a.id.Agent && m.Alive {
-				from.Follow(ctx, m.ID, a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: m.ID}), m.Tags)
+				from.Follow(ctx, m.ID, a.end.RoundTripper(m.Peer), m.Tags)
 			}
 		}
+		a.followSites(ctx, &from)
 		a.claims.Meet(ctx)
 		a.recover(ctx)
 		select {
@@ -169,6 +167,7 @@ func (a *Agent) follow(ctx context.Context) error {
 			return nil
 		case e := <-a.gossip.Events():
 			a.noteMember(e)
+		case <-a.sites.Events():
 		case <-st.Wake:
 		case <-t.C:
 		}

@@ -47,6 +47,12 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_intent_seq", func() float64 { return float64(a.site.State().Head.Seq) })
 	set.NewGauge("skerry_intent_rejected", func() float64 { return boolGauge(a.site.State().Rejected != "") })
 	set.NewGauge("skerry_agents_alive", func() float64 { return float64(len(a.mesh.Live()) + 1) })
+	set.NewGauge("skerry_gateways_alive", func() (n float64) {
+		for _, g := range a.heardSites() {
+			n += boolGauge(g.Alive == "yes")
+		}
+		return n
+	})
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
 	set.NewGauge("skerry_assets_wan_octets_total", func() float64 { return float64(a.swarm.WAN()) })

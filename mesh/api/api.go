@@ -123,6 +123,15 @@ type SiteStatus struct {
 	Rejected   string         `json:"rejected,omitempty"`
 	Held       string         `json:"held,omitempty"`       // why the coordinator publishes nothing to the site
 	BreakGlass []EmergencyUse `json:"breakGlass,omitempty"` // emergency keys that were used here
+	Gateways   []Gateway      `json:"gateways,omitempty"`   // of other sites that this one reaches; by an agent that gossips with them
+}
+
+// Gateway is an agent of another site.
+type Gateway struct {
+	Site  string    `json:"site"`
+	Agent string    `json:"agent"`
+	Alive string    `json:"alive"`          // yes, no, unknown: never heard since this agent started
+	Since time.Time `json:"since,omitzero"` // when that changed
 }
 
 // EmergencyUse says when an emergency key was used last.

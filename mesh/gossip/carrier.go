@@ -15,12 +15,11 @@ import (
 )
 
 const (
-	poolSite    = 1   // first octet of packets and streams; other pools come later
 	packetDepth = 512 // packets waiting for memberlist; the newest is dropped when full
 	streamDepth = 32
 )
 
-// carrier is memberlist's transport over the endpoint. Peers are found by name, which is the agent id; addresses are for
+// carrier is memberlist's transport over the endpoint. Peers are found by name, which is the node's id; addresses are for
 // memberlist's own books.
 type carrier struct {
 	p       *Pool
@@ -41,7 +40,8 @@ func newCarrier(p *Pool) *carrier {
 
 // FinalAdvertiseAddr returns what the roster says of us, or where we listen.
 func (c *carrier) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	a := c.p.addrOf(c.p.cfg.Self.ID)
+	self, _ := c.p.node(func(n Node) bool { return n.ID == c.p.cfg.Self })
+	a := self.addr()
 	if a == nil {
 		a = tcpToUDP(c.p.cfg.Endpoint.Addr())
 	}
@@ -66,12 +66,12 @@ func (c *carrier) WriteTo(b []byte, addr string) (time.Time, error) {
 
 // WriteToAddress sends one packet, best effort.
 func (c *carrier) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	id, err := c.who(a)
+	n, err := c.who(a)
 	if err != nil {
 		return time.Time{}, err
 	}
-	frame := append(make([]byte, 0, 1+len(b)), poolSite)
-	return time.Now(), c.p.cfg.Endpoint.SendPacket(transport.Peer{Site: c.p.cfg.Self.Site, ID: id}, append(frame, b...))
+	frame := append(make([]byte, 0, 1+len(b)), byte(c.p.cfg.Scope))
+	return time.Now(), c.p.cfg.Endpoint.SendPacket(n.Peer, append(frame, b...))
 }
 
 // PacketCh returns received packets.
@@ -84,13 +84,13 @@ func (c *carrier) DialTimeout(addr string, d time.Duration) (net.Conn, error) {
 
 // DialAddressTimeout opens a gossip stream.
 func (c *carrier) DialAddressTimeout(a memberlist.Address, d time.Duration) (net.Conn, error) {
-	id, err := c.who(a)
+	n, err := c.who(a)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(c.life, d)
 	defer cancel()
-	s, err := c.p.cfg.Endpoint.Dial(ctx, transport.Peer{Site: c.p.cfg.Self.Site, ID: id})
+	s, err := c.p.cfg.Endpoint.Dial(ctx, n.Peer)
 	if err != nil {
 		return nil, err
 	}
@@ -98,9 +98,9 @@ func (c *carrier) DialAddressTimeout(a memberlist.Address, d time.Duration) (net
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.Write([]byte{poolSite}); err != nil {
+	if _, err := st.Write([]byte{byte(c.p.cfg.Scope)}); err != nil {
 		_ = st.Close()
-		return nil, fmt.Errorf("cannot open gossip stream to %s: %w", id, err)
+		return nil, fmt.Errorf("cannot open gossip stream to %s: %w", n.ID, err)
 	}
 	return &vetted{Conn: st}, nil
 }
@@ -121,41 +121,46 @@ func (c *carrier) Shutdown() error {
 	}
 }
 
-// who finds the agent id of an address.
-func (c *carrier) who(a memberlist.Address) (string, error) {
-	if a.Name != "" {
-		return a.Name, nil
-	}
-	host, port, err := net.SplitHostPort(a.Addr)
-	if err != nil {
-		return "", fmt.Errorf("cannot find agent at %q: %w", a.Addr, err)
-	}
-	for _, r := range c.p.cfg.Roster().Agents {
-		if x := c.p.addrOf(r.ID); x != nil && x.IP.String() == host && strconv.Itoa(x.Port) == port {
-			return r.ID, nil
+// who finds the node of an address.
+func (c *carrier) who(a memberlist.Address) (Node, error) {
+	is := func(n Node) bool { return n.ID == a.Name }
+	if a.Name == "" {
+		host, port, err := net.SplitHostPort(a.Addr)
+		if err != nil {
+			return Node{}, fmt.Errorf("cannot find agent at %q: %w", a.Addr, err)
+		}
+		is = func(n Node) bool {
+			x := n.addr()
+			return x != nil && x.IP.String() == host && strconv.Itoa(x.Port) == port
 		}
 	}
-	return "", fmt.Errorf("cannot find agent at %s: not in the roster", a.Addr)
+	if n, ok := c.p.node(is); ok {
+		return n, nil
+	}
+	return Node{}, fmt.Errorf("cannot find agent %q at %s: not in the roster", a.Name, a.Addr)
+}
+
+// from finds the node that a peer is.
+func (c *carrier) from(id trust.Identity) (Node, bool) {
+	return c.p.node(func(n Node) bool { return n.Peer == transport.PeerOf(id) })
 }
 
 // onPacket takes a packet from the endpoint. It never blocks.
 func (c *carrier) onPacket(from trust.Identity, b []byte) {
-	if len(b) < 2 || b[0] != poolSite || from.Site != c.p.cfg.Self.Site {
-		return
-	}
-	a := c.p.addrOf(from.ID)
-	if a == nil || !c.meters.peer(from.ID).packets.Allow() {
+	n, ok := c.from(from)
+	a := n.addr()
+	if !ok || a == nil || !c.meters.peer(n.ID).packets.Allow() {
 		return // it left the roster a moment ago, or floods
 	}
 	select {
-	case c.packets <- &memberlist.Packet{Buf: b[1:], From: a, Timestamp: time.Now()}:
+	case c.packets <- &memberlist.Packet{Buf: b, From: a, Timestamp: time.Now()}:
 	default:
 	}
 }
 
-// onStream takes a gossip stream from the endpoint.
-func (c *carrier) onStream(_ context.Context, s *transport.Stream) {
-	const wait = 5 * time.Second // the pool octet follows the kind at once
+// scopeOf reads which pool a stream is for; 0 when nothing comes.
+func scopeOf(s *transport.Stream) Scope {
+	const wait = 5 * time.Second // the octet follows the kind at once
 	var b [1]byte
 	err := s.SetReadDeadline(time.Now().Add(wait))
 	if err == nil {
@@ -164,17 +169,16 @@ func (c *carrier) onStream(_ context.Context, s *transport.Stream) {
 	if err == nil {
 		err = s.SetReadDeadline(time.Time{})
 	}
-	if err != nil || b[0] != poolSite {
-		_ = s.Close()
-		return
+	if err != nil {
+		return 0
 	}
-	select {
-	case <-c.life.Done():
-		_ = s.Close()
-		return
-	default:
-	}
-	if !c.meters.peer(s.Peer().ID).streams.Allow() {
+	return Scope(b[0])
+}
+
+// onStream takes a gossip stream from the endpoint.
+func (c *carrier) onStream(s *transport.Stream) {
+	n, ok := c.from(s.Peer())
+	if !ok || c.life.Err() != nil || !c.meters.peer(n.ID).streams.Allow() {
 		_ = s.Close()
 		return
 	}

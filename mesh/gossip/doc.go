@@ -1,6 +1,7 @@
-// Package gossip knows which agents of the site are alive, and spreads which heads they hold: Serf over mesh/transport.
+// Package gossip knows which agents are alive, and spreads which heads they hold: Serf over mesh/transport.
 //
-// Holds: Pool (the site pool), its memberlist transport and what that lets in (vet.go), the roster filter, endless rejoin, and tags.
+// Holds: Pool (that of a site, and that of the gateways of sites that reach each other), its memberlist transport and what that lets in
+// (vet.go), the roster filter, endless rejoin, and tags.
 //
 // Imported by: siteagent. It is the one room that imports serf and memberlist.
 //
@@ -9,7 +10,7 @@
 // below, the roster decides who is a member, queues of 512 packets, no compression (no bombs), no gossip key;
 // what a stream announces is looked at before memberlist allocates for it, and each peer has a rate.
 //
-// Concurrency: New registers handlers on an endpoint that does not run yet and starts nothing; Run owns the goroutines of
+// Concurrency: Register sets handlers on an endpoint that does not run yet, New and Register start nothing; Run owns the goroutines of
 // Serf and of the pool. Methods are safe for concurrent use at any time.
 //
 // Tests: pools of 2-4 agents on loopback with goleak; a member killed, restarted, removed from the roster, forged; tags

@@ -44,6 +44,8 @@ func (s *site) Roster() *intent.RosterBody {
 	return s.roster
 }
 
+func (s *site) nodes() []Node { return Roster("lon1", s.Roster()) }
+
 // edit replaces the roster by a changed copy.
 func (s *site) edit(f func(*intent.RosterBody)) {
 	s.mu.Lock()
@@ -99,10 +101,11 @@ func (s *site) start(n *pkitest.Node, listen string, bound func(addr string)) *m
 	if bound != nil {
 		bound(e.Addr().String())
 	}
-	p, err := New(Config{Endpoint: e, Self: transport.PeerOf(n.ID), Roster: s.Roster, Log: log})
+	p, err := New(Config{Endpoint: e, Self: n.ID.ID, Scope: Site, Nodes: s.nodes, Log: log})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	Register(e, p)
 	ctx, cancel := context.WithCancel(context.Background())
 	ectx, ecancel := context.WithCancel(context.Background())
 	done, edone := make(chan error, 1), make(chan error, 1)
@@ -202,7 +205,7 @@ func TestMergeRefuses(t *testing.T) {
 			{ID: "a4", State: "agent", Addr: []string{"host.example.net:7444"}},
 		}
 	})
-	p := &Pool{cfg: Config{Self: transport.Peer{Site: "lon1", ID: "a1"}, Roster: s.Roster}}
+	p := &Pool{cfg: Config{Self: "a1", Nodes: s.nodes}}
 	f := func(ok bool, id, ip string, port uint16) {
 		t.Helper()
 		if err := p.NotifyMerge([]*serf.Member{{Name: id, Addr: net.ParseIP(ip), Port: port}}); (err == nil) != ok {

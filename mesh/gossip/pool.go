@@ -32,18 +32,47 @@ const (
 	broadcastMax = time.Second // how long an update waits to be handed to a peer
 )
 
+// Scope says which pool it is: the first octet of its packets and streams.
+type Scope byte
+
+// The pools: of the agents of a site, and of the gateways of sites that reach each other.
+const (
+	Site Scope = 1
+	WAN  Scope = 2
+)
+
+// Node is an agent that may be a member.
+type Node struct {
+	ID   string // in the pool: of the site pool the agent's, of the WAN pool AGENT.SITE
+	Peer transport.Peer
+	Addr []string // host:port; the first literal one counts
+}
+
+// Roster returns the nodes of a site pool: the agents of a roster that speak and decide.
+func Roster(site string, r *intent.RosterBody) []Node {
+	var out []Node
+	for _, a := range r.Agents {
+		if a.State == intent.StateAgent {
+			out = append(out, Node{a.ID, transport.Peer{Site: site, ID: a.ID}, a.Addr})
+		}
+	}
+	return out
+}
+
 // Config of a Pool.
 type Config struct {
 	Endpoint *transport.Endpoint
-	Self     transport.Peer
-	Roster   func() *intent.RosterBody // the effective roster; never nil; does not block
-	Tags     Tags                      // at start
+	Self     string // its ID as a Node
+	Scope    Scope
+	Nodes    func() []Node // who may be a member, this agent too; whoever is not in it is out, whatever gossip says. It does not block
+	Tags     Tags          // at start
 	Log      *slog.Logger
 }
 
-// Member is one agent of the roster. Since is when Alive last changed as seen here; zero: never heard of.
+// Member is one node. Since is when Alive last changed as seen here; zero: never heard of.
 type Member struct {
 	ID    string
+	Peer  transport.Peer
 	Alive bool
 	Since time.Time
 	Addr  string
@@ -66,7 +95,7 @@ type Event struct {
 	Member Member
 }
 
-// Pool is the site pool.
+// Pool is one agent's part in a pool.
 type Pool struct {
 	cfg     Config
 	carrier *carrier
@@ -84,7 +113,7 @@ type change struct {
 	at    time.Time
 }
 
-// New registers the pool on an endpoint that does not run yet.
+// New returns a pool that hears nothing before it is registered.
 func New(cfg Config) (*Pool, error) {
 	p := &Pool{cfg: cfg, events: make(chan Event, eventDepth), retag: make(chan struct{}, 1), tags: cfg.Tags, since: map[string]change{}}
 	if p.tags.State == "" {
@@ -94,9 +123,31 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("cannot gossip %d octets of tags, at most %d", n, tagsMax)
 	}
 	p.carrier = newCarrier(p)
-	cfg.Endpoint.HandlePacket(p.carrier.onPacket)
-	cfg.Endpoint.HandleStream(trust.ALPNMesh, transport.KindGossip, p.carrier.onStream)
 	return p, nil
+}
+
+// Register lets the pools hear what comes to an endpoint that does not run yet.
+func Register(e *transport.Endpoint, pools ...*Pool) {
+	of := map[Scope]*carrier{}
+	for _, p := range pools {
+		of[p.cfg.Scope] = p.carrier
+	}
+	e.HandlePacket(func(from trust.Identity, b []byte) {
+		if len(b) < 2 {
+			return
+		}
+		if c := of[Scope(b[0])]; c != nil {
+			c.onPacket(from, b[1:])
+		}
+	})
+	e.HandleStream(trust.ALPNMesh, transport.KindGossip, func(_ context.Context, s *transport.Stream) {
+		c := of[scopeOf(s)]
+		if c == nil {
+			_ = s.Close()
+			return
+		}
+		c.onStream(s)
+	})
 }
 
 func encodedSize(m map[string]string) int {
@@ -111,6 +162,9 @@ func encodedSize(m map[string]string) int {
 func (p *Pool) config(events chan<- serf.Event) *serf.Config {
 	logger := slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelDebug)
 	ml := memberlist.DefaultLANConfig()
+	if p.cfg.Scope == WAN {
+		ml = memberlist.DefaultWANConfig()
+	}
 	ml.Transport = p.carrier
 	ml.EnableCompression = false
 	ml.UDPBufferSize = udpBuffer
@@ -119,7 +173,7 @@ func (p *Pool) config(events chan<- serf.Event) *serf.Config {
 	ml.DeadNodeReclaimTime = 30 * time.Second // an agent whose address changed by roster comes back under its name
 	ml.Logger = logger
 	c := serf.DefaultConfig()
-	c.NodeName = p.cfg.Self.ID
+	c.NodeName = p.cfg.Self
 	c.MemberlistConfig = ml
 	c.Tags = p.Tags().encode()
 	c.EventCh = events
@@ -170,36 +224,37 @@ func (p *Pool) NotifyMerge(ms []*serf.Member) error {
 		return nil
 	}
 	m := ms[0]
-	if m.Name == p.cfg.Self.ID {
+	if m.Name == p.cfg.Self {
 		return nil
 	}
-	for _, a := range p.cfg.Roster().Agents {
-		if a.ID != m.Name || a.State != intent.StateAgent {
-			continue
-		}
-		if at := p.addrOf(a.ID); at != nil && (!at.IP.Equal(m.Addr) || at.Port != int(m.Port)) {
-			return fmt.Errorf("cannot accept %s at %s:%d: the roster says %s", m.Name, m.Addr, m.Port, at)
-		}
-		return nil
+	n, ok := p.node(func(n Node) bool { return n.ID == m.Name })
+	if !ok {
+		return fmt.Errorf("cannot accept %q: not in the roster", m.Name)
 	}
-	return fmt.Errorf("cannot accept %q: not in the roster", m.Name)
+	if at := n.addr(); at != nil && (!at.IP.Equal(m.Addr) || at.Port != int(m.Port)) {
+		return fmt.Errorf("cannot accept %s at %s:%d: the roster says %s", m.Name, m.Addr, m.Port, at)
+	}
+	return nil
 }
 
-// addrOf returns the first literal address that the roster holds for id, or nil.
-func (p *Pool) addrOf(id string) *net.UDPAddr {
-	for _, a := range p.cfg.Roster().Agents {
-		if a.ID != id {
+func (p *Pool) node(is func(Node) bool) (Node, bool) {
+	all := p.cfg.Nodes()
+	if i := slices.IndexFunc(all, is); i >= 0 {
+		return all[i], true
+	}
+	return Node{}, false
+}
+
+// addr returns the first literal address of the node, or nil.
+func (n Node) addr() *net.UDPAddr {
+	for _, s := range n.Addr {
+		host, port, err := net.SplitHostPort(s)
+		if err != nil {
 			continue
 		}
-		for _, s := range a.Addr {
-			host, port, err := net.SplitHostPort(s)
-			if err != nil {
-				continue
-			}
-			n, err := strconv.Atoi(port)
-			if ip := net.ParseIP(host); ip != nil && err == nil {
-				return &net.UDPAddr{IP: ip, Port: n}
-			}
+		k, err := strconv.Atoi(port)
+		if ip := net.ParseIP(host); ip != nil && err == nil {
+			return &net.UDPAddr{IP: ip, Port: k}
 		}
 	}
 	return nil
@@ -284,7 +339,7 @@ func (p *Pool) relay(raw <-chan serf.Event, stopped <-chan struct{}) {
 				continue
 			}
 			for _, m := range me.Members {
-				if m.Name != p.cfg.Self.ID {
+				if m.Name != p.cfg.Self {
 					p.note(m)
 				}
 			}
@@ -310,19 +365,23 @@ func (p *Pool) note(m serf.Member) {
 	case !alive:
 		kind = EventDead
 	}
-	p.emit(Event{kind, p.member(m)})
+	n, ok := p.node(func(n Node) bool { return n.ID == m.Name })
+	if !ok { // it left the roster
+		n.ID = m.Name
+	}
+	p.emit(Event{kind, p.member(n, m)})
 }
 
-func (p *Pool) member(m serf.Member) Member {
+func (p *Pool) member(n Node, m serf.Member) Member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Member{
-		ID: m.Name, Alive: m.Status == serf.StatusAlive, Since: p.since[m.Name].at,
+		ID: n.ID, Peer: n.Peer, Alive: m.Status == serf.StatusAlive, Since: p.since[m.Name].at,
 		Addr: net.JoinHostPort(m.Addr.String(), strconv.Itoa(int(m.Port))), Tags: decodeTags(m.Tags),
 	}
 }
 
-// Members returns every agent of the roster, by id, this one included. Whom gossip knows and the roster does not is left out.
+// Members returns every node, by id, this one included. Whom gossip knows and the roster does not is left out.
 func (p *Pool) Members() []Member {
 	heard := map[string]serf.Member{}
 	if s := p.serf.Load(); s != nil {
@@ -331,22 +390,19 @@ func (p *Pool) Members() []Member {
 		}
 	}
 	var out []Member
-	for _, a := range p.cfg.Roster().Agents {
-		if a.State != intent.StateAgent {
-			continue
-		}
-		m, ok := heard[a.ID]
+	for _, n := range p.cfg.Nodes() {
+		m, ok := heard[n.ID]
 		switch {
-		case a.ID == p.cfg.Self.ID:
-			x := Member{ID: a.ID, Alive: true, Tags: p.Tags()}
-			if at := p.addrOf(a.ID); at != nil {
+		case n.ID == p.cfg.Self:
+			x := Member{ID: n.ID, Peer: n.Peer, Alive: true, Tags: p.Tags()}
+			if at := n.addr(); at != nil {
 				x.Addr = at.String()
 			}
 			out = append(out, x)
 		case ok:
-			out = append(out, p.member(m))
+			out = append(out, p.member(n, m))
 		default:
-			out = append(out, Member{ID: a.ID})
+			out = append(out, Member{ID: n.ID, Peer: n.Peer})
 		}
 	}
 	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
@@ -355,7 +411,7 @@ func (p *Pool) Members() []Member {
 
 // Alive tells whether id is in the roster and was heard. This agent is always alive.
 func (p *Pool) Alive(id string) bool {
-	if id == p.cfg.Self.ID {
+	if id == p.cfg.Self {
 		return true
 	}
 	for _, m := range p.Members() {

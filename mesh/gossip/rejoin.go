@@ -64,15 +64,16 @@ func rejoinWait(absence time.Duration) time.Duration {
 	return base/2 + rand.N(base)
 }
 
-// absent returns name/host:port of the rostered agents that are not heard, as memberlist wants them.
+// absent returns name/host:port of the nodes that are not heard, as memberlist wants them.
 func (p *Pool) absent() []string {
 	var out []string
+	alive := map[string]bool{}
 	for _, m := range p.Members() {
-		if m.Alive {
-			continue
-		}
-		if at := p.addrOf(m.ID); at != nil {
-			out = append(out, m.ID+"/"+at.String())
+		alive[m.ID] = m.Alive
+	}
+	for _, n := range p.cfg.Nodes() {
+		if at := n.addr(); at != nil && !alive[n.ID] {
+			out = append(out, n.ID+"/"+at.String())
 		}
 	}
 	return out

@@ -138,7 +138,7 @@ func TestMillionMembers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := st.Write(append([]byte{poolSite}, header(t, 1<<20, 0)...)); err != nil {
+		if _, err := st.Write(append([]byte{byte(Site)}, header(t, 1<<20, 0)...)); err != nil {
 			t.Logf("write: %v", err) // it was refused already
 		}
 		if err := st.SetReadDeadline(time.Now().Add(limit)); err != nil {

@@ -283,7 +283,7 @@ func (e *Endpoint) adopt(c *Conn) *Conn {
 	}
 	keep, drop := c, old
 	if time.Since(old.born) < simultaneous && old.dialled != c.dialled {
-		lowerDialled := func(x *Conn) bool { return x.dialled == (e.cfg.TLS.Self.ID < x.id.ID) }
+		lowerDialled := func(x *Conn) bool { return x.dialled == (PeerOf(e.cfg.TLS.Self).String() < PeerOf(x.id).String()) }
 		if lowerDialled(old) {
 			keep, drop = old, c
 		}

@@ -76,12 +76,10 @@ func (t *TLS) serverFor(alpn string, conn net.Conn) (*tls.Config, error) {
 // wantOfClient says who may dial alpn here.
 func (t *TLS) wantOfClient(alpn string) Want {
 	switch alpn {
-	case ALPNMesh:
-		return Want{Kind: Agent, Site: t.Self.Site}
-	case ALPNUplink:
+	case ALPNMesh, ALPNBulk: // what those of other sites get is told apart by whoever answers
+		return Want{Kind: Agent, AnySite: true}
+	default:
 		return Want{Kind: Agent}
-	default: // bulk
-		return Want{AnySite: true}
 	}
 }
 

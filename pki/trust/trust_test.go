@@ -76,7 +76,9 @@ func TestHandshakes(t *testing.T) {
 	}
 	f("mesh in a site", true, a1, a2, trust.ALPNMesh, agent("lon1", "a1"))
 	f("mesh, dialled another", false, a1, a2, trust.ALPNMesh, agent("lon1", "a9"))
-	f("mesh from another site", false, a1, p1, trust.ALPNMesh, agent("lon1", "a1"))
+	f("mesh from another site", true, a1, p1, trust.ALPNMesh, agent("lon1", "a1"))
+	f("mesh from another site's unlisted, by its chain", true, a1, d.Unlisted("par3", "p9"), trust.ALPNMesh, agent("lon1", "a1"))
+	f("bulk by a coordinator", false, a1, c1, trust.ALPNBulk, trust.Want{Kind: trust.Agent, AnySite: true})
 	f("bulk from another site", true, a1, p1, trust.ALPNBulk, trust.Want{Kind: trust.Agent, AnySite: true})
 	f("not in the roster", false, a1, ghost, trust.ALPNMesh, agent("lon1", "a1"))
 	f("a name with another key", false, a1, twin, trust.ALPNMesh, agent("lon1", "a1"))
@@ -109,6 +111,7 @@ func TestHandshakes(t *testing.T) {
 	// Revocation: by id, and by key under another id's certificate. Then by the CA's key: everyone.
 	d.Revoke(intent.RevokeAgent, "par3/p1")
 	f("revoked elsewhere", false, a1, p1, trust.ALPNBulk, trust.Want{Kind: trust.Agent, AnySite: true})
+	f("revoked elsewhere, mesh", false, a1, p1, trust.ALPNMesh, agent("lon1", "a1"))
 	d.Revoke(intent.RevokeSPKI, trust.SPKIOf(a2.Leaf.Leaf).Hex())
 	f("revoked key", false, a1, a2, trust.ALPNMesh, agent("lon1", "a1"))
 	f("uplink of the rest", true, c1, a1, trust.ALPNUplink, coord)

@@ -19,7 +19,6 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
-	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
@@ -50,7 +49,7 @@ type Mesh struct {
 	// machine that this agent owns is signed for a peer's installer, and what is here of assets is told by who fetches them.
 	Claims     *claim.Claims
 	Assets     http.Handler
-	Abroad     http.Handler // answers agents of other sites
+	Abroad     http.Handler // of what assets there are for agents of other sites
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
 	Doubled func(ctx context.Context, agent string)
@@ -84,7 +83,7 @@ func answerJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // a broken session is noticed by its owner
 }
 
-// Handler is the mux /m/1/ that only mesh peers of this site reach.
+// Handler is the mux /m/1/ that only mesh peers of this site reach; those of other sites get what is signed for all, and assets.
 func (m *Mesh) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /m/1/journal", m.takeJournal)
@@ -100,28 +99,27 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
 	mux.Handle("/m/1/assets/", m.Assets)
-	return m.ofSite(mux)
+	return m.bySite(mux)
 }
 
-// Bulk is what of Handler peers reach by bulk sessions, and agents of other sites of what there is for them.
+// Bulk is what of Handler peers reach by bulk sessions.
 func (m *Mesh) Bulk() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/m/1/assets/", m.Assets)
-	here := m.ofSite(mux)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if id := transport.PeerFrom(r.Context()); id.Kind == trust.Agent && id.Site != m.Site {
-			m.Abroad.ServeHTTP(w, r)
-			return
-		}
-		here.ServeHTTP(w, r)
-	})
+	return m.bySite(mux)
 }
 
-func (m *Mesh) ofSite(next http.Handler) http.Handler {
-	known := m.known(next)
+// bySite gives agents of this site to here, and those of others to what is for them: signed streams of the domain, and assets by digest.
+func (m *Mesh) bySite(here http.Handler) http.Handler {
+	abroad := http.NewServeMux()
+	abroad.HandleFunc("GET /m/1/revocations", m.GiveRevocations)
+	abroad.HandleFunc("GET /m/1/trust", m.GiveTrust)
+	abroad.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
+	abroad.Handle("/m/1/assets/", m.Abroad)
+	known := m.known(here)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {
-			http.Error(w, "another site", http.StatusForbidden)
+			abroad.ServeHTTP(w, r)
 			return
 		}
 		known.ServeHTTP(w, r)

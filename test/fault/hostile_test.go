@@ -81,7 +81,6 @@ func (w *world) become(site, agent, peer string) *turncoat {
 	w.must(err)
 	v = v.WithRoster(site, roster)
 	h := &turncoat{w: w}
-	self := transport.Peer{Site: site, ID: agent}
 	h.end, err = transport.New(transport.Config{
 		Listen: me.addr, Network: w.net.Host(me.ip), Log: w.log.With("who", "hostile"),
 		TLS: &trust.TLS{Self: trust.Identity{Kind: trust.Agent, Site: site, ID: agent}, View: func() *trust.View { return v }, Leaf: own.Leaf},
@@ -90,10 +89,11 @@ func (w *world) become(site, agent, peer string) *turncoat {
 	})
 	w.must(err)
 	pool, err := gossip.New(gossip.Config{
-		Endpoint: h.end, Self: self, Roster: func() *intent.RosterBody { return roster }, Log: w.log.With("who", "hostile"),
+		Endpoint: h.end, Self: agent, Scope: gossip.Site, Nodes: func() []gossip.Node { return gossip.Roster(site, roster) }, Log: w.log.With("who", "hostile"),
 		Tags: gossip.Tags{Intent: gossip.Hint{Epoch: 9, Seq: 1 << 40}}, // worth asking
 	})
 	w.must(err)
+	gossip.Register(h.end, pool)
 	h.end.HandleHTTP(trust.ALPNMesh, http.HandlerFunc(h.answer))
 	ctx, cancel := context.WithCancel(context.Background())
 	h.stop = cancel

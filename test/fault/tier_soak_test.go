@@ -24,6 +24,7 @@ const (
 	tierTurns      = 60                  // F18
 	tierEverything = 200                 // F22
 	tierPatience   = 48 * time.Hour      // F9: of the bubble
+	tierApart      = 60 * time.Hour      // sites from each other
 )
 
 // F9: what crosses the wires, one after the other.

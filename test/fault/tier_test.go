@@ -24,6 +24,7 @@ const (
 	tierTurns      = 1                    // F18: rounds of two rotations, three kills each
 	tierEverything = 1                    // F22
 	tierPatience   = time.Hour            // F9: of the bubble
+	tierApart      = 65 * time.Minute     // sites from each other: from an hour on nothing changes any more but Serf's ten years
 )
 
 // F9: what crosses the wires, one after the other.

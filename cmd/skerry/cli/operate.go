@@ -245,6 +245,9 @@ func statusTable(t *table, s *api.SiteStatus) {
 	for _, ag := range s.Agents {
 		t.row("agent", ag.ID, "alive "+ag.Alive, "uplink "+ag.Uplink, "store "+cmp.Or(ag.Store, "unknown"), ag.Barred)
 	}
+	for _, g := range s.Gateways {
+		t.row("reaches", g.Site+"/"+g.Agent, "alive "+g.Alive)
+	}
 	for _, st := range []string{"expected", "discovered", "available", "allocated", "installing", "running", "releasing", "quarantined", "maintenance", "broken"} {
 		if n := s.Machines[st]; n > 0 {
 			t.row("machines", st, fmt.Sprint(n))
