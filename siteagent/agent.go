@@ -244,7 +244,7 @@ func (a *Agent) wire() (err error) {
 	if err != nil {
 		return err
 	}
-	a.sites, err = gossip.New(gossip.Config{Endpoint: a.end, Self: gateway(transport.Peer{Site: a.id.Site, ID: self}), Scope: gossip.WAN, Log: log, Nodes: a.gateways})
+	a.sites, err = gossip.New(gossip.Config{Endpoint: a.end, Self: abroad.Gateway(transport.Peer{Site: a.id.Site, ID: self}), Scope: gossip.WAN, Log: log, Nodes: a.gateways})
 	if err != nil {
 		return err
 	}
@@ -310,7 +310,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports},
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports},
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door

@@ -51,7 +51,7 @@ func (a *Agent) wireAssets() {
 		},
 	})
 	a.assets = holdings.New(holdings.Config{
-		Self: a.id.Agent, Blobs: a.blobs, Intent: func() holdings.Intent { return holdings.IntentOf(a.replica) }, Peers: holdings.Remote(peer),
+		Self: a.id.Agent, Blobs: a.blobs, Intent: func() holdings.Intent { return holdings.IntentOf(a.replica, a.id.Site, a.site.Uses()) }, Peers: holdings.Remote(peer),
 		Members: func() []claim.Member { _, m := a.mesh.Members(); return m }, WAN: func() []string {
 			up := a.uplink.Status().Up
 			return slices.DeleteFunc(a.mesh.Hearing(), func(id string) bool { return id == a.id.Agent && !up })
@@ -64,6 +64,7 @@ func (a *Agent) wireAssets() {
 			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, class, nil)
 		},
 		Urgent: a.urgent,
+		Came:   a.swarm.Came,
 		Forget: a.swarm.Forget, Sure: func() bool { return len(a.db.Holds()) == 0 && !a.db.Recovering() },
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -52,6 +53,7 @@ type backend struct {
 	over    *overrides
 	store   func() string // its state in a few words
 	assets  func() map[intent.Digest]holdings.Status
+	act     func(ctx context.Context, d intent.Digest, a holdings.Act, dryRun bool) map[string]string // at all agents
 	members *members.Keeper
 	audit   *auditlog.Log
 	fresh   *freshness.Keeper
@@ -202,6 +204,18 @@ func (b *backend) may() error {
 		return nil
 	}
 	return api.Refuse(fmt.Sprintf("agent %s may change nothing: %s; ask another agent of %s", b.info.ID, b.members.Barred()[b.info.ID], b.w.ID()))
+}
+
+// AssetAction implements assets.Holder.
+func (b *backend) AssetAction(ctx context.Context, site, asset string, q assets.ActionRequest) (*assets.ActionResult, error) {
+	s, _, ok := intent.Lookup[*intent.AssetSpec](b.w.Now().Overlay.Catalog, intent.KindAsset, "", asset)
+	if site != b.w.ID() || !ok {
+		return nil, api.ErrNotFound
+	}
+	if err := b.may(); err != nil {
+		return nil, err
+	}
+	return &assets.ActionResult{Agents: b.act(ctx, s.Digest, holdings.Act(q.Action), q.DryRun)}, nil
 }
 
 // Approve implements api.Approvals.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
 )
@@ -55,7 +56,9 @@ func (a *Agent) gauges(set *metrics.Set) {
 	})
 	set.NewGauge("skerry_overrides_pending", func() float64 { return float64(len(a.over.pending())) })
 	set.NewGauge("skerry_boot_events_pending", func() float64 { return float64(a.bootnet.Pending()) })
-	set.NewGauge("skerry_assets_wan_octets_total", func() float64 { return float64(a.swarm.WAN()) })
+	for _, tier := range []string{swarm.TierPeer, swarm.TierSite, swarm.TierOrigin} {
+		set.NewGauge(fmt.Sprintf("skerry_assets_octets_total{source=%q}", tier), func() float64 { return float64(a.swarm.Octets(tier)) })
+	}
 	for _, l := range []transport.Lane{transport.LaneQUIC, transport.LaneTCP} {
 		set.NewGauge(fmt.Sprintf("skerry_bulk_sessions{lane=%q}", l), func() float64 { return float64(a.end.BulkLanes()[l]) })
 	}

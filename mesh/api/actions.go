@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -91,6 +92,16 @@ func (a *API) siteActions() {
 		},
 		func(ctx context.Context, in *power) (*PowerResult, error) {
 			return a.b.Power(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Action)
+		})
+	register(a, a.op(http.MethodPost, "/v1/sites/{site}/assets/{asset}", "asset-action", "Fetch, verify or give up an asset at a site", "Asset"),
+		func(in *assets.ActionInput) intent.Request {
+			return intent.Request{Verb: intent.VerbWrite, Kind: intent.KindAsset, Site: in.Site}
+		},
+		func(ctx context.Context, in *assets.ActionInput) (*assets.ActionResult, error) {
+			if at, ok := a.b.(assets.Holder); ok { // an agent; a coordinator holds all
+				return at.AssetAction(ctx, in.Site, in.Asset, in.Body)
+			}
+			return nil, ErrElsewhere
 		})
 	a.reasoned("clear", "clear-machine", "Take a broken or quarantined machine back into service", a.b.Clear)
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)

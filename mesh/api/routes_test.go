@@ -34,6 +34,7 @@ func routeTable() map[string]route {
 		"site-status":      {roles: "operator security auditor"},
 		"explain-machine":  {roles: "operator security auditor"},
 		"power-machine":    {roles: "operator", body: `{"action":"on"}`},
+		"asset-action":     {roles: "operator", body: `{"action":"verify"}`},
 		"clear-machine":    {roles: "operator", body: `{"reason":"seen"}`},
 		"approve-machine":  {roles: "operator", body: `{"reason":"seen"}`},
 		"release-machine":  {roles: "operator"},

@@ -182,6 +182,12 @@ func (k *catalogCheck) object(o *Object) {
 			k.bootAsset(o, "spec.installer.ramdisk", s.Installer.Ramdisk)
 		}
 		k.peers(o, s.Peers)
+	case *AssetSpec:
+		if s.Pin != nil {
+			for i, n := range s.Pin.Sites {
+				k.ref(o, fmt.Sprintf("spec.pin.sites[%d]", i), KindSite, "", n)
+			}
+		}
 	case *MachineSpec:
 		k.machine(o, s)
 	case *ImageSpec:

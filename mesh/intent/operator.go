@@ -310,6 +310,21 @@ type AssetSpec struct {
 	Size     uint64 `json:"size"`
 	Manifest Digest `json:"manifest"`
 	Class    string `json:"class"` // boot, image, other
+	// Pin says where it is kept while nothing uses it; nil: at every site. Where something uses it, it is kept in any case.
+	Pin *AssetPin `json:"pin,omitempty"`
+}
+
+// AssetPin names the sites that keep an asset that they do not use.
+type AssetPin struct {
+	Sites []string `json:"sites,omitempty"` // at most MaxPinned; empty: none
+}
+
+// MaxPinned is at how many sites an asset can be pinned by name.
+const MaxPinned = 4096
+
+// KeptAt tells whether a site keeps the asset while nothing there uses it.
+func (s *AssetSpec) KeptAt(site string) bool {
+	return s.Pin == nil || slices.Contains(s.Pin.Sites, site)
 }
 
 func (s *AssetSpec) validate(c *checker) {
@@ -323,6 +338,15 @@ func (s *AssetSpec) validate(c *checker) {
 		c.add("size", fmt.Sprintf("%d is out of range", s.Size), "1 octet to 1 TiB")
 	}
 	c.oneOf("class", s.Class, "boot", "image", "other")
+	if s.Pin == nil {
+		return
+	}
+	if len(s.Pin.Sites) > MaxPinned {
+		c.add("pin.sites", fmt.Sprintf("%d sites, more than %d", len(s.Pin.Sites), MaxPinned), "leave `pin` away: then every site keeps it")
+	}
+	for i, site := range s.Pin.Sites {
+		c.label(fmt.Sprintf("pin.sites[%d]", i), site)
+	}
 }
 
 // ImageSpec is an installable operating system.

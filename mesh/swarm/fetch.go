@@ -485,9 +485,9 @@ func (j *job) arrived(src Source, n int) {
 	defer j.s.mu.Unlock()
 	now := time.Now()
 	j.s.account(j.d, src).octets += int64(n)
+	j.s.octets[src.Tier] += int64(n)
 	j.grew = now
 	if src.far() {
-		j.s.wan.Add(int64(n))
 		j.s.took = now
 		j.line.arrive(n, now)
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -69,23 +68,45 @@ type Config struct {
 // Swarm is one agent's part in bringing assets to a site.
 type Swarm struct {
 	cfg  Config
-	wan  atomic.Int64  // octets of chunks that came over the site's line
 	pace *rate.Limiter // of those, by Config.Budget
 
 	mu       sync.Mutex // guards what follows, and every job; nothing is read, written or waited for under it
 	changed  chan struct{}
 	jobs     map[intent.Digest]*job
 	accounts map[accountKey]*account
-	took     time.Time // something over the line, last
+	took     time.Time        // something over the line, last
+	octets   map[string]int64 // of chunks, by tier
 }
 
 // New returns a Swarm that fetches nothing until Fetch is called.
 func New(cfg Config) *Swarm {
-	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}}
+	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}, octets: map[string]int64{}}
 }
 
-// WAN returns how many octets of chunks came over the site's line in this life.
-func (s *Swarm) WAN() int64 { return s.wan.Load() }
+// Octets returns how many octets of chunks came from sources of a tier in this life.
+func (s *Swarm) Octets(tier string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.octets[tier]
+}
+
+// Came returns how many octets of an asset that is not complete yet came from where, by tier:name.
+func (s *Swarm) Came(d intent.Digest) map[string]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.came(d)
+}
+
+// came is Came. The caller holds mu.
+func (s *Swarm) came(d intent.Digest) map[string]int64 {
+	out := map[string]int64{}
+	for k, a := range s.accounts {
+		if k.asset == d && a.octets > 0 {
+			out[k.source] = a.octets
+		}
+	}
+	return out
+}
 
 // wake tells everybody who waits that something changed. The caller holds mu.
 func (s *Swarm) wake() {
@@ -167,12 +188,7 @@ func (s *Swarm) keep(a *account, p *part) {
 
 // settle forgets an asset that is complete, and returns how many octets came from where, by tier:name. The caller holds mu.
 func (s *Swarm) settle(d intent.Digest) map[string]int64 {
-	out := map[string]int64{}
-	for k, a := range s.accounts {
-		if k.asset == d && a.octets > 0 {
-			out[k.source] = a.octets
-		}
-	}
+	out := s.came(d)
 	maps.DeleteFunc(s.accounts, func(k accountKey, _ *account) bool { return k.asset == d })
 	return out
 }

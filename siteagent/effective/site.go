@@ -22,6 +22,8 @@ type Site struct {
 	// Assets says why a machine cannot be booted or installed yet; empty = all is here. A nil binding asks for an inspection.
 	Assets func(*reconcile.Binding) string
 
+	uses uses // of assets
+
 	mu    sync.Mutex // guards what follows
 	heard map[string]time.Time
 	dated map[string]dated

@@ -7,14 +7,20 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
-// IntentOf reads off a replica what the site wants of its assets. Overrides change users' objects only, and no asset is one. Entries that
-// are received and not active, because one of them is bad or cannot be read by this release, may be active soon: what they name stays.
-func IntentOf(r *replica.Replica) Intent {
+// IntentOf reads off a replica what the site wants of its assets: what is pinned there, and what something there uses. Overrides change
+// users' objects only, and no asset is one. Entries that are received and not active, because one of them is bad or cannot be read by this
+// release, may be active soon: what they name stays.
+func IntentOf(r *replica.Replica, site string, used func(name string, s *intent.AssetSpec) bool) Intent {
 	st := r.State()
 	in := Intent{Head: st.Head, Wake: st.Wake}
 	for _, o := range st.Objects {
-		if s, ok := o.Spec.(*intent.AssetSpec); ok {
+		s, ok := o.Spec.(*intent.AssetSpec)
+		switch {
+		case !ok:
+		case s.KeptAt(site) || used(o.Metadata.Name, s):
 			in.Wanted = append(in.Wanted, s)
+		default:
+			in.Others = append(in.Others, s)
 		}
 	}
 	if st.Staged == st.Head {

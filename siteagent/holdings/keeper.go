@@ -38,8 +38,9 @@ const (
 type Intent struct {
 	Head   intent.Head // active
 	Wanted []*intent.AssetSpec
-	Next   []intent.Digest // named by entries that are received and not active
-	Wake   <-chan struct{} // closed by the next change
+	Others []*intent.AssetSpec // that the intent names, and the site need not have
+	Next   []intent.Digest     // named by entries that are received and not active
+	Wake   <-chan struct{}     // closed by the next change
 }
 
 // Config says what a Keeper works with. All are required.
@@ -54,6 +55,8 @@ type Config struct {
 	Fetch func(ctx context.Context, s *intent.AssetSpec, urgent bool) (map[string]int64, error)
 	// Urgent tells whether a machine waits for an asset. Those come first, and other fetches make way.
 	Urgent func(*intent.AssetSpec) bool
+	// Came says how many octets of an asset that is being fetched came from where, by tier:name.
+	Came func(intent.Digest) map[string]int64
 	// Forget drops what was remembered of assets that are not fetched any more.
 	Forget func(wanted func(intent.Digest) bool)
 	// Sure tells whether the intent can be relied upon: nothing of the store is on hold, and it is not behind. Otherwise nothing goes.
@@ -67,6 +70,7 @@ type Config struct {
 type Keeper struct {
 	cfg      Config
 	clearing chan struct{} // one clears up at a time
+	acts     acts
 
 	mu        sync.Mutex // guards what follows
 	heard     map[string]heard
@@ -79,6 +83,7 @@ type Keeper struct {
 	scrubbed  uint64 // octets since the start
 	evicted   uint64 // octets since the start
 	manifests map[intent.Digest]*chunk.Manifest
+	came      map[intent.Digest]map[string]uint64 // of what was fetched whole in this life, by tier
 }
 
 type heard struct {
@@ -97,8 +102,8 @@ type refusal struct {
 // New returns a keeper that does nothing before Run.
 func New(cfg Config) *Keeper {
 	return &Keeper{
-		cfg: cfg, clearing: make(chan struct{}, 1), heard: map[string]heard{}, refused: map[intent.Digest]refusal{}, tried: map[intent.Digest]time.Time{}, told: time.Now(),
-		manifests: map[intent.Digest]*chunk.Manifest{},
+		cfg: cfg, clearing: make(chan struct{}, 1), acts: newActs(), heard: map[string]heard{}, refused: map[intent.Digest]refusal{}, tried: map[intent.Digest]time.Time{}, told: time.Now(),
+		manifests: map[intent.Digest]*chunk.Manifest{}, came: map[intent.Digest]map[string]uint64{},
 	}
 }
 
@@ -108,6 +113,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	g.Go(func() error { k.every(ctx, k.fetchAll); return nil })
 	g.Go(func() error { k.every(ctx, k.look); return nil })
 	g.Go(func() error { k.scrub(ctx); return nil })
+	g.Go(func() error { k.verify(ctx); return nil })
 	return g.Wait()
 }
 
@@ -190,7 +196,7 @@ func (k *Keeper) due(p Plan, in Intent) (urgent, rest []*intent.AssetSpec) {
 	for _, s := range slices.Concat(p.Keep, p.Bring) {
 		switch {
 		case k.here(s.Digest) || k.rests(s.Digest, in.Head) || p.Elsewhere[s.Digest] != nil && len(k.holders(s.Digest)) > 0:
-		case k.cfg.Urgent(s):
+		case k.urgent(s):
 			urgent = append(urgent, s)
 		default:
 			rest = append(rest, s)
@@ -216,7 +222,7 @@ func (k *Keeper) fetchAll(ctx context.Context) {
 		if ctx.Err() != nil || in.Head != k.cfg.Intent().Head {
 			return // another order may hold
 		}
-		if now, _ := k.due(p, in); !k.cfg.Urgent(s) && k.wayFor(now) {
+		if now, _ := k.due(p, in); !k.urgent(s) && k.wayFor(now) {
 			return
 		}
 		if err := k.fetch(ctx, s, in.Head); err != nil && ctx.Err() == nil {
@@ -239,13 +245,13 @@ func (k *Keeper) fetch(ctx context.Context, s *intent.AssetSpec, head intent.Hea
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	urgent := k.cfg.Urgent(s)
+	urgent := k.urgent(s)
 	wg.Go(func() {
 		k.every(fctx, func(context.Context) {
 			p, in := k.plan()
 			kept := slices.ContainsFunc(slices.Concat(p.Keep, p.Bring), func(o *intent.AssetSpec) bool { return o.Digest == s.Digest })
 			others, _ := k.due(p, in)
-			if !kept || k.cfg.Urgent(s) != urgent || !urgent && k.wayFor(others) {
+			if !kept || k.urgent(s) != urgent || !urgent && k.wayFor(others) {
 				cancel()
 			}
 		})
@@ -263,12 +269,34 @@ func (k *Keeper) fetch(ctx context.Context, s *intent.AssetSpec, head intent.Hea
 	k.mu.Lock()
 	delete(k.refused, s.Digest)
 	k.mu.Unlock()
+	k.mu.Lock()
+	k.came[s.Digest] = byTier(from)
+	k.mu.Unlock()
 	fields := map[string]string{"digest": s.Digest.String(), "seconds": fmt.Sprintf("%.1f", time.Since(start).Seconds())}
 	for src, n := range from {
 		fields["source."+src] = fmt.Sprint(n)
 	}
 	k.event("asset.complete", fmt.Sprintf("%s %s, %d MiB", s.Class, s.Digest.Short(), s.Size>>20), fields)
 	return nil
+}
+
+// from says how many octets of an asset came from where in this life, by tier.
+func (k *Keeper) from(d intent.Digest) map[string]uint64 {
+	if now := byTier(k.cfg.Came(d)); len(now) > 0 {
+		return now
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.came[d]
+}
+
+func byTier(from map[string]int64) map[string]uint64 {
+	out := map[string]uint64{}
+	for source, n := range from {
+		tier, _, _ := strings.Cut(source, ":")
+		out[tier] += uint64(n)
+	}
+	return out
 }
 
 // event tells whether the event was journaled.
@@ -404,7 +432,10 @@ func (k *Keeper) Report() *Report {
 		if len(pins) == 0 && len(p.Elsewhere[i.Digest]) > 0 {
 			pins = []Pin{Surplus}
 		}
-		r.Assets = append(r.Assets, Asset{i.Digest, i.Size, i.Octets, i.Chunks, i.Have, i.Complete, pins, i.LastUsed.UTC()})
+		r.Assets = append(r.Assets, Asset{
+			Digest: i.Digest, Size: i.Size, Octets: i.Octets, Chunks: i.Chunks, Have: i.Have, Complete: i.Complete, Pins: pins, LastUsed: i.LastUsed.UTC(),
+			From: k.from(i.Digest), Checked: k.acts.result(i.Digest),
+		})
 	}
 	if sp, err := k.cfg.Blobs.Space(); err == nil { // else zeros: an unreadable disk has no room
 		r.Disk = Disk{Free: sp.Free, Total: sp.Total, Reserve: sp.Reserve}

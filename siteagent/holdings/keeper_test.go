@@ -8,8 +8,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -374,26 +372,13 @@ func TestScrubbed(t *testing.T) {
 		s.want(a, b)
 		defer s.run()()
 		synctest.Wait()
-		hurt := func(x *intent.AssetSpec) {
-			t.Helper()
-			f, err := os.OpenFile(filepath.Join(n.dir, "assets", x.Digest.Hex()+".blob"), os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := f.WriteAt([]byte("rot"), 1000); err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(f.Sync(), f.Close()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		hurt(a)
+		n.hurt(a)
 		time.Sleep(5 * time.Minute)
 		s.wantOwners("fetched again", a, "a1")
 		if bad, suspect, came := events(); bad != 1 || suspect != 0 || came != 3 || n.Word() != "" {
 			t.Fatalf("%d damaged, %d suspect, %d complete, %q", bad, suspect, came, n.Word())
 		}
-		hurt(b)
+		n.hurt(b)
 		time.Sleep(5 * time.Minute)
 		if bad, suspect, came := events(); bad != 2 || suspect != 1 || came != 4 || n.Word() != "disk_suspect" || !n.Report().Disk.Suspect {
 			t.Fatalf("%d damaged, %d suspect, %d complete, %q", bad, suspect, came, n.Word())

@@ -23,6 +23,8 @@ const (
 type Peers interface {
 	// Ask returns what an agent has, as Ask does.
 	Ask(ctx context.Context, agent string) (*Report, error)
+	// Tell lets an agent do something about an asset, and returns what it said.
+	Tell(ctx context.Context, agent string, d intent.Digest, a Act, dryRun bool) (string, error)
 	// Get returns the body of the agent's answer to a path, or to the span of it that the header Range says. The caller closes it.
 	Get(ctx context.Context, agent, path, span string) (io.ReadCloser, error)
 }

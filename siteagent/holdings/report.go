@@ -37,6 +37,10 @@ type Asset struct {
 	Complete bool          `json:"complete"`
 	Pins     []Pin         `json:"pins,omitempty"` // empty: no intent wants it
 	LastUsed time.Time     `json:"lastUsed"`
+	// From is how many octets came over wires from where since the agent started, by tier: peer, site, origin. Over the WAN they are
+	// compressed; holes are never sent, and the rest was on its disk.
+	From    map[string]uint64 `json:"from,omitempty"`
+	Checked *Check            `json:"checked,omitempty"` // the last Verify since the agent started
 }
 
 // Keeps tells whether the agent holds on to it, as opposed to a copy that may go.

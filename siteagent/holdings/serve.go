@@ -9,7 +9,7 @@ import (
 )
 
 // Handler serves the other agents: GET /m/1/assets/held, a Report, and GET /m/1/assets/{digest}/content with Range, of complete
-// assets. The rest goes to next.
+// assets; and does what they ask for by POST /m/1/assets/{digest}/{act}. The rest goes to next.
 func (k *Keeper) Handler(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/m/1/assets/", next)
@@ -17,6 +17,7 @@ func (k *Keeper) Handler(next http.Handler) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(k.Report()) // a broken session is noticed by its owner
 	})
+	mux.HandleFunc("POST /m/1/assets/{digest}/{act}", k.act)
 	mux.HandleFunc("GET /m/1/assets/{digest}/content", func(w http.ResponseWriter, r *http.Request) {
 		d, err := intent.ParseDigest(r.PathValue("digest"))
 		if err != nil {

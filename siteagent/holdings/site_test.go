@@ -75,7 +75,7 @@ func newSite(t *testing.T, disk uint64, names ...string) *site {
 			}
 		})
 		n.Keeper = New(Config{
-			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Urgent: func(a *intent.AssetSpec) bool { return a.Class == classBoot }, Forget: func(func(intent.Digest) bool) {},
+			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Urgent: func(a *intent.AssetSpec) bool { return a.Class == classBoot }, Came: func(intent.Digest) map[string]int64 { return nil }, Forget: func(func(intent.Digest) bool) {},
 			Intent: s.now, Members: n.members, WAN: func() []string { s.mu.Lock(); defer s.mu.Unlock(); return s.wan }, Sure: func() bool { s.mu.Lock(); defer s.mu.Unlock(); return n.sure },
 			Peers: Remote(func(agent string) http.RoundTripper { return wire{n, agent} }),
 			Event: func(kind, message string, _ map[string]string) error {
@@ -169,6 +169,21 @@ func (n *node) fetch(ctx context.Context, a *intent.AssetSpec, _ bool) (map[stri
 		}
 	}
 	return nil, nil
+}
+
+// hurt writes over some octets of an asset on the node's disk.
+func (n *node) hurt(x *intent.AssetSpec) {
+	n.s.t.Helper()
+	f, err := os.OpenFile(filepath.Join(n.dir, "assets", x.Digest.Hex()+".blob"), os.O_RDWR, 0)
+	if err != nil {
+		n.s.t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("rot"), 1000); err != nil {
+		n.s.t.Fatal(err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		n.s.t.Fatal(err)
+	}
 }
 
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }

@@ -2,7 +2,6 @@ package holdings
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -99,10 +98,7 @@ func (k *Keeper) clear(ctx context.Context, free uint64) {
 		if after, err := k.cfg.Blobs.Space(); err == nil && after.Free < sp.Free+i.Octets {
 			gone += sp.Free + i.Octets - after.Free
 		}
-		k.mu.Lock()
-		k.evicted += i.Octets
-		k.mu.Unlock()
-		k.event("asset.evicted", fmt.Sprintf("%s, %d MiB: the disk is nearly full and %s", i.Digest.Short(), i.Octets>>20, why), map[string]string{"digest": i.Digest.String()})
+		k.gone(i.Digest, i.Octets, "the disk is nearly full and "+why)
 	}
 }
 

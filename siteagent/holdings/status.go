@@ -34,6 +34,9 @@ type AgentStatus struct {
 	// Day is the one of its last use; empty where there is nothing.
 	Day     string `json:"lastUsedDay,omitempty"`
 	Refused bool   `json:"refused,omitempty"` // disk_overcommitted
+	// From and Checked are as in Asset.
+	From    map[string]uint64 `json:"from,omitempty"`
+	Checked *Check            `json:"checked,omitempty"`
 }
 
 // Statuses returns the status of each asset of the active intent.
@@ -49,7 +52,8 @@ func (k *Keeper) Statuses() map[intent.Digest]Status {
 	k.mu.Unlock()
 	reports[k.cfg.Self] = own
 	out := map[intent.Digest]Status{}
-	for _, s := range k.cfg.Intent().Wanted {
+	in := k.cfg.Intent()
+	for _, s := range slices.Concat(in.Wanted, in.Others) {
 		st := Status{}
 		for _, m := range members {
 			st.Agents = append(st.Agents, reports[m.ID].status(m.ID, s.Digest))
@@ -68,6 +72,7 @@ func (r *Report) status(agent string, d intent.Digest) AgentStatus {
 	st.State = None
 	if a, ok := r.of(d); ok {
 		st.Have, st.Chunks, st.Octets, st.Pins, st.Day = a.Have, a.Chunks, a.Octets, a.Pins, a.LastUsed.UTC().Format(time.DateOnly)
+		st.From, st.Checked = a.From, a.Checked
 		if st.State = Partial; a.Complete {
 			st.State = Complete
 		}

@@ -251,12 +251,12 @@ func (n *next) check() error {
 	return nil
 }
 
-// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users and groups elsewhere, and the
-// Site objects of the sites that it reaches, of which it has the agents alone.
+// LocalProblems is Catalog.Check without what a site cannot see: roles, projects and sites of its users and groups elsewhere, sites that
+// keep an asset, and the Site objects of the sites that it reaches, of which it has the agents alone.
 func LocalProblems(c *intent.Catalog) []intent.ObjectProblem {
 	return slices.DeleteFunc(c.Check(), func(p intent.ObjectProblem) bool {
 		switch p.Key.Kind {
-		case intent.KindUser, intent.KindGroup, intent.KindProject, intent.KindAgent:
+		case intent.KindUser, intent.KindGroup, intent.KindProject, intent.KindAgent, intent.KindAsset:
 			return true
 		case intent.KindSite:
 			return strings.HasPrefix(p.Path, "spec.peers[")

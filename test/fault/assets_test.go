@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
@@ -143,7 +144,7 @@ func (w *world) sources(site string, d intent.Digest) map[string]int64 {
 }
 
 // TestOtherSite: a site that knows of an image, and whose coordinator is gone before it could be fetched, takes it from another site: once
-// over its line.
+// over its line, and in quiet hours when a person says so.
 func TestOtherSite(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 3))
 	synctest.Test(t, func(t *testing.T) {
@@ -172,7 +173,13 @@ func TestOtherSite(t *testing.T) {
 		if got := w.haveAt("s2/a1", "tiny"); got["a1"] == "complete" || got["a2"] == "complete" {
 			t.Errorf("in quiet hours: %v", got)
 		}
-		time.Sleep(time.Until(now.Add(2 * time.Hour)))
+		res, err := w.api("admin", "s2/a1").AssetAction(w.Context(), "s2", "tiny", assets.ActionRequest{Action: "prefetch"})
+		w.must(err)
+		for _, a := range w.pair {
+			if res.Agents[a] != "fetches it now" {
+				t.Errorf("prefetch: %v", res.Agents)
+			}
+		}
 		w.until("s2 has the image", both("s2", "complete"))
 		if from := w.sources("s2", intent.DigestOf(img)); from["origin"] != 0 || from["site"] < int64(len(img)) || from["site"] > int64(len(img))*21/20 {
 			t.Errorf("octets by tier: %v of %d", from, len(img))

@@ -48,6 +48,7 @@ func (a *app) assetCmd() *cobra.Command {
 	}
 	c.AddCommand(list, describe)
 	c.AddCommand(asset.Commands(shell{a})...)
+	c.AddCommand(asset.Placement(shell{a})...)
 	return c
 }
 
@@ -94,13 +95,13 @@ func (a *app) printAsset(o *intent.Object) error {
 		return a.printObjects([]*intent.Object{o})
 	}
 	return a.print(o, func(t *table) {
-		t.header("AGENT", "STATE", "CHUNKS", "OCTETS", "PINNED BY", "LAST USED")
+		t.header("AGENT", "STATE", "CHUNKS", "OCTETS", "PINNED BY", "LAST USED", "CAME FROM")
 		for _, ag := range st.Agents {
 			var pins []string
 			for _, p := range ag.Pins {
 				pins = append(pins, string(p))
 			}
-			t.row(ag.Agent, stateOf(ag), fmt.Sprintf("%d of %d", ag.Have, ag.Chunks), fmt.Sprintf("%d of %d", ag.Octets, s.Size), strings.Join(pins, ", "), ag.Day)
+			t.row(ag.Agent, stateOf(ag), fmt.Sprintf("%d of %d", ag.Have, ag.Chunks), fmt.Sprintf("%d of %d", ag.Octets, s.Size), strings.Join(pins, ", "), ag.Day, asset.Sources(ag.From))
 		}
 	})
 }

@@ -25,7 +25,7 @@ func TestAssets(t *testing.T) {
 		}
 		return o
 	}
-	whole := holdings.AgentStatus{Agent: "a1", State: holdings.Complete, Have: 3, Chunks: 3, Octets: 3 << 20, Pins: []holdings.Pin{holdings.Current, holdings.Next}, Day: "2026-11-27"}
+	whole := holdings.AgentStatus{Agent: "a1", State: holdings.Complete, Have: 3, Chunks: 3, Octets: 3 << 20, Pins: []holdings.Pin{holdings.Current, holdings.Next}, Day: "2026-11-27", From: map[string]uint64{"site": 2 << 20, "origin": 1 << 19}}
 	part := holdings.AgentStatus{Agent: "a2", State: holdings.Partial, Have: 1, Chunks: 3, Octets: 1 << 20, Pins: []holdings.Pin{holdings.Current}, Day: "2026-11-26"}
 	full := holdings.AgentStatus{Agent: "a3", State: holdings.None, Refused: true}
 	gone := holdings.AgentStatus{Agent: "a4", State: holdings.Unknown}
@@ -44,11 +44,11 @@ func TestAssets(t *testing.T) {
 kernel  boot   3145728  a1 complete
 tiny    image  3145728  a1 complete, a2 33 %, a3 none (disk_overcommitted), a4 unknown
 `, func(a *app) error { return a.printAssets([]*intent.Object{kernel, tiny}) })
-	f("table", `AGENT  STATE                      CHUNKS  OCTETS              PINNED BY      LAST USED
-a1     complete                   3 of 3  3145728 of 3145728  current, next  2026-11-27
-a2     33 %                       1 of 3  1048576 of 3145728  current        2026-11-26
-a3     none (disk_overcommitted)  0 of 0  0 of 3145728        -              -
-a4     unknown                    0 of 0  0 of 3145728        -              -
+	f("table", `AGENT  STATE                      CHUNKS  OCTETS              PINNED BY      LAST USED   CAME FROM
+a1     complete                   3 of 3  3145728 of 3145728  current, next  2026-11-27  origin 0.5 MiB, site 2.0 MiB
+a2     33 %                       1 of 3  1048576 of 3145728  current        2026-11-26  -
+a3     none (disk_overcommitted)  0 of 0  0 of 3145728        -              -           -
+a4     unknown                    0 of 0  0 of 3145728        -              -           -
 `, func(a *app) error { return a.printAsset(tiny) })
 	plain := asset("tiny", "image")
 	f("table", `NAME  SCOPE  GEN  STATUS

@@ -48,6 +48,12 @@ func (c *Client) CollectAssets(ctx context.Context, dryRun bool) (*assets.Collec
 	return out, c.call(ctx, http.MethodPost, "/v1/assets/collect", writeQuery(dryRun, ""), nil, out)
 }
 
+// AssetAction lets the agents of a site do something about an asset; an agent of the site is to be asked.
+func (c *Client) AssetAction(ctx context.Context, site, asset string, q assets.ActionRequest) (*assets.ActionResult, error) {
+	out := &assets.ActionResult{}
+	return out, c.call(ctx, http.MethodPost, "/v1/sites/"+url.PathEscape(site)+"/assets/"+url.PathEscape(asset), nil, q, out)
+}
+
 // UploadStatus says how far an upload is.
 func (c *Client) UploadStatus(ctx context.Context, id string) (*assets.Upload, error) {
 	out := &assets.Upload{}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -21,6 +22,8 @@ type Shell interface {
 	// Print writes v for programs, or the table that fill makes; Objects writes a list of objects.
 	Print(v any, fill func(account.Table)) error
 	Objects(items []*intent.Object) error
+	// Results writes what a change did, or would do.
+	Results(res []api.Result, dryRun bool) error
 	// Progress is where progress is told, and whether a bar makes sense there.
 	Progress() (w io.Writer, terminal bool)
 	// Explain adds the next step to what a server refused.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -99,6 +100,7 @@ func (y *yard) Client() (*client.Client, error) {
 
 func (y *yard) Print(any, func(account.Table)) error { return nil }
 func (y *yard) Objects([]*intent.Object) error       { return nil }
+func (y *yard) Results([]api.Result, bool) error     { return nil }
 func (y *yard) Progress() (io.Writer, bool)          { return &y.errs, false }
 func (y *yard) Explain(err error) error              { return err }
 func (y *yard) Args(...string) cobra.PositionalArgs  { return nil }
