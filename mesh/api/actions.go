@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 type machineInput struct {
@@ -66,13 +67,13 @@ func (a *API) applyMany(ctx context.Context, in *struct {
 
 func (a *API) siteActions() {
 	register(a, a.op(http.MethodGet, "/v1/sites/{site}/status", "site-status", "How a site is doing", "Site"),
-		func(in *siteInput) intent.Request {
-			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: in.Site}
+		func(in *siteInput) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: in.Site}
 		},
 		func(ctx context.Context, in *siteInput) (*SiteStatus, error) { return a.b.SiteStatus(ctx, in.Site) })
 	register(a, a.op(http.MethodGet, "/v1/sites/{site}/machines/{machine}/explain", "explain-machine", "The whole chain behind a machine's state", "Machine"),
-		func(in *machineInput) intent.Request {
-			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}
+		func(in *machineInput) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}
 		},
 		func(ctx context.Context, in *machineInput) (*Explanation, error) {
 			return a.b.Explain(ctx, in.Site, in.Machine)
@@ -83,19 +84,19 @@ func (a *API) siteActions() {
 		Body    PowerRequest
 	}
 	register(a, a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/power", "power-machine", "Change a machine's power through its BMC", "Machine"),
-		func(in *power) intent.Request {
+		func(in *power) rights.Request {
 			verb := intent.VerbPower
 			if in.Body.Action == "status" {
 				verb = intent.VerbRead
 			}
-			return intent.Request{Verb: verb, Kind: intent.KindMachine, Site: in.Site}
+			return rights.Request{Verb: verb, Kind: intent.KindMachine, Site: in.Site}
 		},
 		func(ctx context.Context, in *power) (*PowerResult, error) {
 			return a.b.Power(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Action)
 		})
 	register(a, a.op(http.MethodPost, "/v1/sites/{site}/assets/{asset}", "asset-action", "Fetch, verify or give up an asset at a site", "Asset"),
-		func(in *assets.ActionInput) intent.Request {
-			return intent.Request{Verb: intent.VerbWrite, Kind: intent.KindAsset, Site: in.Site}
+		func(in *assets.ActionInput) rights.Request {
+			return rights.Request{Verb: intent.VerbWrite, Kind: intent.KindAsset, Site: in.Site}
 		},
 		func(ctx context.Context, in *assets.ActionInput) (*assets.ActionResult, error) {
 			if at, ok := a.b.(assets.Holder); ok { // an agent; a coordinator holds all
@@ -107,7 +108,7 @@ func (a *API) siteActions() {
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)
 	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
 	huma.Register(a.huma, release, func(ctx context.Context, in *machineInput) (*struct{}, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+		if err := a.authorise(ctx, rights.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
 		return done(a.b.Release(ctx, callerFrom(ctx), in.Site, in.Machine))
@@ -125,7 +126,7 @@ func (a *API) reasoned(verb, id, summary string, do func(ctx context.Context, by
 		}
 	},
 	) (*struct{}, error) {
-		if err := a.authorise(ctx, intent.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
+		if err := a.authorise(ctx, rights.Request{Verb: intent.VerbRelease, Kind: intent.KindMachine, Site: in.Site}); err != nil {
 			return nil, problem(err)
 		}
 		return done(do(ctx, callerFrom(ctx), in.Site, in.Machine, in.Body.Reason))
@@ -146,8 +147,8 @@ func (a *API) tokenActions() {
 		Body JoinTokenRequest
 	}
 	register(a, a.op(http.MethodPost, "/v1/sites/{site}/jointokens", "create-jointoken", "Make a single-use token for a new agent", "Token"),
-		func(in *join) intent.Request {
-			return intent.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}
+		func(in *join) rights.Request {
+			return rights.Request{Verb: intent.VerbToken, Kind: intent.KindAgent, Site: in.Site}
 		},
 		func(ctx context.Context, in *join) (*JoinTokenResult, error) {
 			return a.b.JoinToken(ctx, callerFrom(ctx), in.Site, in.Body)
@@ -157,14 +158,14 @@ func (a *API) tokenActions() {
 		Body UserTokenRequest
 	}
 	register(a, a.op(http.MethodPost, "/v1/users/{user}/tokens", "create-usertoken", "Make a bearer token; it is shown once", "Token"),
-		func(*user) intent.Request { return intent.Request{Verb: intent.VerbToken, Kind: intent.KindUser} },
+		func(*user) rights.Request { return rights.Request{Verb: intent.VerbToken, Kind: intent.KindUser} },
 		func(ctx context.Context, in *user) (*UserTokenResult, error) {
 			return a.b.UserToken(ctx, callerFrom(ctx), in.User, in.Body)
 		})
 }
 
 // authorise checks one request of the authenticated caller. Who may not even read the kind learns nothing.
-func (a *API) authorise(ctx context.Context, r intent.Request) error {
+func (a *API) authorise(ctx context.Context, r rights.Request) error {
 	c, _, err := a.b.Snapshot(ctx)
 	if err != nil {
 		return err
@@ -180,7 +181,7 @@ func deny(ctx context.Context, err error) error {
 	return err
 }
 
-func authorise(c *intent.Catalog, by Caller, r intent.Request) error {
+func authorise(c *intent.Catalog, by Caller, r rights.Request) error {
 	if may(c, by, r) {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // AuditLine is one line of GET /v1/audit. With proofs each chain comes whole: first Chain, then its records with the signed heads
@@ -55,7 +56,7 @@ func (a *API) audit(w http.ResponseWriter, r *http.Request, _ Caller) error {
 			return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "since is no RFC 3339 time, like 2026-11-21T10:00:00Z"}
 		}
 	}
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site}); err != nil {
 		return err
 	}
 	send, sent := lines(w), false

@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 const (
@@ -88,8 +89,8 @@ func authenticateKey(c *intent.Catalog, certs []*x509.Certificate, now time.Time
 }
 
 // may checks one request against the table.
-func may(c *intent.Catalog, by Caller, r intent.Request) bool {
-	return intent.Allowed(by.Bindings, ownRoles(c), r)
+func may(c *intent.Catalog, by Caller, r rights.Request) bool {
+	return rights.Allowed(by.Bindings, ownRoles(c), r)
 }
 
 func ownRoles(c *intent.Catalog) map[string]*intent.RoleSpec {
@@ -101,8 +102,8 @@ func ownRoles(c *intent.Catalog) map[string]*intent.RoleSpec {
 }
 
 // requestFor says what is asked when verb is done to o.
-func requestFor(v intent.Verb, o *intent.Object) intent.Request {
-	r := intent.Request{Verb: v, Kind: o.Kind, Project: o.Metadata.Project, Site: o.Metadata.Site}
+func requestFor(v intent.Verb, o *intent.Object) rights.Request {
+	r := rights.Request{Verb: v, Kind: o.Kind, Project: o.Metadata.Project, Site: o.Metadata.Site}
 	switch o.Kind {
 	case intent.KindProject:
 		r.Project = o.Metadata.Name

@@ -1,7 +1,7 @@
 // Package api is the HTTP API /v1 with its OpenAPI 3.1 description, over an interface that coordinator and site both
 // implement: same paths, same types, same authorisation table.
 //
-// Holds: routes, authentication by bearer token, authorisation by intent.Allowed, conditional requests, watch and event
+// Holds: routes, authentication by bearer token, authorisation by rights.Allowed, conditional requests, watch and event
 // streams, RFC 9457 errors.
 //
 // Imported by: coordinator, siteagent (they give a Backend); mesh/api/client shares its types. Only this package imports

@@ -8,6 +8,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api/streams"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // Documents is the part of a Backend that carries signed documents by file, and tells how far the streams are.
@@ -57,14 +58,14 @@ func (a *API) sticks() {
 
 func (a *API) exportStick(w http.ResponseWriter, r *http.Request, by Caller) error {
 	q := StickQuery{Site: r.PathValue("site"), From: 1}
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: q.Site}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: q.Site}); err != nil {
 		return err
 	}
 	c, _, err := a.b.Snapshot(r.Context())
 	if err != nil {
 		return err
 	}
-	q.Audit = may(c, by, intent.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site})
+	q.Audit = may(c, by, rights.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site})
 	if s := r.URL.Query().Get("from"); s != "" {
 		if q.From, err = strconv.ParseUint(s, 10, 64); err != nil || q.From == 0 {
 			return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "from is the first sequence number wanted, 1 or more"}
@@ -95,7 +96,7 @@ func (l *lazyWriter) Write(b []byte) (int, error) {
 
 func (a *API) importStick(w http.ResponseWriter, r *http.Request, by Caller) error {
 	site := r.PathValue("site")
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbWrite, Kind: intent.KindSite, Site: site}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbWrite, Kind: intent.KindSite, Site: site}); err != nil {
 		return err
 	}
 	dry, err := strconv.ParseBool(r.URL.Query().Get("dryRun"))
@@ -117,8 +118,8 @@ func (a *API) intentStatus() {
 		Site string `query:"site" maxLength:"63"`
 	}
 	register(a, a.op(http.MethodGet, "/v1/streams", "intent-status", "How far the signed streams are, here and at every agent", "Security"),
-		func(in *ofSite) intent.Request {
-			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent, Site: in.Site}
+		func(in *ofSite) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindAgent, Site: in.Site}
 		},
 		func(ctx context.Context, in *ofSite) (*IntentStatus, error) { return a.b.IntentStatus(ctx, in.Site) })
 }

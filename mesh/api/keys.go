@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // Keys is the part of a Backend that knows the domain's keys. An agent takes trust documents and shows its streams, no more.
@@ -110,14 +111,14 @@ func (a *API) keyActions() {
 	type document struct{ Body intent.Envelope }
 	add := a.op(http.MethodPost, "/v1/trust", "add-trust", "Take a trust document that the roots signed", "Security")
 	add.MaxBodyBytes = 2 * intent.MaxEnvelope
-	register(a, add, func(*document) intent.Request { return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent} },
+	register(a, add, func(*document) rights.Request { return rights.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent} },
 		func(ctx context.Context, in *document) (*TrustResult, error) {
 			return a.b.AddTrust(ctx, callerFrom(ctx), &in.Body)
 		})
 	type acceptance struct{ Body AcceptRequest }
 	register(a, a.op(http.MethodPost, "/v1/trust/acceptance", "accept-trust", "Let a trust document count that only the announced roots signed", "Security"),
-		func(in *acceptance) intent.Request {
-			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
+		func(in *acceptance) rights.Request {
+			return rights.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
 		},
 		func(ctx context.Context, in *acceptance) (*AcceptResult, error) {
 			return a.b.AcceptTrust(ctx, callerFrom(ctx), in.Body)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // RevokeRequest names what is taken away for ever.
@@ -66,7 +67,7 @@ func (a *API) securityActions() {
 	a.admissions()
 	type revocation struct{ Body RevokeRequest }
 	register(a, a.op(http.MethodPost, "/v1/revocations", "revoke", "Take an agent, key, user or token away for ever", "Security"),
-		func(in *revocation) intent.Request { return revocationRequest(in.Body) },
+		func(in *revocation) rights.Request { return revocationRequest(in.Body) },
 		func(ctx context.Context, in *revocation) (*RevokeResult, error) {
 			return a.b.Revoke(ctx, callerFrom(ctx), in.Body)
 		})
@@ -78,8 +79,8 @@ func (a *API) securityActions() {
 		Body  QuarantineRequest
 	}
 	register(a, a.op(http.MethodPost, "/v1/sites/{site}/agents/{agent}/quarantine", "quarantine-agent", "Cut an agent off at its site, or let it back", "Security"),
-		func(in *quarantine) intent.Request {
-			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Site}
+		func(in *quarantine) rights.Request {
+			return rights.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Site}
 		},
 		func(ctx context.Context, in *quarantine) (*QuarantineResult, error) {
 			return a.b.Quarantine(ctx, callerFrom(ctx), in.Site, in.Agent, in.Body)
@@ -103,8 +104,8 @@ func (a *API) admissions() {
 }
 
 // revocationRequest is what the table is asked: an agent belongs to its site, a bare key and accounts to none.
-func revocationRequest(r RevokeRequest) intent.Request {
-	q := intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent}
+func revocationRequest(r RevokeRequest) rights.Request {
+	q := rights.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent}
 	switch intent.RevocationKind(r.Kind) {
 	case intent.RevokeAgent:
 		q.Site, _, _ = strings.Cut(r.ID, "/")

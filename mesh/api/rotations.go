@@ -7,6 +7,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // What a rotation changes.
@@ -99,8 +100,8 @@ type RotationList struct {
 func (a *API) rotationActions() {
 	type rotation struct{ Body RotateRequest }
 	register(a, a.op(http.MethodPost, "/v1/pki/rotations", "rotate", "Begin the rotation of a key, or go on with it", "Security"),
-		func(in *rotation) intent.Request {
-			return intent.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
+		func(in *rotation) rights.Request {
+			return rights.Request{Verb: intent.VerbRevoke, Kind: intent.KindAgent, Site: in.Body.Site}
 		},
 		func(ctx context.Context, in *rotation) (*RotationStatus, error) {
 			return a.b.Rotate(ctx, callerFrom(ctx), in.Body)
@@ -110,12 +111,12 @@ func (a *API) rotationActions() {
 }
 
 // readsAgents is the right to see the agents of every site.
-func readsAgents(*struct{}) intent.Request {
-	return intent.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}
+func readsAgents(*struct{}) rights.Request {
+	return rights.Request{Verb: intent.VerbRead, Kind: intent.KindAgent}
 }
 
 // register adds a route whose caller needs one right: need says which, do answers.
-func register[In, Out any](a *API, op huma.Operation, need func(*In) intent.Request, do func(context.Context, *In) (*Out, error)) {
+func register[In, Out any](a *API, op huma.Operation, need func(*In) rights.Request, do func(context.Context, *In) (*Out, error)) {
 	huma.Register(a.huma, op, func(ctx context.Context, in *In) (*struct{ Body *Out }, error) {
 		if err := a.authorise(ctx, need(in)); err != nil {
 			return nil, problem(err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // Vault is the part of a Backend that changes secrets by itself: a coordinator. An agent answers ErrElsewhere.
@@ -78,8 +79,8 @@ func (a *API) secretActions() {
 		Body SecretRotation
 	}
 	register(a, a.op(http.MethodPost, "/v1/sites/{site}/secret-rotations", "rotate-secrets", "Make new data keys, or a new BMC password", "Security"),
-		func(in *rotation) intent.Request {
-			return intent.Request{Verb: intent.VerbWrite, Kind: intent.KindSecret, Site: in.Site}
+		func(in *rotation) rights.Request {
+			return rights.Request{Verb: intent.VerbWrite, Kind: intent.KindSecret, Site: in.Site}
 		},
 		func(ctx context.Context, in *rotation) (*SecretStatus, error) {
 			return a.b.RotateSecrets(ctx, callerFrom(ctx), in.Site, in.Body)
@@ -88,8 +89,8 @@ func (a *API) secretActions() {
 		Site string `path:"site" maxLength:"63"`
 	}
 	register(a, a.op(http.MethodGet, "/v1/sites/{site}/secret-status", "secret-status", "How far a site's secrets are", "Security"),
-		func(in *ofSite) intent.Request {
-			return intent.Request{Verb: intent.VerbRead, Kind: intent.KindSecret, Site: in.Site}
+		func(in *ofSite) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindSecret, Site: in.Site}
 		},
 		func(ctx context.Context, in *ofSite) (*SecretStatus, error) { return a.b.SecretStatus(ctx, in.Site) })
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // Change is one line of a watch.
@@ -136,7 +137,7 @@ func ignoreLate(first bool, err error) error {
 
 func (a *API) events(w http.ResponseWriter, r *http.Request, _ Caller) (err error) {
 	site := r.PathValue("site")
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: site}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: site}); err != nil {
 		return err
 	}
 	v := r.URL.Query()
@@ -162,7 +163,7 @@ func ignoreCanceled(ctx context.Context, err error) error {
 }
 
 func (a *API) intentFeed(w http.ResponseWriter, r *http.Request, _ Caller) error {
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: r.PathValue("site")}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: r.PathValue("site")}); err != nil {
 		return err
 	}
 	return ServeIntent(a.b, w, r, r.PathValue("site"))

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
 // Uploads is what a Backend has too that takes assets in pieces or from a URL: a coordinator. Without it the routes answer ErrElsewhere.
@@ -67,7 +68,7 @@ func (a *API) uploadActions() {
 
 // ofUploads registers a route that only a backend with Uploads answers.
 func ofUploads[In, Out any](a *API, op huma.Operation, verb intent.Verb, do func(context.Context, Uploads, *In) (*Out, error)) {
-	register(a, op, func(*In) intent.Request { return intent.Request{Verb: verb, Kind: intent.KindAsset} },
+	register(a, op, func(*In) rights.Request { return rights.Request{Verb: verb, Kind: intent.KindAsset} },
 		func(ctx context.Context, in *In) (*Out, error) {
 			u, ok := a.b.(Uploads)
 			if !ok {
@@ -78,7 +79,7 @@ func ofUploads[In, Out any](a *API, op huma.Operation, verb intent.Verb, do func
 }
 
 func (a *API) appendUpload(w http.ResponseWriter, r *http.Request, _ Caller) error {
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
 		return err
 	}
 	u, ok := a.b.(Uploads)
@@ -104,7 +105,7 @@ func (a *API) appendUpload(w http.ResponseWriter, r *http.Request, _ Caller) err
 }
 
 func (a *API) upload(w http.ResponseWriter, r *http.Request, by Caller) error {
-	if err := a.authorise(r.Context(), intent.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
+	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbUpload, Kind: intent.KindAsset}); err != nil {
 		return err
 	}
 	name, class := r.PathValue("name"), cmp.Or(r.URL.Query().Get("class"), "image")

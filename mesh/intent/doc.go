@@ -2,7 +2,7 @@
 // small types (digests, epochs, claims, permissions) that every room speaks.
 //
 // Holds: kinds with Validate, strict JSON decoding, chain entries and heads, claim and effect types, the
-// authorisation table. No I/O, no clock, no goroutine.
+// verbs of the authorisation table. No I/O, no clock, no goroutine.
 //
 // Imported by: every room. It imports the standard library only; test/arch refuses anything else.
 //

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 
@@ -124,59 +123,6 @@ func TestCatalogCheck(t *testing.T) {
 	})
 	f(add(KindInstanceArray, "x", `"count":1`, `"count":4`), "Quota acme/x: spec.machines.small: 4 machines of type small are asked for, 3 are allowed; ask for fewer, or let security raise the quota")
 	f(add(KindQuota, "z", `"small":3`, `"small":9`), "Quota acme/z: metadata.site: Quota acme/x bounds project acme at site lon1 already; change that one; a project has one quota per site")
-}
-
-func TestAllowed(t *testing.T) {
-	// What each role may do to kinds of each sort; everything that is not listed is refused.
-	sorts := map[string]Kind{"user": KindInstanceArray, "catalog": KindImage, "hardware": KindMachine, "agent": KindAgent, "quota": KindQuota, "secret": KindSecret, "role": KindRole, "account": KindUser, "project": KindProject}
-	want := map[string]map[string][]Verb{
-		"reader":   {"user": {VerbRead}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
-		"member":   {"user": {VerbRead, VerbWrite}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
-		"owner":    {"user": {VerbRead, VerbWrite}, "catalog": {VerbRead}, "quota": {VerbRead}, "project": {VerbRead}},
-		"operator": {"catalog": {VerbWrite, VerbUpload}, "hardware": {VerbWrite, VerbUpload, VerbPower, VerbRelease}, "agent": {VerbWrite, VerbUpload, VerbToken}},
-		"security": {"quota": {VerbWrite}, "secret": {VerbWrite}, "role": {VerbWrite}, "account": {VerbWrite, VerbToken}, "project": {VerbWrite}},
-		"auditor":  {},
-	}
-	for _, role := range BuiltinRoles() {
-		everything := slices.Contains([]string{"operator", "security", "auditor"}, role)
-		for sort, kind := range sorts {
-			for _, v := range []Verb{VerbRead, VerbWrite, VerbPower, VerbRelease, VerbToken, VerbUpload, "fly"} {
-				may := slices.Contains(want[role][sort], v) || (everything && v == VerbRead)
-				if got := Allowed([]RoleBinding{{Role: role}}, nil, Request{Verb: v, Kind: kind, Project: "acme", Site: "lon1"}); got != may {
-					t.Errorf("%s %s %s = %v, want %v", role, v, kind, got, may)
-				}
-			}
-		}
-	}
-}
-
-func TestAllowedScope(t *testing.T) {
-	roles := map[string]*RoleSpec{"netter": {Rules: []Rule{{Verbs: []Verb{VerbWrite}, Kinds: []Kind{KindNetwork}}}}, "operator": {Rules: []Rule{{Verbs: []Verb{VerbWrite}, Kinds: []Kind{KindQuota}}}}}
-	f := func(b RoleBinding, r Request, want bool) {
-		t.Helper()
-		if got := Allowed([]RoleBinding{b}, roles, r); got != want {
-			t.Errorf("%+v %+v = %v, want %v", b, r, got, want)
-		}
-	}
-	acme := RoleBinding{Role: "member", Project: "acme"}
-	f(acme, Request{VerbWrite, KindNetwork, "acme", "lon1"}, true)
-	f(acme, Request{VerbWrite, KindNetwork, "evil", "lon1"}, false)
-	f(acme, Request{VerbRead, KindNetwork, "", ""}, false)
-	f(acme, Request{VerbRead, KindImage, "", ""}, true) // the catalog is for everyone with a binding
-	f(acme, Request{VerbWrite, KindImage, "", ""}, false)
-	lon := RoleBinding{Role: "operator", Site: "lon1"}
-	f(lon, Request{VerbWrite, KindMachine, "", "lon1"}, true)
-	f(lon, Request{VerbWrite, KindMachine, "", "par1"}, false)
-	f(lon, Request{VerbWrite, KindImage, "", ""}, false) // shared things are beyond one site
-	f(lon, Request{VerbRead, KindMachine, "", "par1"}, false)
-	f(RoleBinding{Role: "netter"}, Request{VerbWrite, KindNetwork, "acme", "lon1"}, true)
-	f(RoleBinding{Role: "netter"}, Request{VerbRead, KindNetwork, "acme", "lon1"}, false)
-	f(RoleBinding{Role: "operator"}, Request{VerbWrite, KindQuota, "acme", "lon1"}, false) // own roles never widen a built-in one
-	f(RoleBinding{Role: "ghost"}, Request{VerbRead, KindNetwork, "acme", "lon1"}, false)
-	f(RoleBinding{Role: "auditor"}, Request{VerbRead, "Planet", "", ""}, false)
-	if Allowed(nil, roles, Request{VerbRead, KindImage, "", ""}) {
-		t.Error("without a binding somebody may read")
-	}
 }
 
 func TestEpochLaws(t *testing.T) {
