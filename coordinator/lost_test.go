@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/coordinator/succession"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/stick"
@@ -379,3 +381,43 @@ func TestTwoCoordinatorsFollowAcceptance(t *testing.T) {
 }
 
 func publicOf(k crypto.Signer) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
+
+// A coordinator that was rebuilt from its sites knows the digest of the announced roots alone: they are brought, and no others are
+// taken for them.
+func TestLostRootsRebuilt(t *testing.T) {
+	s, hs := held(t)
+	announced, err := s.store.Get(t.Context(), succession.SetKey(s.trust.Body().Next))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := &intent.RootSet{}
+	if err := json.Unmarshal(announced.Value, set); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.store.Commit(t.Context(), store.Commit{Delete: []string{announced.Key}}); err != nil {
+		t.Fatal(err)
+	}
+	_, b, err := holder.Create("edge.example", 3, 2, false, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lost := range []bool{false, true} {
+		q := api.RotateRequest{What: api.RotateRoot, Lost: lost, Next: &b.Next}
+		if _, err := s.server().Rotate(t.Context(), q); err == nil || !strings.Contains(err.Error(), "--announced FILE") {
+			t.Errorf("lost %v, not brought: %v", lost, err)
+		}
+		q.Announced = &b.Next
+		if _, err := s.server().Rotate(t.Context(), q); err == nil || !strings.Contains(err.Error(), "not the announced roots") {
+			t.Errorf("lost %v, others: %v", lost, err)
+		}
+	}
+	q := api.RotateRequest{What: api.RotateRoot, Lost: true, Next: &b.Next, Announced: set}
+	st := s.rotate(q)
+	if q.Announced = nil; s.rotate(q).Offer != st.Offer {
+		t.Error("what was brought is forgotten")
+	}
+	offered := s.offer(st, hs[0], hs[1])
+	if _, err := s.accept(offered.Digest, "", false); err != nil || !s.trust.Body().Roots.Equal(*set) {
+		t.Errorf("%v, the roots are %s", err, s.trust.Body().Roots.Digest().Short())
+	}
+}

@@ -94,8 +94,18 @@ func acceptNext(d intent.Digest) string {
 	return "it waits for a person, here and at every agent: skerry pki trust accept " + d.Hex()
 }
 
-// announced returns the set behind the digest that the trust document announces.
+// announced returns the set behind the digest that the trust document announces, which was founded with, offered, made here, or is
+// brought now.
 func (x *step) announced() (*intent.RootSet, error) {
+	if set := x.q.Announced; set != nil {
+		if err := holder.CheckSet(*set); err != nil {
+			return nil, api.Refuse(err.Error())
+		}
+		if set.Digest() != x.body.Next {
+			return nil, api.Refuse(fmt.Sprintf("these are not the announced roots: their digest is %s, trust %d announces %s", set.Digest().Short(), x.body.Seq, x.body.Next.Short()))
+		}
+		return set, nil
+	}
 	set, err := x.set(x.body.Next)
 	if set != nil || err != nil {
 		return set, err
@@ -109,7 +119,7 @@ func (x *step) announced() (*intent.RootSet, error) {
 			return set, nil
 		}
 	}
-	return nil, api.Refuse("nobody here knows the keys of the announced roots")
+	return nil, api.Refuse("this coordinator does not know the keys of the announced roots, as one that was rebuilt from its sites: give the roots.json that the holders made them with, --announced FILE")
 }
 
 // set reads a set that was offered or founded with; nil for one that is not known.

@@ -282,8 +282,11 @@ func (x *step) offer(next *intent.RootSet, change func(*intent.TrustBody)) (*hol
 		return nil, fmt.Errorf("cannot encode trust document: %w", err)
 	}
 	put := map[string][]byte{offerKey: v, requestKey: o.CSR}
-	if next != nil {
-		if put[SetKey(next.Digest())], err = json.Marshal(next); err != nil {
+	for _, set := range []*intent.RootSet{next, x.q.Announced} {
+		if set == nil {
+			continue
+		}
+		if put[SetKey(set.Digest())], err = json.Marshal(set); err != nil {
 			return nil, fmt.Errorf("cannot encode roots: %w", err)
 		}
 	}

@@ -39,6 +39,8 @@ type RotateRequest struct {
 	Floor  *time.Time `json:"floor,omitempty" doc:"of what floor only: no agent believes any more that it is later"`
 	// Next are the roots to announce, of what root only.
 	Next *intent.RootSet `json:"next,omitempty"`
+	// Announced are the roots that the head announces, of what root only: a coordinator rebuilt from its sites knows their digest alone.
+	Announced *intent.RootSet `json:"announced,omitempty"`
 	// Lost lets the announced roots alone sign, of what root only: whoever is to follow must accept it.
 	Lost              bool   `json:"lost,omitempty"`
 	After             uint64 `json:"after,omitempty" doc:"with lost: the last document that still counts, where somebody else signed those after it; 0: the head"`

@@ -21,6 +21,7 @@ type verbs struct{ account.Shell }
 // rotation are the flags of one command.
 type rotation struct {
 	api.RotateRequest
+	announced string
 	force     string
 	nextRoots string
 	wait      time.Duration
@@ -84,6 +85,7 @@ func (v verbs) domainCmd(what, short, phases string) *cobra.Command {
 	r.flags(c)
 	if what == api.RotateRoot {
 		c.Flags().StringVar(&r.nextRoots, "next", "", "roots.json of \"skerry pki init --next\": the roots to announce; needed where holders keep the roots")
+		c.Flags().StringVar(&r.announced, "announced", "", "roots.json that the announced roots were made with; needed where the coordinator was rebuilt from its sites")
 		c.Flags().BoolVar(&r.Lost, "lost", false, "the roots are lost or stolen: the announced next ones sign alone, and a person accepts that at the coordinator and at every agent")
 		c.Flags().Uint64Var(&r.After, "after", 0, "with --lost: the last trust document that still counts, where a thief signed those after it")
 	}
@@ -113,6 +115,13 @@ func (v verbs) rotate(c *cobra.Command, r rotation) error {
 			return err
 		}
 		r.Next = &b.Next
+	}
+	if r.announced != "" {
+		b, err := holder.LoadBundle(r.announced)
+		if err != nil {
+			return err
+		}
+		r.Announced = &b.Next
 	}
 	cl, err := v.Client()
 	if err != nil {
