@@ -74,6 +74,14 @@ func (s *Replica) activate() error {
 	return nil
 }
 
+// vain says that no run of staged entries over an active head holds together up to seq, and why the longest does not. It stays so until
+// the head moves: only longer runs are worth checking, as each costs a look at all objects of the site.
+type vain struct {
+	over intent.Head
+	seq  uint64
+	why  error
+}
+
 // run applies staged entries to the active state and returns the first whole run of activateBytes or, if there is less, all
 // of it; with every entry checked, the longest run that holds together. Nil, and why, when there is none.
 func (s *Replica) run(everyEntry bool) (best *next, err error) {
@@ -93,10 +101,20 @@ func (s *Replica) run(everyEntry bool) (best *next, err error) {
 			}
 			n.size += len(env.Payload)
 			full := n.size >= activateBytes
+			if s.vain.over == s.active && seq <= s.vain.seq {
+				if n.size > activateLimit || seq == s.chain.Head.Seq {
+					return s.vain.why
+				}
+				continue
+			}
 			if !full && !everyEntry && seq < s.chain.Head.Seq {
 				continue
 			}
 			cerr := n.check()
+			s.looks++
+			if cerr != nil && everyEntry && best == nil {
+				s.vain = vain{s.active, seq, fmt.Errorf("entry %d: %w", seq, cerr)}
+			}
 			if cerr == nil {
 				best = n.clone()
 				if full {

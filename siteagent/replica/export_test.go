@@ -26,6 +26,13 @@ func (s *Replica) StageOnly(env *intent.Envelope) error {
 	return s.stage([]received{{e, wire, e.Head(env.Payload)}})
 }
 
+// Looks is how often a run of entries was checked over all objects.
+func (s *Replica) Looks() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.looks
+}
+
 // DataKeys lists the data keys that are kept, in memory.
 func (s *Replica) DataKeys() []uint64 {
 	s.mu.Lock()

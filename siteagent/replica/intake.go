@@ -9,10 +9,10 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
-// How many envelopes are verified and staged at once, and how many octets of them wait for an entry of a current writer: a site that
-// was away for years, in memory.
+// How many envelopes are verified, staged and activated at once: each time all objects of the site are looked at. And how many octets
+// wait for an entry of a current writer: a site that was away for years, in memory.
 const (
-	intakeBatch  = 64
+	intakeBatch  = 1024
 	intakeOctets = 1 << 20
 	maxWaiting   = 64 << 20
 )

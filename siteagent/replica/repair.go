@@ -229,6 +229,7 @@ func (s *Replica) relive() error {
 	if roster != nil {
 		s.roster = roster
 	}
+	s.vain = vain{}
 	s.active, s.objects, s.tombs, s.acks, s.sealed, s.deks = t.active, t.objects, t.tombs, t.acks, t.sealed, t.deks
 	return nil
 }

@@ -64,6 +64,8 @@ type Replica struct {
 	members    *intent.RosterBody // as effective
 	around     *intent.RosterBody // members, and this agent in any case
 	rejected   string
+	vain       vain
+	looks      int // at all objects, so far
 	rev        uint64
 	wake       chan struct{}
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -98,6 +99,49 @@ func TestBadEntryKeepsLastGood(t *testing.T) {
 		t.Fatalf("Receive = %d, %v", n, err)
 	}
 	if st := s.State(); st.Head != a.Head || st.Rejected != "" || !names(s)["tiny"] {
+		t.Errorf("active %v, rejected %q; want %v, none", st.Head, st.Rejected, a.Head)
+	}
+}
+
+// A site of many objects whose next entries do not hold together stays at the last good state, and each further entry costs one look at
+// all objects, not one for each that waits.
+func TestRejectedTail(t *testing.T) {
+	const objects, tail = 50, 20
+	a := sitetest.NewAuthor(t)
+	s, db := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
+	defer db.Close()
+	machine := func(i, rev int, more string) string {
+		return fmt.Sprintf(`{"apiVersion":"skerry/v1","kind":"Machine","metadata":{"name":"m%d","site":"lon1","uid":"u%d","generation":%d},"spec":{%s"nics":[{"mac":"52:54:00:00:00:%02x","boot":true}]}}`, i, i, rev, more, i)
+	}
+	takes := func(env *intent.Envelope, looks int) {
+		t.Helper()
+		before := s.Looks()
+		if n, err := s.Receive(t.Context(), []*intent.Envelope{env}); n != 1 || err != nil {
+			t.Fatalf("Receive = %d, %v", n, err)
+		}
+		if n := s.Looks() - before; n > looks {
+			t.Errorf("entry %d costs %d looks at all objects, want at most %d", a.Head.Seq, n, looks)
+		}
+	}
+	docs := []string{sitetest.SiteDoc}
+	for i := range objects {
+		docs = append(docs, machine(i, 1, ""))
+	}
+	takes(a.Put(docs...), 1)
+	good := a.Head
+	for i := range tail { // each asks for a secret that is not there
+		takes(a.Put(machine(i, 2, fmt.Sprintf(`"bmc":{"address":"10.1.0.%d:443","protocol":"redfish","secret":"bmc"},`, i+1))), 2)
+	}
+	takes(a.Put(machine(objects-1, 2, "")), 2)
+	if st := s.State(); st.Head != good || !strings.Contains(st.Rejected, fmt.Sprintf("entry %d:", a.Head.Seq)) {
+		t.Fatalf("active %v, rejected %q", st.Head, st.Rejected)
+	}
+	before := s.Looks()
+	if err := s.Retry(); err == nil || s.Looks() != before {
+		t.Errorf("nothing is new: %v, %d looks", err, s.Looks()-before)
+	}
+	takes(a.Put(`{"apiVersion":"skerry/v1","kind":"Secret","metadata":{"name":"bmc","site":"lon1","uid":"sec","generation":1},"spec":{"type":"bmc"}}`), 1)
+	if st := s.State(); st.Head != a.Head || st.Rejected != "" {
 		t.Errorf("active %v, rejected %q; want %v, none", st.Head, st.Rejected, a.Head)
 	}
 }
