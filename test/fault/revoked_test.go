@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/pki/join"
+	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/pki/trust"
 	agentkeys "github.com/skerry-metal/skerry/siteagent/keys"
 )
@@ -283,9 +286,34 @@ func (w *world) absent(name string) {
 	}
 }
 
-// masses revokes many keys, one after the other, and disturbs nobody else.
+// crowd lets n agents join sites of their own, five a site; they run nowhere. It returns them as SITE/AGENT.
+func (w *world) crowd(n int) (out []string) {
+	w.Helper()
+	var sites []string
+	for i := range (n + 4) / 5 {
+		sites = append(sites, fmt.Sprintf(`{"kind":"Site","metadata":{"name":"m%d"},"spec":{"region":"eu","zone":"z"}}`, i))
+	}
+	_, err := w.api("admin", "coordinator").Apply(w.Context(), rawDocs(sites...), false, "")
+	w.must(err)
+	for i := range n {
+		site, id := fmt.Sprintf("m%d", i/5), fmt.Sprintf("a%d", i%5)
+		t, err := w.api("admin", "coordinator").JoinToken(w.Context(), site, api.JoinTokenRequest{Agent: id})
+		w.must(err)
+		tok, addr, err := join.ParseTarget(t.Token)
+		w.must(err)
+		keys, err := seal.Generate()
+		w.must(err)
+		_, err = join.Join(w.Context(), w.net.Host("10.9.9.9"), addr, tok, keys, join.About{Addr: []string{"10.7.7.7:7444"}})
+		w.must(err)
+		out = append(out, site+"/"+id)
+	}
+	return out
+}
+
+// masses revokes many keys and agents, one after the other, and disturbs nobody else.
 func (w *world) masses() {
 	w.Helper()
+	crowd := w.crowd(tierGone)
 	ends := func() (n int) {
 		for _, who := range []string{"s1/a1", "s2/a1", "s2/a2"} {
 			n += strings.Count(w.logs.String(), `msg="uplink ended" who=`+who)
@@ -299,15 +327,28 @@ func (w *world) masses() {
 		rand.Read(b) // never fails: crypto/rand, Go 1.24
 		w.revoke(api.RevokeRequest{Kind: "spki", ID: hex.EncodeToString(b), Reason: "a lost list"})
 	}
+	for _, a := range crowd {
+		w.revoke(api.RevokeRequest{Kind: "agent", ID: a, Reason: "a lost depot"})
+	}
 	w.until("every agent has heard of all", func() bool {
 		for _, a := range []string{"s1/a1", "s2/a1", "s2/a2"} {
-			if w.hears(a) != 1+tierRevoked {
+			if w.hears(a) != 1+tierRevoked+tierGone {
 				return false
 			}
 		}
 		return true
 	})
-	w.Logf("%d revocations are with everybody after %v", tierRevoked, time.Since(began))
+	w.Logf("%d revocations of keys and %d of agents are with everybody after %v", tierRevoked, tierGone, time.Since(began))
+	ctx, cancel := w.ask()
+	defer cancel()
+	l, err := w.api("admin", "s2/a1").Revocations(ctx)
+	w.must(err)
+	for _, a := range crowd {
+		site, id, _ := strings.Cut(a, "/")
+		if _, listed := w.seen(site, id); listed || !slices.ContainsFunc(l.Entries, func(r intent.Revocation) bool { return r.Kind == intent.RevokeAgent && r.ID == a }) {
+			w.Errorf("%s is in a roster (%v), or nobody has heard that it is revoked", a, listed)
+		}
+	}
 	w.until("the other site is level", func() bool { return w.level("s2") })
 	if now, _ := w.seen("s1", "a1"); !now.Up || !up.Up {
 		w.Errorf("who was not revoked: %+v, %+v", up, now)

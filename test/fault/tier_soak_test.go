@@ -15,7 +15,8 @@ const (
 	tierHistories  = 250                 // F10: four times
 	tierKeyPoints  = 1 << 20             // F18: all
 	tierPoints     = 150                 // F2: of each victim
-	tierRevoked    = 5000                // F15
+	tierRevoked    = 5000                // F15: keys
+	tierGone       = 500                 // F15: agents, five a site
 	tierHostility  = 3 * time.Minute     // F12
 	tierAgents     = 8                   // F9
 	tierFlaps      = 1000                // F9

@@ -15,7 +15,8 @@ const (
 	tierHistories  = 2                    // F10
 	tierKeyPoints  = 3                    // F18: of each victim
 	tierPoints     = 5                    // F2: of each victim
-	tierRevoked    = 300                  // F15
+	tierRevoked    = 300                  // F15: keys
+	tierGone       = 20                   // F15: agents, five a site
 	tierHostility  = 30 * time.Second     // F12
 	tierAgents     = 8                    // F9
 	tierFlaps      = 20                   // F9
