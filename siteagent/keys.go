@@ -23,7 +23,7 @@ func (a *Agent) newWorker() *keys.Worker {
 func (a *Agent) wireCatchup() {
 	a.back = catchup.New(catchup.Config{
 		Site: a.id.Site, Self: a.id.Agent, Replica: a.replica, In: a.desk, Dial: a.cfg.Network, Hears: a.sees, Soon: func() { a.uplink.Soon() }, Event: a.journalEvent, Log: a.cfg.Logger,
-		About: a.members.About, Told: a.members.Told,
+		About: a.members.About, Replacing: a.members.Replacing, Told: a.members.Told,
 		Keys: func() *seal.Keys { return a.keys.All()[0] }, Above: func() []uplink.Target {
 			if a.uplink.Status().Up {
 				return nil

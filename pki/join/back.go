@@ -29,14 +29,16 @@ type Back struct {
 	Offer      []byte `json:"offer,omitempty"`
 	Revocation uint64 `json:"revocation"` // the newest that it has of the stream
 	Intent     uint64 `json:"intent"`     // and of the site's chain
-	// Quarantine is the number of the newest order about itself that it knows; a coordinator does not read it.
+	// Quarantine is the number of the newest order about itself that it knows, Replaced the spare that it knows to have its place; a
+	// coordinator does not read them.
 	Quarantine uint64 `json:"quarantine,omitempty"`
+	Replaced   string `json:"replaced,omitempty"`
 }
 
 // Returner lets agents back in.
 type Returner interface {
 	// Missed checks that b is an agent that may speak, whose signing key is b.Sign, and calls send for each document that it has
-	// not, in order: revocations first. Who is in quarantine is told of that alone. Errors: ErrRefused, of whom it may not tell.
+	// not, in order: revocations first. Who is in quarantine, or was replaced, is told of that alone. Errors: ErrRefused, of whom it may not tell.
 	Missed(ctx context.Context, b Back, send func(stream string, env *intent.Envelope) error) error
 }
 
@@ -46,12 +48,15 @@ type backMsg struct {
 	Proof []byte `json:"proof"` // Ed25519 by Sign over the transcript
 }
 
-// StreamQuarantine names the orders about who returns. They are no stream: the one with the highest number counts.
-const StreamQuarantine = "quarantine"
+// What is told to who returns beside the streams: the newest order about it, and the admission of the spare that has its place.
+const (
+	StreamQuarantine = "quarantine"
+	StreamAdmission  = "admission"
+)
 
 // docMsg is one document that was missed; without one nothing follows.
 type docMsg struct {
-	Stream string           `json:"stream,omitempty"` // revocation, intent or StreamQuarantine
+	Stream string           `json:"stream,omitempty"` // revocation, intent, StreamQuarantine or StreamAdmission
 	Env    *intent.Envelope `json:"env,omitempty"`
 }
 

@@ -32,13 +32,14 @@ type Config struct {
 	Above func() []uplink.Target
 	// Hears tells whether an agent of the site is heard.
 	Hears func(agent string) bool
-	// About returns the newest quarantine order about an agent of the site, and its number; nil and 0: none. Told takes one about this
-	// agent.
-	About func(agent string) (*intent.Envelope, uint64)
-	Told  func(context.Context, *intent.Envelope) error
-	Soon  func() // something was learnt: a coordinator may be dialled now
-	Event func(kind, text string) error
-	Log   *slog.Logger
+	// About returns the newest quarantine order about an agent of the site, and its number; Replacing the admission of the spare that has
+	// an agent's place, and its name. Nil: none. Told takes either, about this agent.
+	About     func(agent string) (*intent.Envelope, uint64)
+	Replacing func(agent string) (*intent.Envelope, string)
+	Told      func(context.Context, *intent.Envelope) error
+	Soon      func() // something was learnt: a coordinator may be dialled now
+	Event     func(kind, text string) error
+	Log       *slog.Logger
 }
 
 // Keeper asks those that it cannot hear.
@@ -125,6 +126,7 @@ func (k *Keeper) ask(ctx context.Context, addr string, want trust.Want, offer bo
 			b := join.Back{Site: k.Site, Agent: k.Self, Revocation: k.Replica.RevocationHead().Seq, Intent: k.Replica.State().Staged.Seq}
 			var err error
 			_, b.Quarantine = k.About(k.Self)
+			_, b.Replaced = k.Replacing(k.Self)
 			if b.Sign, err = keys.SignPublic(); err != nil || !offer {
 				return b, err
 			}
@@ -153,7 +155,7 @@ func (k *Keeper) take(ctx context.Context, give func(func(string, *intent.Envelo
 	_, err := k.In.Intent(ctx, func(entry func(*intent.Envelope, int) error) error {
 		return give(func(stream string, env *intent.Envelope) error {
 			switch stream {
-			case join.StreamQuarantine:
+			case join.StreamQuarantine, join.StreamAdmission:
 				return k.Told(ctx, env)
 			case intent.StreamRevocation:
 				if revoked = append(revoked, env); len(revoked) < intake.RevocationBatch {
@@ -179,12 +181,18 @@ func (k *Keeper) Missed(_ context.Context, b join.Back, send func(string, *inten
 		})
 	}
 	order, n := k.About(b.Agent)
+	admission, spare := k.Replacing(b.Agent)
 	counts := lists(st.Roster)
-	if b.Site != k.Site || !counts && (order == nil || !lists(st.Signed)) {
+	if b.Site != k.Site || !counts && (order == nil && admission == nil || !lists(st.Signed)) {
 		return fmt.Errorf("cannot let %s/%s back: not in the roster with this key: %w", b.Site, b.Agent, join.ErrRefused)
 	}
 	if n > b.Quarantine {
 		if err := send(join.StreamQuarantine, order); err != nil {
+			return err
+		}
+	}
+	if admission != nil && spare != b.Replaced {
+		if err := send(join.StreamAdmission, admission); err != nil {
 			return err
 		}
 	}

@@ -81,6 +81,48 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
+// Who was replaced makes way when it is told, until its spare is cut off itself.
+func TestToldOfSpare(t *testing.T) {
+	s := newSite(t, "a1", "a2", "spare:s1")
+	for n := range s.agents {
+		s.gone[n] = true // nobody has a session
+	}
+	a1, a2 := s.agents["a1"], s.agents["a2"]
+	s.agents["s1"].Addr, s.agents["s1"].Boot = []string{"10.0.0.9:7444"}, []string{}
+	env := func(replaces string) *intent.Envelope {
+		t.Helper()
+		e, err := s.agents["s1"].NewAdmission(replaces)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	if err := a1.Admit(t.Context(), env("a2")); err != nil {
+		t.Fatal(err)
+	}
+	told, spare := a1.Replacing("a2")
+	if none, _ := a1.Replacing("a1"); told == nil || spare != "s1" || none != nil {
+		t.Fatalf("a2 is replaced by %q, a1: %v", spare, none)
+	}
+	if err := a2.Told(t.Context(), env("a1")); !errors.Is(err, document.ErrAdmission) {
+		t.Errorf("in another's place: %v", err)
+	}
+	s.want("a2", "a1 a2")
+	for range 2 {
+		if err := a2.Told(t.Context(), told); err != nil {
+			t.Fatal(err)
+		}
+		s.want("a2", "a1 s1")
+	}
+	if got := a2.Barred()["a2"]; got != "replaced by s1" {
+		t.Errorf("it says %q", got)
+	}
+	for _, at := range []string{"a1", "a2"} { // as it came to a2 by a1's journal, once a1 has a session with it again
+		s.quarantine(at, "s1", true, false)
+		s.want(at, "a1 a2")
+	}
+}
+
 // What is no admission of this site's spare is refused, and changes nothing.
 func TestForgedAdmissions(t *testing.T) {
 	s := newSite(t, "a1", "a2", "spare:s1")

@@ -12,8 +12,8 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
 
-// An agent that was cut off has no session any more by which its peers' journals would come. It asks them as one that was away does
-// (siteagent/catchup), and is told the newest order about it, and nothing else.
+// An agent that was cut off, or whose place a spare took, has no session any more by which its peers' journals would come. It asks them
+// as one that was away does (siteagent/catchup), and is told the newest order about it, or that admission, and nothing else.
 
 // About returns the newest order about an agent, and its number; nil and 0: there was none.
 func (k *Keeper) About(agent string) (*intent.Envelope, uint64) {
@@ -43,9 +43,51 @@ func (k *Keeper) about(agent string) (best *intent.Envelope, newest *intent.Quar
 	return best, newest
 }
 
-// Told takes an order about this agent that somebody else gave it. It counts as one from the journal does, if who signed it counts
-// here: a box that this agent cut off cuts nobody off any more. Errors: document's of an order that is none, the journal's.
+// Replacing returns the admission of the spare that has an agent's place, and its name; nil and "": none has.
+func (k *Keeper) Replacing(agent string) (*intent.Envelope, string) {
+	members := k.Replica.Roster()
+	for _, r := range k.Journal.View(kindAdmission) {
+		env := &intent.Envelope{}
+		if json.Unmarshal(r.Body, env) != nil {
+			continue // as above
+		}
+		if a, err := k.openAdmission(env); err == nil && a.Replaces == agent && lists(members, a.Spare) {
+			return env, a.Spare
+		}
+	}
+	return nil, ""
+}
+
+// Told takes an order about this agent, or the admission of a spare in its place, that somebody else gave it. Errors: document's of what
+// is neither, the journal's.
 func (k *Keeper) Told(ctx context.Context, env *intent.Envelope) error {
+	if env.PayloadType == intent.PayloadAdmission {
+		return k.replaced(ctx, env)
+	}
+	return k.ordered(ctx, env)
+}
+
+func (k *Keeper) replaced(ctx context.Context, env *intent.Envelope) error {
+	a, err := k.openAdmission(env)
+	if err != nil {
+		return err
+	}
+	if a.Replaces != k.Self {
+		return fmt.Errorf("cannot make way for %s, which replaces %q: %w", a.Spare, a.Replaces, document.ErrAdmission)
+	}
+	if _, known := k.Replica.Decisions().Admitted[a.Spare]; known {
+		return nil
+	}
+	text := a.Spare + " took the place of " + k.Self + ", which was told so"
+	k.Log.WarnContext(ctx, text)
+	_, err = k.order(ctx, claim.Draft{Kind: kindAdmission, Key: a.Spare + "/" + k.Self, Body: env},
+		reconcile.Event("", "", intent.Epoch{}, "agent.replaced", text, map[string]string{"spare": a.Spare, "replaces": k.Self}))
+	return err
+}
+
+// ordered takes an order about this agent. It counts as one from the journal does, if who signed it counts
+// here: a box that this agent cut off cuts nobody off any more.
+func (k *Keeper) ordered(ctx context.Context, env *intent.Envelope) error {
 	st := k.Replica.State()
 	q, err := document.OpenQuarantine(env, k.Site, st.Signed)
 	if err != nil {

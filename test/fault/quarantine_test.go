@@ -1,12 +1,14 @@
 package fault
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/siteagent"
 )
 
 // quarantined lets an agent cut another one of its site off, or let it back.
@@ -97,5 +99,30 @@ func TestQuarantinedIsTold(t *testing.T) {
 			t.Errorf("the stolen one cut a2 off once more: %q", got)
 		}
 		w.until("a2 takes changes alone", func() bool { return w.changes("s1", "a2", "four") == nil })
+	})
+}
+
+// An agent that comes back after a spare took its place learns it, and changes nothing, until the spare is cut off.
+func TestReplacedIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.over()
+		d := &decade{world: w}
+		d.prepare()
+		w.end("coordinator")
+		w.end("s1/a2")
+		w.until("a1 is sure that a2 is gone", func() bool { return w.company("s1/a1") == "a1" })
+		w.must(os.MkdirAll(w.box("s1/s1", "10.1.0.9", 7444).dir, 0o700))
+		w.startAs("s1/s1", siteagent.Config{Spare: d.kit, KitPassphrase: d.kit + ".pass", Replaces: "a2"})
+		w.until("the spare is in", func() bool { return w.company("s1/a1") == "a1 s1" })
+		w.start("s1/a2", "")
+		w.until("a2 is up", func() bool { return w.answers("s1/a2", w.token["admin"]) == nil })
+		w.within(2*time.Minute, "a2 knows that it was replaced", func() bool { return w.barred("s1", "a2", "a2") == "replaced by s1" })
+		if err := w.changes("s1", "a2", "one"); err == nil || !strings.Contains(err.Error(), "replaced by s1") {
+			t.Errorf("a change at a2: %v", err)
+		}
+		w.quarantined("s1", "a1", "s1", true)
+		w.within(3*time.Minute, "a2 is back", func() bool { return w.barred("s1", "a2", "a2") == "" && w.company("s1/a1") == "a1 a2" })
+		w.until("a2 takes changes", func() bool { return w.changes("s1", "a2", "two") == nil })
 	})
 }
