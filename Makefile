@@ -75,7 +75,7 @@ fuzz: ## every fuzz target for FUZZTIME (30 s; `make test` gives each 2 s)
 	    echo "ok $$d $$t"; done; done
 
 test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
-	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp; else echo "no corpus at $(CORPUS): skipped"; fi
+	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp ./telemetry/sflow; else echo "no corpus at $(CORPUS): skipped"; fi
 
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator
