@@ -50,7 +50,7 @@ const (
 
 // DB is an open state directory.
 type DB struct {
-	cfg  Config
+	gauge
 	life sync.RWMutex // held over every use of b; Rebuild replaces it
 	b    *badger.DB
 	lock *os.File
@@ -61,9 +61,6 @@ type DB struct {
 	recovering bool
 	holds      map[string]string // bucket -> reason
 	torn       bool              // a table block is damaged: what was read once may be gone from the next walk
-	spaceAt    time.Time
-	free       uint64
-	total      uint64
 }
 
 // Open sweeps leftovers of a crash and opens the directory. After three failed opens, counted across process lives, the
@@ -81,7 +78,7 @@ func Open(cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{cfg: cfg, lock: lock, holds: map[string]string{}}
+	d := &DB{gauge: gauge{cfg: cfg}, lock: lock, holds: map[string]string{}}
 	from, err := readSchema(cfg.Dir)
 	if err == nil {
 		err = finishRebuild(cfg.Dir)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,28 +20,38 @@ const (
 	classVital               // leases, promises, journal: refused last
 )
 
+// gauge knows how much is free where a directory lies.
+type gauge struct {
+	cfg Config
+
+	look  sync.Mutex // guards what follows
+	at    time.Time
+	free  uint64
+	total uint64
+}
+
 // Space returns free and total octets of the file system, at most a second old.
-func (d *DB) Space() (free, total uint64, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.spaceAt.IsZero() && time.Since(d.spaceAt) < spaceMaxAge {
-		return d.free, d.total, nil
+func (g *gauge) Space() (free, total uint64, err error) {
+	g.look.Lock()
+	defer g.look.Unlock()
+	if !g.at.IsZero() && time.Since(g.at) < spaceMaxAge {
+		return g.free, g.total, nil
 	}
-	free, total, err = d.cfg.Statfs(d.cfg.Dir)
+	free, total, err = g.cfg.Statfs(g.cfg.Dir)
 	if err != nil {
 		return 0, 0, err
 	}
-	d.free, d.total, d.spaceAt = free, total, time.Now()
+	g.free, g.total, g.at = free, total, time.Now()
 	return free, total, nil
 }
 
 // admit refuses a write before it could fill the disk: Badger maps its files, so a full disk is SIGBUS, not an error.
-func (d *DB) admit(c class) error {
-	free, total, err := d.Space()
+func (g *gauge) admit(c class) error {
+	free, total, err := g.Space()
 	if err != nil {
 		return fmt.Errorf("cannot write state: %w", err)
 	}
-	if floor := d.cfg.floor(c, total); free < floor {
+	if floor := g.cfg.floor(c, total); free < floor {
 		return fmt.Errorf("cannot write state: %w: %d octets free, %d needed", ErrFull, free, floor)
 	}
 	return nil
@@ -89,9 +100,9 @@ func (d *DB) Pressure() Pressure {
 
 // PressureNow is Pressure without the second: for who just made room.
 func (d *DB) PressureNow() Pressure {
-	d.mu.Lock()
-	d.spaceAt = time.Time{}
-	d.mu.Unlock()
+	d.look.Lock()
+	d.at = time.Time{}
+	d.look.Unlock()
 	return d.Pressure()
 }
 
