@@ -27,10 +27,35 @@ const (
 
 // Sink takes what a Receiver heard. It is called by one goroutine, and keeps neither datagram nor octets.
 type Sink interface {
-	// Datagram begins a datagram of a known exporter, which was not heard before.
-	Datagram(a *Arrival)
-	// Sample takes each sample of the datagram that was begun last, in wire order. t is zero unless it is of kind Flow.
-	Sample(a *Arrival, s *Sample, t Step)
+	// Datagram takes a datagram of a known exporter, which was not heard before; r reads its samples, and ends with the call.
+	Datagram(a *Arrival, r *Reader)
+}
+
+// Reader reads the samples of one datagram.
+type Reader struct {
+	Sample Sample // as Next read it
+	Step   Step   // what it adds to its source; zero unless it is of kind Flow
+
+	d       Datagram
+	streams *Streams
+	stream  int
+	refused *atomic.Uint64
+}
+
+// Next reads the next sample, in wire order; false when there is none left. Nothing is allocated but for a new source.
+func (r *Reader) Next() bool {
+	for r.d.Next(&r.Sample) {
+		r.Step = Step{}
+		if r.Sample.Kind != Flow {
+			return true
+		}
+		var ok bool
+		if r.Step, ok = r.streams.Source(r.stream, r.d.Uptime, &r.Sample); ok {
+			return true
+		}
+		r.refused.Add(1)
+	}
+	return false
 }
 
 // Config is what a Receiver works with.
@@ -83,7 +108,7 @@ type Receiver struct {
 	conn    *net.UDPConn
 	logged  map[netip.Addr]time.Time
 	arrival Arrival // of the datagram that is being read; here, so that nothing is allocated
-	sample  Sample
+	reader  Reader
 }
 
 // New returns a receiver that has not begun.
@@ -91,7 +116,9 @@ func New(cfg Config) *Receiver {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Receiver{cfg: cfg, streams: NewStreams(), logged: map[netip.Addr]time.Time{}}
+	r := &Receiver{cfg: cfg, streams: NewStreams(), logged: map[netip.Addr]time.Time{}}
+	r.reader = Reader{streams: r.streams, refused: &r.dropped[ReasonSources]}
+	return r
 }
 
 // Dropped counts the datagrams that were dropped for a reason, since the start.
@@ -219,18 +246,8 @@ func (r *Receiver) Take(b []byte, from netip.Addr, now time.Time) {
 		return
 	}
 	r.unknown.Add(uint64(d.Unknown))
-	r.arrival = a
-	r.cfg.Sink.Datagram(&r.arrival)
-	for d.Next(&r.sample) {
-		var t Step
-		if r.sample.Kind == Flow {
-			if t, ok = r.streams.Source(a.Stream, &r.sample); !ok {
-				r.dropped[ReasonSources].Add(1)
-				continue
-			}
-		}
-		r.cfg.Sink.Sample(&r.arrival, &r.sample, t)
-	}
+	r.arrival, r.reader.d, r.reader.stream = a, d, a.Stream
+	r.cfg.Sink.Datagram(&r.arrival, &r.reader)
 }
 
 func (r *Receiver) logSource(agent, from netip.Addr, now time.Time) {

@@ -44,6 +44,8 @@ type Arrival struct {
 	Stream int // index, dense from 0
 	Key
 	Seq    uint32
+	Uptime uint32    // ms, of the exporter, modulo 2^32
+	At     time.Time // when it came
 	Bucket uint32    // interval: uptime / Bucket, or the wall's minute with Clock
 	Epoch  time.Time // when the exporter started, by this agent's clock
 	Start  time.Time // when Bucket began, by this agent's clock
@@ -57,6 +59,7 @@ type Step struct {
 	Pool   uint32 // packets that could have been sampled since the sample before; 0 with Fresh
 	Drops  uint32 // samples that the exporter lost since then
 	Lost   int    // samples that are missing since then; -1: one that was missing came late
+	Since  uint32 // ms of uptime since then
 	Fresh  bool   // the first of its source, or after a restart: what lies before is unknown
 }
 
@@ -86,6 +89,7 @@ type stream struct {
 type source struct {
 	index           int
 	seq, pool, drop uint32
+	uptime          uint32
 }
 
 // Datagram takes a datagram of a known exporter that came at now. ok is false for a duplicate, for one that comes too late to tell,
@@ -101,14 +105,14 @@ func (s *Streams) Datagram(d *Datagram, now time.Time) (a Arrival, ok, full bool
 		s.byKey[k] = st
 		s.list = append(s.list, st)
 		st.begin(d, now)
-		a.Flags = Reset
 	} else {
 		if a.Lost, a.Flags, ok = st.advance(d, now); !ok {
 			return a, false, false
 		}
 	}
 	st.judge(d, now)
-	a.Stream, a.Key, a.Seq, a.Epoch = st.index, k, d.Seq, st.epoch
+	a.Stream, a.Key, a.Seq, a.Uptime, a.Epoch = st.index, k, d.Seq, d.Uptime, st.epoch
+	a.At = now
 	if st.local {
 		a.Flags |= Clock
 		a.Bucket = uint32(now.Unix() / int64(Bucket/time.Second))
@@ -176,8 +180,8 @@ func (st *stream) judge(d *Datagram, now time.Time) {
 	st.local = off.Abs() > wall/10
 }
 
-// Source takes one flow sample of a datagram that Datagram took. ok is false where MaxSources are known already.
-func (s *Streams) Source(stream int, smp *Sample) (t Step, ok bool) {
+// Source takes one flow sample of a datagram of that uptime, which Datagram took. ok is false where MaxSources are known already.
+func (s *Streams) Source(stream int, uptime uint32, smp *Sample) (t Step, ok bool) {
 	st := s.list[stream]
 	id := uint64(smp.SourceType)<<32 | uint64(smp.Source)
 	src := st.sources[id]
@@ -185,7 +189,7 @@ func (s *Streams) Source(stream int, smp *Sample) (t Step, ok bool) {
 		if len(st.sources) >= MaxSources {
 			return t, false
 		}
-		src = &source{index: len(st.sources), seq: smp.Seq, pool: smp.Pool, drop: smp.Drops}
+		src = &source{index: len(st.sources), seq: smp.Seq, pool: smp.Pool, drop: smp.Drops, uptime: uptime}
 		st.sources[id] = src
 		return Step{Source: src.index, Fresh: true}, true
 	}
@@ -196,10 +200,10 @@ func (s *Streams) Source(stream int, smp *Sample) (t Step, ok bool) {
 		return t, true
 	}
 	pool, drops := smp.Pool-src.pool, smp.Drops-src.drop
-	src.seq, src.pool, src.drop = smp.Seq, smp.Pool, smp.Drops
-	if diff < 0 || pool >= resetPool || diff > resetSamples {
-		t.Fresh = true
-		return t, true
+	t.Since = uptime - src.uptime
+	src.seq, src.pool, src.drop, src.uptime = smp.Seq, smp.Pool, smp.Drops, uptime
+	if diff < 0 || pool >= resetPool || diff > resetSamples || t.Since > 1<<31 {
+		return Step{Source: src.index, Fresh: true}, true
 	}
 	t.Lost, t.Pool = int(diff)-1, pool
 	if drops < resetPool {

@@ -22,14 +22,16 @@ type heard struct {
 	wake     chan struct{}
 }
 
-func (h *heard) Datagram(a *Arrival) {
+func (h *heard) Datagram(a *Arrival, r *Reader) {
 	h.arrivals = append(h.arrivals, *a)
 	h.lost += a.Lost
+	for r.Next() {
+		h.steps = append(h.steps, r.Step)
+	}
 	if h.wake != nil {
 		h.wake <- struct{}{}
 	}
 }
-func (h *heard) Sample(_ *Arrival, _ *Sample, t Step) { h.steps = append(h.steps, t) }
 
 func receiver(h *heard) *Receiver {
 	return New(Config{
@@ -180,8 +182,8 @@ func TestSources(t *testing.T) {
 	want := []Step{
 		{Source: 0, Fresh: true},
 		{Source: 1, Fresh: true},
-		{Source: 0, Pool: 0x20, Drops: 2},
-		{Source: 1, Pool: 400, Lost: 2},
+		{Source: 0, Pool: 0x20, Drops: 2, Since: 100},
+		{Source: 1, Pool: 400, Lost: 2, Since: 100},
 		{Source: 1, Lost: -1},
 		{Source: 0, Fresh: true}, // its pool fell
 	}
@@ -215,8 +217,12 @@ func TestRefusedAtTheDoor(t *testing.T) {
 		e.SubAgent = uint32(i)
 		r.Take(e.Datagram(), hostA, now)
 	}
-	got := fmt.Sprint(r.Dropped(ReasonSource), r.Dropped(ReasonMalformed), r.Dropped(ReasonStreams), len(h.arrivals), strings.Count(log.String(), "\n"))
-	if want := fmt.Sprint(3, 1, 5, MaxStreams, 2); got != want {
+	got := ""
+	for _, why := range Reasons() {
+		got += fmt.Sprintf("%s %d, ", why, r.Dropped(why))
+	}
+	got += fmt.Sprintf("%d taken, %d unknown, %d lines", len(h.arrivals), r.Unknown(), strings.Count(log.String(), "\n"))
+	if want := "malformed 1, source 3, duplicate 0, streams 5, sources 0, panic 0, 256 taken, 0 unknown, 2 lines"; got != want {
 		t.Errorf("%s, want %s\n%s", got, want, log.String())
 	}
 }

@@ -24,6 +24,7 @@ func libraries() []library {
 		{"github.com/cloudflare/cfssl", []string{"pki/ca"}, "certificates"},
 		{"github.com/danielgtaylor/huma/v2", []string{"mesh/api"}, "OpenAPI 3.1"},
 		{"github.com/dgraph-io/badger/v4", []string{"storage/state"}, "all state"},
+		{"github.com/gaissmai/bart", []string{"telemetry/account"}, "prefix tables"},
 		{"github.com/goccy/go-yaml", []string{"cmd/skerry/cli", "deploy/images/tinyinit"}, "YAML for people; tinyinit is a guest's program and reads NoCloud, which is YAML"},
 		{"github.com/google/go-cmp", nil, "differences"},
 		{"github.com/gopacket/gopacket", nil, "a second reader of sFlow"},
