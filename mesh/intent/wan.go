@@ -3,7 +3,6 @@ package intent
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -76,29 +75,6 @@ func ParseAmount(s string) (uint64, bool) {
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	return n * unit, err == nil && n <= math.MaxInt64/unit
-}
-
-// Window returns the window that holds at t, or nil.
-func (s *WANSpec) Window(t time.Time) *WANWindow {
-	for i := range s.Windows {
-		if w := &s.Windows[i]; w.holds(t) {
-			return w
-		}
-	}
-	return nil
-}
-
-func (w *WANWindow) holds(t time.Time) bool {
-	from, _ := minuteOf(w.From)
-	to, _ := minuteOf(w.To)
-	now, day := t.Hour()*60+t.Minute(), t.Weekday()
-	if to <= from && now < to { // it began yesterday
-		now, day = now+24*60, (day+6)%7
-	}
-	if to <= from {
-		to += 24 * 60
-	}
-	return from <= now && now < to && (len(w.Days) == 0 || slices.Contains(w.Days, weekdays()[day]))
 }
 
 // weekdays are in the order of time.Weekday.

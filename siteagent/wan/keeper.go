@@ -127,7 +127,7 @@ func (k *Keeper) rate(s *intent.WANSpec, c swarm.Class) (perSecond float64, unti
 	if !ok {
 		return perSecond, ""
 	}
-	w := s.Window(now)
+	w := window(s, now)
 	if w == nil {
 		return perSecond, ""
 	}
