@@ -32,6 +32,7 @@ func documents() map[intent.Kind]reflect.Type {
 		intent.KindAgent:          reflect.TypeFor[Document[intent.AgentSpec]](),
 		intent.KindMachine:        reflect.TypeFor[Document[intent.MachineSpec]](),
 		intent.KindMachineType:    reflect.TypeFor[Document[intent.MachineTypeSpec]](),
+		intent.KindSwitch:         reflect.TypeFor[Document[intent.SwitchSpec]](),
 		intent.KindSubnetPool:     reflect.TypeFor[Document[intent.SubnetPoolSpec]](),
 		intent.KindNetwork:        reflect.TypeFor[Document[intent.NetworkSpec]](),
 		intent.KindAsset:          reflect.TypeFor[Document[intent.AssetSpec]](),

@@ -77,6 +77,7 @@ func kindTable() map[intent.Kind][2]string {
 		intent.KindAgent:          {staff, "operator"},
 		intent.KindMachine:        {staff, "operator"},
 		intent.KindMachineType:    {all, "operator"},
+		intent.KindSwitch:         {staff, "operator"},
 		intent.KindSubnetPool:     {staff, "operator"},
 		intent.KindAsset:          {staff, "operator"},
 		intent.KindImage:          {all, "operator"},

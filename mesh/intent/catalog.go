@@ -124,7 +124,7 @@ type ObjectProblem struct {
 // Check finds what does not fit together: unknown references, duplicate MACs and addresses, overlapping subnets, quotas
 // exceeded. The answer is ordered by object and path; empty means that the catalog may be published.
 func (c *Catalog) Check() []ObjectProblem {
-	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}, bmcs: map[string]Key{}, keys: map[Digest]Key{}}
+	k := &catalogCheck{c: c, macs: map[string]Key{}, addrs: map[string]Key{}, bmcs: map[string]Key{}, keys: map[Digest]Key{}, ports: map[string]Key{}}
 	place := map[Key]int{}
 	for i, o := range c.List("") {
 		place[o.Key()] = i
@@ -145,6 +145,7 @@ type catalogCheck struct {
 	addrs map[string]Key // site + address
 	bmcs  map[string]Key // site + address of the controller
 	keys  map[Digest]Key // users' keys, by SPKI
+	ports map[string]Key // site + NIC, or agent address of sFlow
 }
 
 func (k *catalogCheck) add(o *Object, path, what, fix string) {
@@ -190,6 +191,8 @@ func (k *catalogCheck) object(o *Object) {
 		}
 	case *MachineSpec:
 		k.machine(o, s)
+	case *SwitchSpec:
+		k.ofSwitch(o, s)
 	case *ImageSpec:
 		if a := k.ref(o, "spec.asset", KindAsset, "", s.Asset); a != nil && a.Spec.(*AssetSpec).Class != "image" {
 			k.add(o, "spec.asset", "asset "+s.Asset+" is not of class image", "upload it with --class image")
@@ -257,6 +260,28 @@ func (k *catalogCheck) machine(o *Object, s *MachineSpec) {
 		}
 		k.addrs[at] = o.Key()
 		k.address(o, path+"address", n.Address)
+	}
+}
+
+// ofSwitch checks ports and agent addresses. Switches come after machines, so every NIC is known.
+func (k *catalogCheck) ofSwitch(o *Object, s *SwitchSpec) {
+	once := func(path, what string) {
+		at := o.Metadata.Site + " " + what
+		if other, ok := k.ports[at]; ok {
+			k.add(o, path, fmt.Sprintf("%s is already of %s", what, other), "its traffic would count twice; correct one of them")
+		}
+		k.ports[at] = o.Key()
+	}
+	for i, p := range s.Ports {
+		path := fmt.Sprintf("spec.ports[%d].nic", i)
+		mac, _ := ParseMAC(p.NIC)
+		if m, ok := k.macs[mac]; !ok || m.Scope != o.Metadata.Site {
+			k.add(o, path, fmt.Sprintf("no machine of site %s has NIC %s", o.Metadata.Site, clip(p.NIC, 40)), "add it to a machine's nics, or correct it")
+		}
+		once(path, mac)
+	}
+	for i, a := range s.SFlow.Agents {
+		once(fmt.Sprintf("spec.sflow.agents[%d]", i), a)
 	}
 }
 

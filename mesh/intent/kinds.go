@@ -9,6 +9,7 @@ const (
 	KindAgent          Kind = "Agent"
 	KindMachine        Kind = "Machine"
 	KindMachineType    Kind = "MachineType"
+	KindSwitch         Kind = "Switch"
 	KindSubnetPool     Kind = "SubnetPool"
 	KindNetwork        Kind = "Network"
 	KindAsset          Kind = "Asset"

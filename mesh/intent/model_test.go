@@ -113,6 +113,11 @@ func TestCatalogCheck(t *testing.T) {
 	f(second("52:54:00:88:00:02", "10.88.0.1", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.88.0.1 is the gateway of SubnetPool lon1/boot; choose another")
 	f(second("52:54:00:88:00:02", "10.99.0.1", "10.88.1.2:443"), "Machine lon1/y: spec.nics[0].address: 10.99.0.1 is in no subnet pool of site lon1; add the pool or choose an address of one")
 
+	f(add(KindSwitch, "x", `"52:54:00:88:00:01"`, `"52:54:00:88:00:77"`), "Switch lon1/x: spec.ports[0].nic: no machine of site lon1 has NIC 52:54:00:88:00:77; add it to a machine's nics, or correct it")
+	f(add(KindSwitch, "y", `"10.88.2.1"`, `"10.88.2.2"`),
+		"Switch lon1/y: spec.ports[0].nic: 52:54:00:88:00:01 is already of Switch lon1/x; its traffic would count twice; correct one of them",
+		"Switch lon1/y: spec.sflow.agents[1]: fd00::1 is already of Switch lon1/x; its traffic would count twice; correct one of them")
+
 	f(func(c *Catalog) { c.Put(object(t, KindSubnetPool, "more", `{"prefix":"10.88.128.0/17"}`)) },
 		"SubnetPool lon1/more: spec.prefix: 10.88.128.0/17 overlaps 10.88.0.0/16 of SubnetPool lon1/boot; choose a free prefix; a site's subnets never overlap")
 	f(func(c *Catalog) {

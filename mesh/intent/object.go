@@ -66,9 +66,9 @@ func Kinds() (out []KindInfo) {
 }
 
 // kinds is the order of Kinds.
-func kinds() [17]Kind {
+func kinds() [18]Kind {
 	return [...]Kind{
-		KindSite, KindAgent, KindMachineType, KindSubnetPool, KindSecret, KindMachine, KindAsset, KindImage, KindProject, KindRole, KindUser,
+		KindSite, KindAgent, KindMachineType, KindSubnetPool, KindSecret, KindMachine, KindSwitch, KindAsset, KindImage, KindProject, KindRole, KindUser,
 		KindGroup, KindQuota, KindSSHKey, KindNetwork, KindInfrastructure, KindInstanceArray,
 	}
 }
@@ -88,6 +88,8 @@ func (k Kind) Info() (info KindInfo, ok bool) {
 		return KindInfo{k, "secrets", "", ScopeSite, false, true, func() Spec { return &SecretSpec{} }}, true
 	case KindMachine:
 		return KindInfo{k, "machines", "m", ScopeSite, false, true, func() Spec { return &MachineSpec{} }}, true
+	case KindSwitch:
+		return KindInfo{k, "switches", "sw", ScopeSite, false, true, func() Spec { return &SwitchSpec{} }}, true
 	case KindAsset:
 		return KindInfo{k, "assets", "", ScopeGlobal, false, false, func() Spec { return &AssetSpec{} }}, true
 	case KindImage:

@@ -35,6 +35,7 @@ func goodSpecs() map[Kind]string {
 		KindSite:           `{"region":"eu","zone":"z1","description":"A place","staleAfter":"168h","bootSlots":4,"installer":{"kernel":"k","ramdisk":"r"},"wan":{"rateIn":"20M","rateOut":"5M","dailyCap":"50G","windows":[{"days":["mon"],"from":"08:00","to":"18:30","rate":"2M"},{"from":"22:00","to":"06:00","rate":"0"}]},"peers":["par1","ams1"]}`,
 		KindAgent:          `{"management":"10.99.1.11:7444","boot":["10.88.0.11"],"roles":["dhcp","bmc"],"rank":1}`,
 		KindMachine:        `{"rack":"r1","position":1,"serial":"SN","uuid":"4c4c4544-0042-3510-8051-b4c04f4d3132","bmc":{"address":"10.88.1.1:443","protocol":"redfish","secret":"bmc","pin":"` + digestA + `"},"nics":[{"mac":"52:54:00:88:00:01","boot":true,"address":"10.88.0.21"}],"maintenance":true,"onboard":"as-is"}`,
+		KindSwitch:         `{"description":"top of r1","sflow":{"agents":["10.88.2.1","fd00::1"],"direction":"both"},"ports":[{"index":17,"name":"Ethernet17","nic":"52:54:00:88:00:01","vlan":100}]}`,
 		KindMachineType:    `{"cpu":{"min":1,"max":4},"memoryMiB":{"min":256},"disks":[{"media":"ssd","count":{"min":1},"minBytes":1}],"console":"ttyS0,115200n8","warm":1}`,
 		KindSubnetPool:     `{"prefix":"10.88.0.0/16","gateway":"10.88.0.1","dns":["10.88.0.2"],"ntp":["10.88.0.3"],"domain":"d.example","dhcp":"authoritative","dynamic":{"from":"10.88.9.1","to":"10.88.9.9"},"static":{"from":"10.88.0.20","to":"10.88.0.90"},"relays":["10.88.0.9"]}`,
 		KindNetwork:        `{"subnetPool":"boot"}`,
@@ -127,6 +128,14 @@ func TestValidate(t *testing.T) {
 	f(KindMachine, `"as-is"`, `"wipe"`, `spec.onboard: "wipe" is not known; use as-is`)
 	f(KindMachine, `[{"mac":"52:54:00:88:00:01","boot":true,"address":"10.88.0.21"}]`, `[]`, `spec.nics: 0 network ports; give 1 to 64`)
 	f(KindMachine, `{"mac":"52:54:00:88:00:01",`, `{"mac":"52:54:00:88:00:02","boot":true},{"mac":"52:54:00:88:00:01",`, `spec.nics: more than one has boot: true; keep one`)
+
+	f(KindSwitch, `["10.88.2.1","fd00::1"]`, `[]`, `spec.sflow.agents: 0 addresses; give 1 to 8`)
+	f(KindSwitch, `fd00::1`, `sw1`, `spec.sflow.agents[1]: "sw1" is not an IP address; write it like 10.0.0.1`)
+	f(KindSwitch, `"both"`, `"out"`, `spec.sflow.direction: "out" is not known; use auto, ingress, both, host`)
+	f(KindSwitch, `"index":17`, `"index":0`, `spec.ports[0].index: 0 is out of range; use 1 to 2147483647`)
+	f(KindSwitch, `{"index":17,`, `{"index":17,"nic":"52:54:00:88:00:02"},{"index":17,`, `spec.ports[1].index: 17 is there twice; an ifIndex names one port: correct one of them`)
+	f(KindSwitch, `52:54:00:88:00:01`, `m1`, `spec.ports[0].nic: "m1" is not a MAC address; write it like 52:54:00:12:34:56`)
+	f(KindSwitch, `"vlan":100`, `"vlan":4095`, `spec.ports[0].vlan: 4095 is out of range; use 0 to 4094`)
 
 	f(KindMachineType, `"max":4`, `"max":-4`, `spec.cpu: is no range; 0 <= min <= max <= 65536`)
 	f(KindMachineType, `{"min":256}`, `{"min":256,"max":255}`, `spec.memoryMiB: is no range; 0 <= min <= max <= 1073741824`)

@@ -176,6 +176,8 @@ func summary(o *intent.Object) string {
 		return fmt.Sprintf("%d wanted%s", s.Count, origin)
 	case *intent.SubnetPoolSpec:
 		return s.Prefix
+	case *intent.SwitchSpec:
+		return fmt.Sprintf("%s, %d ports", strings.Join(s.SFlow.Agents, ", "), len(s.Ports))
 	case *intent.AssetSpec:
 		return fmt.Sprintf("%s %s %d bytes", s.Class, s.Digest.Short(), s.Size)
 	case *intent.ImageSpec:

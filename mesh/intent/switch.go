@@ -1,0 +1,59 @@
+package intent
+
+import "fmt"
+
+// SwitchSpec is a switch, or a host that measures like one: who hangs on its ports, and how it tells what it samples. Nothing is written
+// to it.
+type SwitchSpec struct {
+	Description string       `json:"description,omitempty"`
+	SFlow       SFlowSpec    `json:"sflow"`
+	Ports       []SwitchPort `json:"ports,omitempty"` // access ports: those that machines hang on; at most 4096
+}
+
+// SFlowSpec says what sFlow of a switch is believed.
+type SFlowSpec struct {
+	Agents    []string `json:"agents"`              // addresses that its datagrams come from and name as agent; 1 to 8
+	Direction string   `json:"direction,omitempty"` // which samples are traffic to a machine: auto (default), ingress, both, host
+}
+
+// SwitchPort is one access port.
+type SwitchPort struct {
+	Index int    `json:"index,omitempty"` // ifIndex; needed but for sflow.direction host
+	Name  string `json:"name,omitempty"`  // for people
+	NIC   string `json:"nic"`             // MAC address of the machine's NIC behind it
+	VLAN  int    `json:"vlan,omitempty"`  // access VLAN, 1-4094
+}
+
+// maxIndex bounds an ifIndex: RFC 2863.
+const maxIndex = 1<<31 - 1
+
+func (s *SwitchSpec) validate(c *checker) {
+	c.text("description", s.Description, 256)
+	f := s.SFlow
+	if len(f.Agents) == 0 || len(f.Agents) > 8 {
+		c.add("sflow.agents", fmt.Sprintf("%d addresses", len(f.Agents)), "give 1 to 8")
+	}
+	for i, a := range f.Agents {
+		c.addr(fmt.Sprintf("sflow.agents[%d]", i), a)
+	}
+	if f.Direction != "" {
+		c.oneOf("sflow.direction", f.Direction, "auto", "ingress", "both", "host")
+	}
+	if len(s.Ports) > 4096 {
+		c.add("ports", "more than 4096", "list those that machines hang on")
+	}
+	seen := map[int]bool{}
+	for i, p := range s.Ports {
+		path := fmt.Sprintf("ports[%d].", i)
+		if f.Direction != "host" || p.Index != 0 {
+			c.count(path+"index", p.Index, 1, maxIndex)
+			if seen[p.Index] {
+				c.add(path+"index", fmt.Sprintf("%d is there twice", p.Index), "an ifIndex names one port: correct one of them")
+			}
+			seen[p.Index] = true
+		}
+		c.text(path+"name", p.Name, 63)
+		c.mac(path+"nic", p.NIC)
+		c.count(path+"vlan", p.VLAN, 0, 4094)
+	}
+}
