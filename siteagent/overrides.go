@@ -17,6 +17,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
@@ -85,8 +86,8 @@ type proposed struct {
 
 // allowed tells whether this site may turn old into is; one of them may be nil.
 func (p *proposal) allowed(old, is *intent.Object) error {
-	if err := api.SiteMayChange(old, is); err != nil {
-		return err
+	if why := rights.SiteMayChange(old, is); why != "" {
+		return api.Refuse(why)
 	}
 	o := cmp.Or(is, old)
 	if info, _ := o.Kind.Info(); info.NeedSite && o.Metadata.Site != p.site {

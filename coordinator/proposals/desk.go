@@ -14,6 +14,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/rights"
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
@@ -177,9 +178,12 @@ func (d *Desk) mayChange(site string, o *intent.Override) error {
 // siteMayChange refuses what a site may not have made of have: the machine was changed here too, or the site overstepped.
 func siteMayChange(o *intent.Override, have, obj *intent.Object) error {
 	if o.Op == intent.OverrideTombstone {
-		return api.SiteMayChange(obj, nil)
+		have, obj = obj, nil
 	}
-	return api.SiteMayChange(have, obj)
+	if why := rights.SiteMayChange(have, obj); why != "" {
+		return api.Refuse(why)
+	}
+	return nil
 }
 
 // adopt makes the site's value the catalog's. The decision is one commit with it.

@@ -1,8 +1,9 @@
-// Package rights is the authorisation table: which role may do what to which kind.
+// Package rights is the authorisation table: which role may do what to which kind; and what a site may change by itself.
 //
-// Holds: Request and Allowed. Verbs and roles themselves are the model's: users' own roles name them.
+// Holds: Request and Allowed, SiteMayChange. Verbs and roles themselves are the model's: users' own roles name them.
 //
-// Imported by: mesh/api, which asks it for each request. It imports mesh/intent only.
+// Imported by: mesh/api, which asks it for each request; siteagent and coordinator/proposals, for overrides. It imports mesh/intent
+// only.
 //
 // Promises: default deny; an own role never widens a built-in one.
 //
