@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/auditlog"
+	"github.com/skerry-metal/skerry/coordinator/measured"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/secrets"
@@ -32,6 +33,7 @@ type backend struct {
 	api.Documents
 	api.Vault
 	uploads
+	*measured.Desk
 	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought
 	info    api.Info
 	store   store.Store

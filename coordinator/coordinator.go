@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/backup"
 	"github.com/skerry-metal/skerry/coordinator/clock"
 	"github.com/skerry-metal/skerry/coordinator/founding"
+	"github.com/skerry-metal/skerry/coordinator/measured"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/publish"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
@@ -463,6 +464,10 @@ func (c *Coordinator) wire() (err error) {
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: func() intent.Digest { chain := c.trust.Chain(); return chain.Anchor() }, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
 		reverse: c.reverse, connected: func(site, agent string) bool { return c.uplink.Connected(site, agent) }, held: c.held,
 	}
+	c.backend.Desk = &measured.Desk{Site: c.backend.site, Now: c.clock.Now, Heard: func(site string) (time.Time, bool) {
+		s, ok := c.objects.status(site)
+		return s.ObservedAt, ok
+	}}
 	c.api = api.New(c.backend, c.cfg.Logger)
 	c.uplink = uplink.NewServer(uplink.ServerConfig{
 		Endpoint: c.end, Welcome: c.welcome, Handler: c.sessionHandler(), Log: c.cfg.Logger,

@@ -39,6 +39,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sticks"
+	"github.com/skerry-metal/skerry/siteagent/traffic"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
 	"github.com/skerry-metal/skerry/siteagent/wan"
 	"github.com/skerry-metal/skerry/storage/blob"
@@ -58,6 +59,7 @@ type Config struct {
 	Management                 string   // host:port of site API and mesh, TCP and UDP
 	Boot                       []string // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
 	IPXEDir                    string   // loaders, as Debian's package ipxe has them
+	SFlow                      string   // host:port where switches send sFlow, UDP; empty: none is heard
 	Metrics                    string   // host:port of /metrics over plain HTTP; empty: none
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
 	Spread     time.Duration
@@ -88,6 +90,7 @@ type Agent struct {
 	reset []byte // of the endpoint; it outlives changes of keys
 
 	db      *state.DB
+	raw     *state.Raw // telemetry's; nil where it does not open
 	blobs   *blob.Store
 	replica *replica.Replica
 	desk    *intake.Desk
@@ -102,6 +105,7 @@ type Agent struct {
 	abroad  *abroad.Keeper
 	swarm   *swarm.Swarm
 	assets  *holdings.Keeper
+	traffic *traffic.Desk
 	bootnet *bootnet.Server
 	members *members.Keeper
 	rekey   *keys.Worker
@@ -158,6 +162,9 @@ func (a *Agent) close() error {
 	if a.blobs != nil {
 		errs = append(errs, a.blobs.Close())
 	}
+	if a.raw != nil {
+		errs = append(errs, a.raw.Close())
+	}
 	if a.db != nil {
 		errs = append(errs, a.db.Close())
 	}
@@ -213,6 +220,7 @@ func (a *Agent) open() error {
 	if a.cfg.Journal > 0 {
 		a.journal.Keep = a.cfg.Journal
 	}
+	a.raw = traffic.OpenStore(a.cfg.Data, a.cfg.Logger)
 	a.desk = &intake.Desk{Replica: a.replica, Moved: a.moved, Close: a.closeGone, Refused: a.auditRefusal, Event: a.journalEvent, Log: a.cfg.Logger}
 	a.sticks = &sticks.Desk{Site: a.id.Site, Self: a.id.Agent, Domain: a.id.Domain, In: a.desk, Journal: a.journal, Sign: a.keys.Sign}
 	a.blobs, err = blob.Open(blob.Config{Dir: filepath.Join(a.cfg.Data, "assets"), State: a.db, Logger: a.cfg.Logger, Reserve: a.cfg.Reserve})
@@ -281,6 +289,10 @@ func (a *Agent) wireSite() {
 	log, self := a.cfg.Logger, a.id.Agent
 	a.site = effective.New(a.replica, a.journal)
 	a.wireAssets()
+	a.traffic = traffic.New(traffic.Config{
+		Site: a.id.Site, Self: self, Listen: a.cfg.SFlow, Store: a.raw, Peers: a.mesh, Agents: traffic.Roster(a.site), Plan: traffic.Planner(a.site), Event: a.journalEvent, Log: log,
+	})
+	a.mesh.Traffic = a.traffic.Handler()
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
@@ -314,6 +326,7 @@ func (a *Agent) wireAPI() {
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door
+	a.backend.TrafficSource = a.traffic
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.rekey = a.newWorker()
@@ -373,6 +386,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("beacon", a.fresh.Run)
 	run("reports", a.reports)
 	run("assets", a.assets.Run)
+	run("traffic", a.traffic.Run)
 	run("reconcile", a.control.Run)
 	run("marks", a.keepMarks)
 	run("metrics", a.serveMetrics)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/document"
@@ -38,6 +39,7 @@ type backend struct {
 	api.Vault
 	api.Documents
 	api.Approvals
+	telemetry.TrafficSource
 	explain.Machines
 	info    api.Info
 	w       *effective.Site

@@ -32,6 +32,7 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		set.WritePrometheus(w)
 		a.bootnet.WriteMetrics(w)
+		a.traffic.WriteMetrics(w)
 		metrics.WriteProcessMetrics(w)
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}

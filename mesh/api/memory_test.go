@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -165,6 +166,16 @@ func (m *memory) IntentStatus(_ context.Context, site string) (*IntentStatus, er
 
 func (m *memory) SiteStatus(_ context.Context, site string) (*SiteStatus, error) {
 	return &SiteStatus{Site: site, Reachable: "yes", Machines: map[string]int{"running": 1}}, m.call("status %s", site)
+}
+
+func (m *memory) Traffic(_ context.Context, site string, q telemetry.TrafficQuery) (*telemetry.TrafficAnswer, error) {
+	a := &telemetry.TrafficAnswer{Missing: []string{"s2"}}
+	for _, p := range []string{"", "acme", "evil"} {
+		if q.Projects == nil || slices.Contains(q.Projects, p) {
+			a.Rows = append(a.Rows, telemetry.TrafficRow{Project: p, Direction: "in", Bytes: 1000, Flags: []string{}})
+		}
+	}
+	return a, m.call("traffic %s by %v", site, q.By)
 }
 
 func (m *memory) Explain(_ context.Context, site, machine string) (*Explanation, error) {

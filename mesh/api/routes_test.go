@@ -52,6 +52,7 @@ func routeTable() map[string]route {
 		"rotate-secrets":   {roles: "security", body: `{"agent":"a1"}`},
 		"secret-status":    {roles: "operator security auditor"},
 		"watch":            {roles: all, list: true},
+		"traffic":          {roles: all, list: true},
 		"audit":            {roles: "security auditor"},
 		"events":           {roles: "operator security auditor"},
 		"intent":           {roles: "operator security auditor"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
@@ -40,6 +41,10 @@ func (a *API) streams() {
 	a.stream(http.MethodGet, "/v1/audit", "audit", "Who did what, and what was refused", query("site", "user", "since", "follow", "proofs"), a.audit)
 	a.stream(http.MethodPut, "/v1/assets/{name}/content", "upload-asset", "Upload the bytes of an asset", append(query("class"), path("name")...), a.upload)
 	a.stream(http.MethodPatch, "/v1/uploads/{id}", "append-upload", "Send octets of an asset, from header "+assets.OffsetHeader+" on", path("id"), a.appendUpload)
+	a.stream(http.MethodGet, "/v1/sites/{site}/traffic", "traffic", "Traffic by project, with its 95 % bound and coverage; JSON, NDJSON or CSV", append(query("by", "from", "to", "step", "project"), path("site")...),
+		a.measured(func(w http.ResponseWriter, r *http.Request, v telemetry.Viewer) error {
+			return telemetry.ServeTraffic(w, r, v, a.b)
+		}))
 	a.sticks()
 }
 

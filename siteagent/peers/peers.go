@@ -49,6 +49,7 @@ type Mesh struct {
 	// machine that this agent owns is signed for a peer's installer, and what is here of assets is told by who fetches them.
 	Claims     *claim.Claims
 	Assets     http.Handler
+	Traffic    http.Handler // what this agent heard of the site's traffic
 	Abroad     http.Handler // of what assets there are for agents of other sites
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
@@ -99,6 +100,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	mux.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
 	mux.Handle("/m/1/assets/", m.Assets)
+	mux.Handle("/m/1/traffic/", m.Traffic)
 	return m.bySite(mux)
 }
 
@@ -319,6 +321,11 @@ func (m *Mesh) call(ctx context.Context, peer, method, path string, in, out any)
 		return nil
 	}
 	return json.Unmarshal(b, out)
+}
+
+// Ask posts in to a path of a peer and decodes its answer into out.
+func (m *Mesh) Ask(ctx context.Context, peer, path string, in, out any) error {
+	return m.call(ctx, peer, http.MethodPost, path, in, out)
 }
 
 // rpcError is a peer's refusal.

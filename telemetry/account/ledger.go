@@ -122,6 +122,9 @@ func OpenLedger(s Store) (*Ledger, error) {
 
 // Damaged counts the values that were not as they were written; their rows are missing, and coverage says so.
 func (l *Ledger) Damaged() uint64 {
+	if l == nil {
+		return 0
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.damaged

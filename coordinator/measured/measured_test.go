@@ -1,0 +1,64 @@
+package measured
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/client"
+	"github.com/skerry-metal/skerry/mesh/api/telemetry"
+)
+
+// TestTraffic: what a site answers comes through, with the agents that are missing and what it refuses; a site that is not there is
+// answered with how long ago it was heard.
+func TestTraffic(t *testing.T) {
+	var asked string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.String()
+		switch {
+		case strings.Contains(asked, "par1"):
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			_, _ = w.Write([]byte(`{"status":422,"detail":"too much"}`))
+		case strings.Contains(asked, "gone"):
+			panic(http.ErrAbortHandler)
+		default:
+			w.Header().Set(telemetry.MissingHeader, "s2")
+			_, _ = w.Write([]byte(`[{"project":"acme","bytes":7}]`))
+		}
+	}))
+	defer srv.Close()
+	now := time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
+	d := &Desk{
+		Now: func() time.Time { return now },
+		Site: func(site string) (*client.Client, error) {
+			switch site {
+			case "ams1", "new1":
+				return nil, api.ErrUnreachable
+			case "nowhere":
+				return nil, api.ErrNotFound
+			}
+			return client.New(srv.URL, "", http.DefaultTransport), nil
+		},
+		Heard: func(site string) (time.Time, bool) { return now.Add(-3 * time.Hour), site != "new1" },
+	}
+	q := telemetry.TrafficQuery{From: now.Add(-time.Hour), To: now, By: []string{"project"}, Projects: []string{"acme"}}
+	a, err := d.Traffic(context.Background(), "lon1", q)
+	if err != nil || len(a.Rows) != 1 || a.Rows[0].Bytes != 7 || a.Missing[0] != "s2" || !strings.Contains(asked, "project=acme") {
+		t.Errorf("%v %+v, asked %s", err, a, asked)
+	}
+	f := func(site, want string) {
+		t.Helper()
+		if _, err := d.Traffic(context.Background(), site, q); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", site, err, want)
+		}
+	}
+	f("par1", "too much")
+	f("ams1", "ask an agent of the site; it was heard last 3h0m0s ago, at 2026-11-28T07:00:00Z")
+	f("gone", "it was heard last 3h0m0s ago")
+	f("new1", "it was never heard")
+	f("nowhere", "there is no such object")
+}
