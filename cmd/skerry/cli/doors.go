@@ -153,6 +153,7 @@ type agentFile struct {
 		Management string   `yaml:"management"`
 		Boot       []string `yaml:"boot"`
 		Metrics    string   `yaml:"metrics"`
+		SFlow      string   `yaml:"sflow"`
 	} `yaml:"listen"`
 	Boot struct {
 		IPXEDir string `yaml:"ipxeDir"`
@@ -191,6 +192,7 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 		{"data", env("DATA", af.Data), &cfg.Data},
 		{"management", env("LISTEN_MANAGEMENT", af.Listen.Management), &cfg.Management},
 		{"metrics", env("LISTEN_METRICS", af.Listen.Metrics), &cfg.Metrics},
+		{"sflow", env("LISTEN_SFLOW", af.Listen.SFlow), &cfg.SFlow},
 		{"ipxe-dir", env("BOOT_IPXEDIR", af.Boot.IPXEDir), &cfg.IPXEDir},
 		{"join", env("JOIN", ""), &cfg.Join},
 		{"bulk", env("BULK", af.Bulk), &cfg.Bulk},
@@ -270,6 +272,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringSliceVar(&cfg.Boot, "boot", nil, "addresses of this host on boot networks")
 		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
 		f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
+		f.StringVar(&cfg.SFlow, "sflow", "", "address to which switches send sFlow, UDP, like :6343; empty: this agent hears none")
 		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
 		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
 		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
@@ -283,11 +286,12 @@ func (a *app) agentCmd() *cobra.Command {
 		if err := prepare(c); err != nil {
 			return err
 		}
-		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics}, func(t *table) {
+		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics, "sflow": cfg.SFlow}, func(t *table) {
 			t.row("data", cfg.Data)
 			t.row("listen.management", cfg.Management)
 			t.row("listen.boot", strings.Join(cfg.Boot, " "))
 			t.row("listen.metrics", cfg.Metrics)
+			t.row("listen.sflow", cfg.SFlow)
 			t.row("boot.ipxeDir", cfg.IPXEDir)
 		})
 	}}

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/security"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/traffic"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/spf13/cobra"
 )
@@ -126,7 +128,7 @@ the site: --context lon1.`,
 	f.StringVarP(&a.output, "output", "o", "table", "table, wide, json, yaml or name")
 	f.StringVar(&a.site, "site", "", "site of the objects (SKERRY_SITE)")
 	f.StringVarP(&a.project, "project", "p", "", "project of the objects (SKERRY_PROJECT)")
-	c.PersistentPreRunE = func(*cobra.Command, []string) error {
+	c.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		for _, v := range []struct {
 			to  *string
 			env string
@@ -135,8 +137,7 @@ the site: --context lon1.`,
 				*v.to = a.getenv(v.env)
 			}
 		}
-		switch a.output {
-		case "table", "wide", "json", "yaml", "name":
+		if slices.Contains([]string{"table", "wide", "json", "yaml", "name"}, a.output) || cmd.Annotations[a.output] != "" {
 			return nil
 		}
 		return &usageError{fmt.Errorf("cannot print as %q: use table, wide, json, yaml or name", a.output)}
@@ -144,7 +145,7 @@ the site: --context lon1.`,
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), a.machineCmd(),
 		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.pkiCmd(), a.overrideCmd(), a.auditCmd(), a.versionCmd())
-	c.AddCommand(documents.Intent(shell{a}))
+	c.AddCommand(documents.Intent(shell{a}), traffic.Command(shell{a}))
 	c.AddCommand(account.Commands(shell{a})...)
 	c.AddCommand(security.Commands(shell{a})...)
 	return c

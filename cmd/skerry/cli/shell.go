@@ -8,6 +8,7 @@ import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/traffic"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -23,6 +24,7 @@ var (
 	_ documents.Shell = shell{}
 	_ line.Shell      = shell{}
 	_ pki.Shell       = shell{}
+	_ traffic.Shell   = shell{}
 )
 
 // Partial ends the command with the exit code of what is not finished.
@@ -54,6 +56,9 @@ func (s shell) Print(v any, fill func(account.Table)) error {
 
 // Token writes v, or the text alone.
 func (s shell) Token(v any, text string) error { return s.a.printToken(v, text) }
+
+// Output is where a verb writes, and in which form.
+func (s shell) Output() (io.Writer, string) { return s.a.Out, s.a.output }
 
 // Results writes what became of objects.
 func (s shell) Results(res []api.Result, dryRun bool) error { return s.a.printResults(res, dryRun) }
