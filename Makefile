@@ -20,11 +20,11 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl etcd-server
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl etcd-server pmacct openvswitch-switch
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
+.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh bench-telemetry size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench: packages-test build ramdisk image-tiny ## peers and us side by side; resu
 
 bench-mesh: packages-test ## the asset mesh beside plain copies and nginx, about 10 minutes
 	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkSiteFill|BenchmarkBootHTTP' -benchtime 1x -timeout 30m ./test/bench
+
+bench-telemetry: ## sFlow beside goflow2's decoder, a few seconds; its module is its own
+	cd test/bench/testdata/goflow2 && go test -run '^$$' -bench . -benchtime 1x -count 1 .
 
 # Each run takes new seeds: four times 250 histories and twice 50 decades are F10's 1,000 and F7's 100 in jobs that end within the hour.
 soak: ## what is too long for every change, in jobs of at most an hour
