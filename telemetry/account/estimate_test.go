@@ -4,15 +4,14 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
-	"time"
 )
 
 // TestBound: of 1,000 seeded trials, each with its own mix of packets and rate and at least 100 samples expected, the 95 % bound covers
 // the truth in at least 93 %. Exact counts are exact.
 func TestBound(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
+	// One seed: with others 93.9 to 95.7 % of octets are covered, and one in fifty would fall below by chance.
+	const seed, trials = 1, 1000
 	r := rand.New(rand.NewPCG(seed, 0))
-	const trials = 1000
 	hitBytes, hitPackets := 0, 0
 	for range trials {
 		n := uint32(1 + r.IntN(400))
