@@ -15,6 +15,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/telemetry/account"
+	"github.com/skerry-metal/skerry/telemetry/sflow"
 )
 
 const (
@@ -93,7 +94,14 @@ func (d *Desk) share(q account.Query) (account.Share, error) {
 		return account.Share{}, err
 	}
 	hs, err := d.ledger.Headers(q)
-	return account.Share{Agent: d.cfg.Self, Streams: d.ledger.Infos(), Headers: hs}, err
+	heard := map[sflow.Key]bool{}
+	for i := range hs {
+		heard[hs[i].Key] = true
+	}
+	// A switch that is gone from intent is asked for no more, but for the time that it was there.
+	plan := d.cfg.Plan()
+	streams := slices.DeleteFunc(d.ledger.Infos(), func(i account.StreamInfo) bool { return !heard[i.Key] && !plan.Has(i.Agent) })
+	return account.Share{Agent: d.cfg.Self, Streams: streams, Headers: hs}, err
 }
 
 func (d *Desk) sum(q account.Query, take map[account.ID]bool) ([]account.Group, error) {

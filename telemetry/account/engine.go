@@ -18,6 +18,8 @@ const (
 	maxOpen = 3
 	// maxCells bounds the distinct counters of one interval: 48 ports with some subnets each are a few hundred.
 	maxCells = 16384
+	// allCells bounds those of all open intervals together, about 250 octets each.
+	allCells = 1 << 18
 	// maxPending bounds what waits for a disk that takes nothing; the oldest drops, and is counted.
 	maxPending = 1024
 	bucketMS   = uint32(sflow.Bucket / time.Millisecond)
@@ -33,6 +35,8 @@ type Engine struct {
 	at       reading
 	pending  []*Interval
 	dropped  uint64
+	cells    int // of all open intervals
+	ports    int // of all streams
 	mismatch func(Mismatch)
 	told     []Mismatch
 }
@@ -117,6 +121,7 @@ func (e *Engine) begin(a *sflow.Arrival) {
 			e.closeOldest(st)
 		}
 		clear(st.egress)
+		e.ports -= len(st.ports)
 		clear(st.ports)
 	}
 	o := st.find(a)
@@ -269,7 +274,7 @@ func (e *Engine) both(sw *switchPlan, port, bucket uint32) bool {
 func (e *Engine) count(s *sflow.Sample, source int, index uint32, in bool) {
 	k := &s.Packet
 	est := uint64(s.Rate) * uint64(k.Len)
-	state := e.at.st.port(index)
+	state := e.port(index)
 	if state != nil {
 		state.estimate(in, float64(est), float64(s.Rate), float64(k.Len))
 	}
@@ -330,10 +335,11 @@ func (e *Engine) byAddress(s *sflow.Sample, source int, in bool) {
 func (e *Engine) add(key cellKey, s *sflow.Sample, flags Flags) {
 	c := e.at.cells[key]
 	if c == nil {
-		if len(e.at.cells) >= maxCells {
+		if len(e.at.cells) >= maxCells || e.cells >= allCells {
 			e.at.flags |= FlagTruncated
 			return
 		}
+		e.cells++
 		c = &cell{rate: s.Rate}
 		e.at.cells[key] = c
 	}
@@ -344,6 +350,7 @@ func (e *Engine) add(key cellKey, s *sflow.Sample, flags Flags) {
 func (e *Engine) closeOldest(st *streamState) {
 	o := st.open[0]
 	st.open = slices.Delete(st.open, 0, 1)
+	e.cells -= len(o.cells)
 	v := o.close(st.key, func(port uint32) float64 {
 		if p := st.ports[port]; p != nil {
 			return float64(p.speed) / 8 * sflow.Bucket.Seconds()

@@ -220,3 +220,75 @@ func TestBounds(t *testing.T) {
 		t.Errorf("a transaction of %d octets", a.store.octets)
 	}
 }
+
+// TestStorm: an exporter, or who sends in its name, that restarts with each datagram and invents sources and ports fills neither memory nor
+// the ledger, and the next honest minute is kept.
+func TestStorm(t *testing.T) {
+	a := newAgent(t, plan(Ingress), nil)
+	e := sflowtest.Exporter{Agent: swA}
+	now := t0
+	for i := range uint32(6_000) {
+		e.SubAgent = i % 300
+		e.Uptime = (i / 300 % 2) * 1_000_000
+		var flows []sflowtest.Sample
+		for j := range uint32(5) {
+			fl := flow(m1, away, i*5+j, 1, 9)
+			fl.Input, fl.Seq = fl.Source, i
+			flows = append(flows, fl.Sample(), sflowtest.Interface{Index: i*5 + j}.Sample())
+		}
+		a.Take(e.Datagram(flows...), swA, now)
+		if i%600 == 0 {
+			now = now.Add(10 * time.Second)
+			a.e.Tick(now, false)
+			if err := a.e.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(a.e.pending); n > maxPending || a.e.cells > allCells || a.e.cells < 0 || a.e.ports > allPorts || a.e.ports < 0 {
+			t.Fatalf("%d wait, %d cells, %d ports", n, a.e.cells, a.e.ports)
+		}
+	}
+	a.end(t, now)
+	now = now.Add(time.Hour)
+	honest := sflowtest.Exporter{Agent: swA, SubAgent: 1, Seq: 1 << 20, Uptime: 500_000_000}
+	a.Take(honest.Datagram(flow(m2, away, 2, 2, 9).Sample()), swA, now)
+	a.end(t, now)
+	q, _ := NewQuery(now.Add(-5*time.Minute), now.Add(time.Minute), 0, []Field{ByMachine}, nil, now)
+	if fs := ask(t, q, now, a); len(fs) != 1 || fs[0].Machine != "m2" || fs[0].Packets != 100 {
+		t.Errorf("%+v", fs)
+	}
+	if a.store.octets > 1_200_000 {
+		t.Errorf("a transaction of %d octets", a.store.octets)
+	}
+}
+
+// TestManyRows: a minute of more rows than an interval holds is cut and says so; one that fits into no transaction is given up and counted,
+// and holds nothing else up.
+func TestManyRows(t *testing.T) {
+	v := interval(0, t0, 1)
+	var rows []Row
+	for i := range maxRows + 10 {
+		rows = append(rows, row(fmt.Sprintf("m%05d", i), 100))
+	}
+	v.setRows(addRows(nil, rows))
+	if len(v.Rows) != maxRows || v.Flags&FlagTruncated == 0 {
+		t.Errorf("%d rows, %v", len(v.Rows), v.Flags.Names())
+	}
+	a := newAgent(t, plan(Ingress), nil)
+	for _, w := range []*Interval{v, interval(0, t0, 1, row("m1", 5))} {
+		if left, err := a.l.Write([]*Interval{w}); err != nil || len(left) > 0 {
+			t.Fatal(err, len(left))
+		}
+	}
+	huge := *v
+	for i := range 40_000 { // no engine makes such a one
+		huge.Rows = append(huge.Rows, row(fmt.Sprintf("x%05d", i), 100))
+	}
+	if left, err := a.l.Write([]*Interval{&huge, interval(0, t0.Add(time.Minute), 2, row("m2", 7))}); err != nil || len(left) > 0 || a.l.Damaged() != 1 {
+		t.Fatal(err, len(left), a.l.Damaged())
+	}
+	q, _ := NewQuery(t0.Add(30*time.Second), t0.Add(time.Hour), 0, []Field{ByMachine}, nil, t0)
+	if fs := ask(t, q, t0, a); len(fs) != 1 || fs[0].Machine != "m2" {
+		t.Errorf("%d figures", len(fs))
+	}
+}

@@ -63,8 +63,19 @@ func (v *Interval) add(o *Interval) {
 	v.SamplesLost += o.SamplesLost
 	v.AgentDrops += o.AgentDrops
 	v.Flags |= o.Flags
-	v.Rows = addRows(v.Rows, o.Rows)
+	v.setRows(addRows(v.Rows, o.Rows))
 }
+
+func (v *Interval) setRows(rows []Row) {
+	if len(rows) > maxRows {
+		rows = rows[:maxRows]
+		v.Flags |= FlagTruncated
+	}
+	v.Rows = rows
+}
+
+// maxRows bounds the rows of one interval, so that a minute and its hour fit into one transaction.
+const maxRows = 4096
 
 // addRows adds rows that are sorted by label, into a new slice.
 func addRows(a, b []Row) []Row {
@@ -199,7 +210,7 @@ func (o *open) close(k sflow.Key, limit func(port uint32) float64) *Interval {
 		}
 		rows = append(rows, r)
 	}
-	v.Rows = addRows(nil, rows)
+	v.setRows(addRows(nil, rows))
 	return v
 }
 

@@ -120,7 +120,7 @@ func OpenLedger(s Store) (*Ledger, error) {
 	return l, nil
 }
 
-// Damaged counts the values that were not as they were written; their rows are missing, and coverage says so.
+// Damaged counts the values that were not as they were written, and intervals that fit into no transaction; their rows are missing, and coverage says so.
 func (l *Ledger) Damaged() uint64 {
 	if l == nil {
 		return 0
@@ -140,6 +140,13 @@ func (l *Ledger) Write(vs []*Interval) (left []*Interval, err error) {
 	defer l.mu.Unlock()
 	for len(vs) > 0 {
 		n, err := l.some(vs)
+		if errors.Is(err, state.ErrTooLarge) && len(vs) > 1 {
+			n, err = l.some(vs[:1])
+		}
+		if errors.Is(err, state.ErrTooLarge) { // it never fits: an exporter that restarts again and again fills one minute
+			l.damaged++
+			n, err = 1, nil
+		}
 		if err != nil {
 			return vs, fmt.Errorf("cannot write the traffic ledger: %w", err)
 		}
@@ -251,7 +258,8 @@ func (b *batch) all() []state.Pair {
 		for _, v := range s.vs {
 			parts = append(parts, v.parts()...)
 		}
-		for i := range min(len(parts), maxParts) {
+		parts = parts[:min(len(parts), maxParts)]
+		for i := range parts {
 			out = append(out, state.Pair{Key: id(s.tier, s.slot, s.stream, uint8(i)).key(), Value: parts[i]})
 		}
 		for i := len(parts); i < s.had; i++ {

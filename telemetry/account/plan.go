@@ -148,6 +148,9 @@ func (p *Plan) Known(agent, from netip.Addr) bool {
 	return s != nil && s == p.switches[from]
 }
 
+// Has tells whether an agent address is a switch's.
+func (p *Plan) Has(agent netip.Addr) bool { return p.switches[agent] != nil }
+
 // tableOf says in which table a packet's addresses are looked up: VNI, tag, the switch's own word, the port's access VLAN. out: as the
 // packet came from the machine.
 func tableOf(k *sflow.Packet, port *Port, out bool) uint32 {

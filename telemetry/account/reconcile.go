@@ -15,6 +15,8 @@ const (
 	mismatches = 3
 	// maxPorts bounds the ports of one stream of which state is kept.
 	maxPorts = sflow.MaxSources
+	// allPorts bounds those of all streams together.
+	allPorts = sflow.AllSources
 	// slack is what samples and counters may differ by beside the error of sampling: clocks of the two are not read at once.
 	slack = 0.02
 	// fcs is what a frame has beyond what some counters count: Open vSwitch's and pmacct's leave it out.
@@ -45,10 +47,12 @@ type portState struct {
 
 type estimate struct{ bytes, packets, variance float64 }
 
-// port returns the state of a port, nil where there are too many.
-func (st *streamState) port(index uint32) *portState {
+// port returns the state of a port of the stream that is being read, nil where there are too many.
+func (e *Engine) port(index uint32) *portState {
+	st := e.at.st
 	p := st.ports[index]
-	if p == nil && len(st.ports) < maxPorts {
+	if p == nil && len(st.ports) < maxPorts && e.ports < allPorts {
+		e.ports++
 		p = &portState{ratio: [2]float64{math.NaN(), math.NaN()}}
 		st.ports[index] = p
 	}
@@ -77,7 +81,7 @@ func (e *Engine) counters(s *sflow.Sample, uptime uint32) {
 		return
 	}
 	st := e.at.st
-	p := st.port(s.Source)
+	p := e.port(s.Source)
 	if p == nil {
 		return
 	}

@@ -19,7 +19,6 @@ type memory struct {
 	mu     sync.Mutex
 	m      map[string][]byte
 	fail   error
-	writes int
 	octets int // of the largest transaction
 }
 
@@ -29,8 +28,14 @@ func (m *memory) Write(ps []state.Pair) error {
 	if m.fail != nil {
 		return m.fail
 	}
-	m.writes++
 	n := 0
+	for _, p := range ps {
+		n += len(p.Key) + len(p.Value)
+	}
+	if n > 1_200_000 {
+		return state.ErrTooLarge
+	}
+	n = 0
 	for _, p := range ps {
 		if n += len(p.Key) + len(p.Value); p.Value == nil {
 			delete(m.m, string(p.Key))

@@ -78,7 +78,7 @@ const (
 	ReasonSource           // UDP source and agent address are no switch's
 	ReasonDuplicate        // heard already, or too late to tell
 	ReasonStreams          // MaxStreams are known already
-	ReasonSources          // one sample: MaxSources of its stream are known already
+	ReasonSources          // one sample: MaxSources of its stream, or AllSources, are known already
 	ReasonPanic            // a fault of ours
 	reasons
 )

@@ -10,6 +10,8 @@ const (
 	MaxStreams = 256
 	// MaxSources bounds the sources of one stream: a chassis has fewer ports.
 	MaxSources = 4096
+	// AllSources bounds the sources of all streams together: whoever sends in a switch's name may invent them, 100 octets each.
+	AllSources = 1 << 16
 
 	// Bucket is how long one interval of a stream is: it is cut by the exporter's own uptime, so that all agents cut alike.
 	Bucket = time.Minute
@@ -65,8 +67,9 @@ type Step struct {
 
 // Streams keeps the state of every exporter. It belongs to one goroutine.
 type Streams struct {
-	byKey map[Key]*stream
-	list  []*stream
+	byKey   map[Key]*stream
+	list    []*stream
+	sources int // of all streams
 }
 
 // NewStreams returns an empty state.
@@ -97,6 +100,9 @@ type source struct {
 func (s *Streams) Datagram(d *Datagram, now time.Time) (a Arrival, ok, full bool) {
 	k := Key{d.Agent, d.SubAgent}
 	st := s.byKey[k]
+	if st != nil {
+		defer func(had int) { s.sources += len(st.sources) - had }(len(st.sources)) // a restart forgets them
+	}
 	if st == nil {
 		if len(s.list) >= MaxStreams {
 			return a, false, true
@@ -186,9 +192,10 @@ func (s *Streams) Source(stream int, uptime uint32, smp *Sample) (t Step, ok boo
 	id := uint64(smp.SourceType)<<32 | uint64(smp.Source)
 	src := st.sources[id]
 	if src == nil {
-		if len(st.sources) >= MaxSources {
+		if len(st.sources) >= MaxSources || s.sources >= AllSources {
 			return t, false
 		}
+		s.sources++
 		src = &source{index: len(st.sources), seq: smp.Seq, pool: smp.Pool, drop: smp.Drops, uptime: uptime}
 		st.sources[id] = src
 		return Step{Source: src.index, Fresh: true}, true

@@ -229,9 +229,16 @@ func TestRefusedAtTheDoor(t *testing.T) {
 
 // TestSocket hears real datagrams, and ends with its context.
 func TestSocket(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", ":0"} {
+		t.Run(listen, func(t *testing.T) { socket(t, listen) })
+	}
+}
+
+func socket(t *testing.T, listen string) {
 	lo := netip.MustParseAddr("127.0.0.1")
 	h := &heard{wake: make(chan struct{})}
 	r := receiver(h)
+	r.cfg.Listen = listen
 	r.cfg.Known = func(agent, from netip.Addr) bool { return from == lo }
 	at, err := r.Listen()
 	if err != nil {
@@ -240,7 +247,7 @@ func TestSocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()
-	c, err := net.DialUDP("udp", nil, at)
+	c, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: lo.AsSlice(), Port: at.Port})
 	if err != nil {
 		t.Fatal(err)
 	}
