@@ -18,8 +18,8 @@ type SFlowSpec struct {
 
 // SwitchPort is one access port.
 type SwitchPort struct {
-	Index int    `json:"index,omitempty"` // ifIndex; needed but for sflow.direction host
-	Name  string `json:"name,omitempty"`  // for people
+	Index int    `json:"index,omitempty"` // ifIndex; 0: found by name, and with sflow.direction host needed by nobody
+	Name  string `json:"name,omitempty"`  // as the switch's counters tell it; with an index for people only
 	NIC   string `json:"nic"`             // MAC address of the machine's NIC behind it
 	VLAN  int    `json:"vlan,omitempty"`  // access VLAN, 1-4094
 }
@@ -45,7 +45,7 @@ func (s *SwitchSpec) validate(c *checker) {
 	seen := map[int]bool{}
 	for i, p := range s.Ports {
 		path := fmt.Sprintf("ports[%d].", i)
-		if f.Direction != "host" || p.Index != 0 {
+		if p.Index != 0 || (p.Name == "" && f.Direction != "host") {
 			c.count(path+"index", p.Index, 1, maxIndex)
 			if seen[p.Index] {
 				c.add(path+"index", fmt.Sprintf("%d is there twice", p.Index), "an ifIndex names one port: correct one of them")

@@ -279,6 +279,9 @@ func (e *Engine) count(s *sflow.Sample, source int, index uint32, in bool) {
 		state.estimate(in, float64(est), float64(s.Rate), float64(k.Len))
 	}
 	port := e.at.sw.ports[index]
+	if port == nil && state != nil && state.name != "" {
+		port = e.at.sw.names[state.name]
+	}
 	if port == nil || port.Machine == "" {
 		return
 	}
@@ -288,7 +291,7 @@ func (e *Engine) count(s *sflow.Sample, source int, index uint32, in bool) {
 		e.at.ports[index] = sum
 	}
 	own, peer := k.Src, k.Dst
-	key := cellKey{port: port, source: source}
+	key := cellKey{port: port, index: index, source: source}
 	if in {
 		sum.in += est
 		own, peer = peer, own
@@ -322,7 +325,7 @@ func (e *Engine) byAddress(s *sflow.Sample, source int, in bool) {
 	plan := e.at.plan
 	table := tableOf(k, nil, !in)
 	p := plan.all.lookup(table, own)
-	if p == nil || (len(e.at.sw.ports) > 0 && !e.at.sw.machines[p.Machine]) {
+	if p == nil || (len(e.at.sw.machines) > 0 && !e.at.sw.machines[p.Machine]) {
 		return
 	}
 	key.prefix = p

@@ -2,6 +2,7 @@ package account
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,22 @@ func TestRates(t *testing.T) {
 	f("lost, and the pool does not move", sourceStat{received: 500, lost: 500, stepped: 500}, 100, 200, FlagLoss)
 	f("one sample", sourceStat{received: 1}, 100, 100, 0)
 	f("less than one", sourceStat{received: 1000, stepped: 1000, pool: 10}, 1, 1, 0)
+}
+
+// TestPortByName: a port that intent knows by name alone counts once the exporter's counters told which ifIndex has it.
+func TestPortByName(t *testing.T) {
+	p := NewPlan([]Switch{{Name: "sw1", Agents: []netip.Addr{swA}, Mode: Ingress, Ports: []Port{{Name: "Ethernet17", Machine: "m1", Project: "acme"}}}}, nil)
+	a := newAgent(t, p, nil)
+	e := sflowtest.Exporter{Agent: swA, Uptime: 60_000}
+	first, second := flow(m1, away, 5, 5, 9), flow(m1, away, 5, 5, 9)
+	first.Seq, second.Seq, second.Pool = 1, 2, 100
+	a.Take(e.Datagram(first.Sample()), swA, t0)
+	a.Take(e.Datagram(sflowtest.Interface{Index: 5, Name: "Ethernet17"}.Sample(), sflowtest.Interface{Index: 6, Name: "Ethernet18"}.Sample(), second.Sample()), swA, t0)
+	a.end(t, t0)
+	q, _ := NewQuery(t0.Add(-time.Hour), t0.Add(time.Hour), 0, []Field{ByMachine, ByDirection}, nil, t0)
+	if fs := ask(t, q, t0, a); len(fs) != 1 || fs[0].Machine != "m1" || fs[0].Direction != Out || fs[0].Samples != 1 {
+		t.Errorf("%+v", fs)
+	}
 }
 
 // TestChangedRate: samples count by the rate that each names.

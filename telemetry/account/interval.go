@@ -125,6 +125,7 @@ type sourceStat struct {
 // cellKey names a counter: who, which way, and by which source, as each source has its own rate.
 type cellKey struct {
 	port   *Port   // nil: by address
+	index  uint32  // of the port
 	prefix *Prefix // nil: no prefix has the address
 	source int
 	way    uint8 // bit 0: in, bit 1: inside
@@ -202,8 +203,8 @@ func (o *open) close(k sflow.Key, limit func(port uint32) float64) *Interval {
 		s.Flags |= c.flags | v.Flags&(FlagClock|FlagReset|FlagTruncated)
 		r := Row{Sums: s, Label: key.label()}
 		if key.port != nil {
-			if p := o.ports[key.port.Index]; p != nil {
-				if max := limit(key.port.Index); max > 0 && (float64(p.in) > 1.1*max || float64(p.out) > 1.1*max) {
+			if p := o.ports[key.index]; p != nil {
+				if max := limit(key.index); max > 0 && (float64(p.in) > 1.1*max || float64(p.out) > 1.1*max) {
 					r.Flags |= FlagImplausible
 				}
 			}

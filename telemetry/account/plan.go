@@ -31,8 +31,8 @@ type Switch struct {
 
 // Port is one access port: what a machine hangs on.
 type Port struct {
-	Index   uint32 // ifIndex; 0 with Host
-	Name    string
+	Index   uint32 // ifIndex; 0: by Name, or with Host by neither
+	Name    string // as the exporter's counters tell it
 	VLAN    uint16 // access VLAN, 0: none
 	Machine string
 	Project string // of the machine now; empty: nobody's
@@ -61,6 +61,7 @@ type Plan struct {
 type switchPlan struct {
 	Switch
 	ports    map[uint32]*Port
+	names    map[string]*Port // of those without an index
 	machines map[string]bool
 }
 
@@ -112,10 +113,14 @@ func NewPlan(switches []Switch, prefixes []Prefix) *Plan {
 	switches = slices.Clone(switches)
 	slices.SortStableFunc(switches, func(a, b Switch) int { return cmp.Compare(b.Name, a.Name) })
 	for _, s := range switches {
-		sp := &switchPlan{Switch: s, ports: map[uint32]*Port{}, machines: map[string]bool{}}
+		sp := &switchPlan{Switch: s, ports: map[uint32]*Port{}, names: map[string]*Port{}, machines: map[string]bool{}}
 		for i := range s.Ports {
 			port := &s.Ports[i]
-			sp.ports[port.Index] = port
+			if port.Index != 0 {
+				sp.ports[port.Index] = port
+			} else if port.Name != "" {
+				sp.names[port.Name] = port
+			}
 			sp.machines[port.Machine] = true
 		}
 		for _, a := range s.Agents {

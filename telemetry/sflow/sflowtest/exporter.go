@@ -62,17 +62,29 @@ type Interface struct {
 	In, Out    uint64 // octets
 	InPackets  uint32
 	OutPackets uint32
+	Name       string // a record 1005 beside the counters; empty: none
 }
 
 // Sample encodes i.
 func (i Interface) Sample() Sample {
-	b := u32(nil, i.Seq, i.Index, 1, 1, 88, i.Index, 6)
+	records := uint32(1)
+	if i.Name != "" {
+		records = 2
+	}
+	b := u32(nil, i.Seq, i.Index, records, 1, 88, i.Index, 6)
 	b = binary.BigEndian.AppendUint64(b, i.Speed)
 	b = u32(b, 1, 3)
 	b = binary.BigEndian.AppendUint64(b, i.In)
 	b = u32(b, i.InPackets, 0, 0, 0, 0, 0)
 	b = binary.BigEndian.AppendUint64(b, i.Out)
 	b = u32(b, i.OutPackets, 0, 0, 0, 0, 0)
+	if i.Name != "" {
+		name := append(u32(nil, uint32(len(i.Name))), i.Name...)
+		for len(name)%4 != 0 {
+			name = append(name, 0)
+		}
+		b = append(u32(b, 1005, uint32(len(name))), name...)
+	}
 	return Sample{2, b}
 }
 
