@@ -20,6 +20,8 @@ const (
 	maxCells = 16384
 	// allCells bounds those of all open intervals together, about 250 octets each.
 	allCells = 1 << 18
+	// maxFrame is longer than any frame: Linux hands on up to 512 KiB at once (BIG TCP).
+	maxFrame = 1 << 20
 	// maxPending bounds what waits for a disk that takes nothing; the oldest drops, and is counted.
 	maxPending = 1024
 	bucketMS   = uint32(sflow.Bucket / time.Millisecond)
@@ -66,7 +68,7 @@ type Stream struct {
 	Samples       uint64
 	SamplesLost   uint64
 	AgentDrops    uint64
-	Invalid       uint64 // samples without a rate or a length: they stand for nothing
+	Invalid       uint64 // samples without a rate, or of a length that no frame has: they stand for nothing
 	Discards      uint64 // notifications of discarded packets
 	Last          time.Time
 }
@@ -179,7 +181,7 @@ func (e *Engine) sample(a *sflow.Arrival, s *sflow.Sample, t sflow.Step) {
 	st.Samples++
 	st.SamplesLost = shift(st.SamplesLost, t.Lost)
 	st.AgentDrops += uint64(t.Drops)
-	if s.Rate == 0 || s.Packet.Len == 0 {
+	if s.Rate == 0 || s.Packet.Len == 0 || s.Packet.Len > maxFrame {
 		st.Invalid++
 		return
 	}
@@ -253,7 +255,8 @@ func (e *Engine) flow(a *sflow.Arrival, s *sflow.Sample, source int) {
 		} else if ingress {
 			e.count(s, source, out.Value, true)
 		}
-	case ingress && out.Format != 1: // it went out by a port that the exporter does not name; 1 is discarded
+	case ingress && out.Format != 1 && sw.Mode != Both && len(e.at.st.egress) == 0:
+		// It went out by a port that the exporter does not name, and does not sample on the way out; format 1 is discarded.
 		e.byAddress(s, source, true)
 	}
 }

@@ -60,6 +60,7 @@ func TestCounting(t *testing.T) {
 	f("discarded", Ingress, out1, flow(m1, away, 1, 1, drop))
 	f("to a port that is not named", Ingress, "acme web  m1 sw1 in outside [by_address]\n", flow(away, m1, 9, 9, unknown))
 	f("to many ports", Ingress, "acme web  m1 sw1 in outside [by_address]\n", flow(away, m1, 9, 9, many))
+	f("both: to many ports, which sample it too", Both, "", flow(away, m1, 9, 9, many))
 	f("host, both ways", Host, "acme web  m1 sw1 out inside [by_address]\nacme web  m2 sw1 in inside [by_address]\n", flow(m1, m2, 1, self, self))
 	f("from a machine, with an address of nobody", Ingress, "acme   m1 sw1 out outside []\n", flow(away, away, 1, 1, 9))
 	bridge := flow(m1, m2, 0, 1, 2)
@@ -68,6 +69,9 @@ func TestCounting(t *testing.T) {
 	none := flow(m1, away, 1, 1, 9)
 	none.Rate = 0
 	f("without a rate", Ingress, "", none)
+	huge := flow(m1, away, 1, 1, 9)
+	huge.Len = 1 << 31
+	f("longer than any frame", Ingress, "", huge)
 	arp := flow(m1, away, 1, 1, 9)
 	arp.Header = make([]byte, 64)
 	f("no IP", Ingress, "acme   m1 sw1 out outside: 101800 bytes, 0 l3, 100 packets, 1 samples []\n", arp)
