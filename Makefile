@@ -20,7 +20,7 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl etcd-server pmacct openvswitch-switch
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl etcd-server pmacct openvswitch-switch rrdtool prometheus
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
@@ -90,6 +90,7 @@ bench-telemetry: ## sFlow beside goflow2's decoder, a few seconds; its module is
 soak: ## what is too long for every change, in jobs of at most an hour
 	@set -e; for t in TestKill TestKilledAtEachPoint TestDomainKeysAtEachPoint TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy|TestHostileDocuments' TestRotateUnderLoad TestRevokedComesBack TestBadWires 'TestHostilePeer|TestHalfOpen' 'TestTenYearsAlone|TestWrongClocks' TestTenYearsAlone TestHistories TestHistories TestHistories TestHistories TestEverything; do \
 	  echo "soak $$t"; go test -tags soak -count 1 -timeout 60m -run "^($$t)$$$$" ./test/fault; done
+	@echo "soak TestKilled of series"; go test -tags soak -count 1 -timeout 60m -run '^TestKilled$$' ./telemetry/rrd
 	@echo "soak fuzz"; $(MAKE) --no-print-directory fuzz FUZZTIME=65s
 
 size: build ## sizes against their budgets

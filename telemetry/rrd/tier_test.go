@@ -1,0 +1,5 @@
+//go:build !soak
+
+package rrd
+
+const kills = 6
