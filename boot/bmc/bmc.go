@@ -160,3 +160,10 @@ type Controller interface {
 	// Close ends the session on the device.
 	Close(ctx context.Context) error
 }
+
+// Reader reads what a controller says beside what a Controller knows of: sensors. Not every driver is one.
+type Reader interface {
+	// Get returns the body of a resource by its path, at most 4 MiB. It waits behind every other request to this controller.
+	// Errors: ErrUnsupported (there is no such resource), ErrAuth, ErrBusy, ErrPin.
+	Get(ctx context.Context, path string) ([]byte, error)
+}

@@ -55,9 +55,10 @@ type bench struct {
 	left   int        // requests until the agent dies; below zero: it does not
 	late   bool       // it dies after the BMC did what was asked, before the answer
 	die    context.CancelFunc
-	dead   bool // the BMC does not answer
-	asked  int  // requests
-	logins int  // that were refused
+	dead   bool                // the BMC does not answer
+	early  func(*http.Request) // called with each request; nil: nothing
+	asked  int                 // requests
+	logins int                 // that were refused
 }
 
 func newBench(t *testing.T, faults ...sim.Fault) *bench {
@@ -90,8 +91,11 @@ func (b *bench) serve(w http.ResponseWriter, r *http.Request) {
 	dies := b.left == 0
 	b.left--
 	b.asked++
-	dead := b.dead
+	dead, early := b.dead, b.early
 	b.mu.Unlock()
+	if early != nil {
+		early(r)
+	}
 	switch {
 	case dead:
 		panic(http.ErrAbortHandler)

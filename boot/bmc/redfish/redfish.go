@@ -59,7 +59,10 @@ type Controller struct {
 	login chan struct{} // one login at a time
 }
 
-var _ bmc.Controller = (*Controller)(nil)
+var (
+	_ bmc.Controller = (*Controller)(nil)
+	_ bmc.Reader     = (*Controller)(nil)
+)
 
 // New checks the configuration and does no I/O.
 func New(cfg Config) (*Controller, error) {
@@ -268,6 +271,15 @@ func (c *Controller) get(ctx context.Context, path string, v any) (etag string, 
 		return "", fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	return etag, nil
+}
+
+// Get implements bmc.Reader.
+func (c *Controller) Get(ctx context.Context, path string) ([]byte, error) {
+	if !strings.HasPrefix(path, "/redfish/") {
+		return nil, fmt.Errorf("cannot read %.80q: %w: it is no path of this controller", path, bmc.ErrUnsupported)
+	}
+	b, _, err := c.do(context.WithValue(ctx, behind{}, true), http.MethodGet, path, nil, nil)
+	return b, err
 }
 
 // Close deletes the session on the controller and closes connections. It is safe to use the Controller again: it logs in anew.

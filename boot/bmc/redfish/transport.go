@@ -60,12 +60,51 @@ func (p *pinner) verify(s tls.ConnectionState) error {
 	return nil
 }
 
-// governor is the http.RoundTripper of one controller: one request at a time, two a second, bounded bodies.
+// governor is the http.RoundTripper of one controller: one request at a time, two a second, bounded bodies. Who reads sensors waits
+// until nobody else does.
 type governor struct {
 	host  string // the controller's: links are its own words, and one like "@elsewhere" would lead away with our credentials
 	next  *http.Transport
 	limit *rate.Limiter
 	gate  chan struct{}
+
+	mu   sync.Mutex    // guards what follows
+	busy int           // requests that control, waiting or under way
+	idle chan struct{} // closed when busy is 0
+}
+
+// behind marks the context of a request that waits behind all others.
+type behind struct{}
+
+// enter counts a request that controls; one that is behind waits until there is none.
+func (g *governor) enter(ctx context.Context) (leave func(), err error) {
+	if ctx.Value(behind{}) == nil {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.busy++; g.busy == 1 {
+			g.idle = make(chan struct{})
+		}
+		return sync.OnceFunc(func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.busy--; g.busy == 0 {
+				close(g.idle)
+			}
+		}), nil
+	}
+	for {
+		g.mu.Lock()
+		busy, idle := g.busy, g.idle
+		g.mu.Unlock()
+		if busy == 0 {
+			return func() {}, nil
+		}
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func newGovernor(p *pinner, cfg Config) *governor {
@@ -125,20 +164,27 @@ func (g *governor) once(r *http.Request) (*http.Response, error) {
 	if r.URL.Host != g.host {
 		return nil, fmt.Errorf("cannot ask %.60q: %w: the controller is %s, and its link leads elsewhere", r.URL.Host, bmc.ErrUnsupported, g.host)
 	}
+	leave, err := g.enter(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	if err := g.limit.Wait(r.Context()); err != nil {
+		leave()
 		return nil, err
 	}
 	select {
 	case g.gate <- struct{}{}:
 	case <-r.Context().Done():
+		leave()
 		return nil, r.Context().Err()
 	}
 	resp, err := g.next.RoundTrip(r)
 	if err != nil {
 		<-g.gate
+		leave()
 		return nil, err
 	}
-	resp.Body = &body{Reader: io.LimitReader(resp.Body, maxBody), c: resp.Body, done: sync.OnceFunc(func() { <-g.gate })}
+	resp.Body = &body{Reader: io.LimitReader(resp.Body, maxBody), c: resp.Body, done: sync.OnceFunc(func() { <-g.gate; leave() })}
 	return resp, nil
 }
 

@@ -37,6 +37,7 @@ func (b *BMC) routes() {
 	handle("GET "+accountsPath, b.listAccounts)
 	handle("GET "+accountsPath+"/{id}", b.getAccount)
 	handle("PATCH "+accountsPath+"/{id}", b.patchAccount)
+	b.sensorRoutes(handle)
 	handle("GET /redfish/v1", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, b.root()) })
 	handle("GET /redfish", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"v1": "/redfish/v1/"})
@@ -87,6 +88,7 @@ func (b *BMC) static() map[string]map[string]any {
 		cha: {
 			"@odata.type": "#Chassis.v1_14_0.Chassis", "Id": id, "Name": "Chassis", "ChassisType": "RackMount", "Manufacturer": b.cfg.Maker,
 			"Model": b.cfg.Model, "SerialNumber": b.cfg.Serial, "Status": ok, "Links": map[string]any{"ComputerSystems": []any{link(sys)}},
+			"Thermal": link(cha + "/Thermal"), "Power": link(cha + "/Power"),
 		},
 		"/redfish/v1/SessionService": {
 			"@odata.type": "#SessionService.v1_1_7.SessionService", "Id": "SessionService", "Name": "Session Service",
