@@ -15,6 +15,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/repository"
 	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
+	"github.com/skerry-metal/skerry/coordinator/telemetry"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -32,6 +33,7 @@ type backend struct {
 	api.Keys
 	api.Documents
 	api.Vault
+	telemetry.Asker
 	uploads
 	*measured.Desk
 	carried func(ctx context.Context, q api.EventQuery, fn func(intent.Event) error) (found bool, err error) // what sticks brought

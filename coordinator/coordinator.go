@@ -31,6 +31,7 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/sticks"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/coordinator/succession"
+	"github.com/skerry-metal/skerry/coordinator/telemetry"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
@@ -462,7 +463,7 @@ func (c *Coordinator) wire() (err error) {
 		Documents: c.sticks, Vault: c.vault, uploads: uploads{c.repository, c.objects, c.audit}, carried: c.sticks.Events,
 		Keys: c.rotation, info: api.Info{Role: "coordinator", ID: c.id, Domain: c.domain, Version: c.cfg.Version}, store: c.store, objects: c.objects,
 		agents: c.agents, audit: c.audit, blobs: c.blobs, pin: func() intent.Digest { chain := c.trust.Chain(); return chain.Anchor() }, revoker: c.revoker, desk: c.desk, addr: c.trust.Body().Coordinators[0].Addr, now: c.clock.Now,
-		reverse: c.reverse, connected: func(site, agent string) bool { return c.uplink.Connected(site, agent) }, held: c.held,
+		reverse: c.reverse, connected: func(site, agent string) bool { return c.uplink.Connected(site, agent) }, held: c.held, Asker: telemetry.Asker{Known: c.objects.hasSite, Reverse: c.reverse, Contact: c.objects.contact, Now: c.clock.Now},
 	}
 	c.backend.Desk = &measured.Desk{Site: c.backend.site, Now: c.clock.Now, Heard: func(site string) (time.Time, bool) {
 		s, ok := c.objects.status(site)

@@ -157,3 +157,15 @@ func (o *objects) status(site string) (*api.SiteStatus, bool) {
 	}
 	return s, true
 }
+
+// contact is when a site's last report came; zero: none did.
+func (o *objects) contact(site string) time.Time {
+	s, _ := o.status(site)
+	return s.ObservedAt
+}
+
+// hasSite tells whether there is such a site.
+func (o *objects) hasSite(site string) bool {
+	c, _ := o.Snapshot()
+	return c.Get(intent.Key{Kind: intent.KindSite, Name: site}) != nil
+}

@@ -31,6 +31,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
+	"github.com/skerry-metal/skerry/siteagent/history"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/keys"
@@ -72,6 +73,7 @@ type Config struct {
 	Logger     *slog.Logger
 	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
 	Wall       func() time.Time  `json:"-"` // the clock of this machine; nil: time.Now
+	NoHistory  bool              // no telemetry is kept and no sensors are read: for simulated years, and bubbles, which zstd's shared encoder leaves
 }
 
 // Default returns the defaults of Config.
@@ -113,6 +115,8 @@ type Agent struct {
 	upkeep  *upkeep.Keeper
 	control *reconcile.Controller
 	logins  *bmclogin.Logins
+	bmcs    *bmclogin.Sessions
+	history *history.Keeper
 	over    *overrides
 	audit   *auditlog.Log
 	end     *transport.Endpoint
@@ -220,7 +224,9 @@ func (a *Agent) open() error {
 	if a.cfg.Journal > 0 {
 		a.journal.Keep = a.cfg.Journal
 	}
-	a.raw = traffic.OpenStore(a.cfg.Data, a.cfg.Logger)
+	if !a.cfg.NoHistory {
+		a.raw = traffic.OpenStore(a.cfg.Data, a.cfg.Logger)
+	}
 	a.desk = &intake.Desk{Replica: a.replica, Moved: a.moved, Close: a.closeGone, Refused: a.auditRefusal, Event: a.journalEvent, Log: a.cfg.Logger}
 	a.sticks = &sticks.Desk{Site: a.id.Site, Self: a.id.Agent, Domain: a.id.Domain, In: a.desk, Journal: a.journal, Sign: a.keys.Sign}
 	a.blobs, err = blob.Open(blob.Config{Dir: filepath.Join(a.cfg.Data, "assets"), State: a.db, Logger: a.cfg.Logger, Reserve: a.cfg.Reserve})
@@ -294,9 +300,10 @@ func (a *Agent) wireSite() {
 	})
 	a.mesh.Traffic = a.traffic.Handler()
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
+	a.bmcs = &bmclogin.Sessions{Logins: a.logins}
 	a.control = reconcile.New(reconcile.Config{
 		Self: self, Journal: a.journal, Claims: a.claims, Want: a.site.Want, Members: a.mesh.Members, Around: a.site.Around,
-		Dial: a.logins.Dial, Chore: a.logins.Chore, Recovering: func() bool { return a.db.Recovering() || !a.replica.Counts() }, Log: log, Fit: func() error { return a.upkeep.Fit() },
+		Dial: a.bmcs.Dial, Chore: a.logins.Chore, Recovering: func() bool { return a.db.Recovering() || !a.replica.Counts() }, Log: log, Fit: func() error { return a.upkeep.Fit() },
 	})
 	a.fresh = freshness.New(freshness.Config{
 		Site: a.id.Site, Self: self, Life: a.life, Journal: a.journal, Replica: a.replica, Floor: a.floor, Post: a.post, Audit: a.audit, Log: log,
@@ -314,6 +321,11 @@ func (a *Agent) wireSite() {
 		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere
+	a.history = history.Open(history.Config{
+		Site: a.id.Site, Self: self, Raw: a.raw, Log: log, Event: a.journalEvent,
+		Catalog: func() *intent.Catalog { return a.site.Want().Catalog }, Owns: a.control.Owns, Signed: a.replica.State, Get: a.bmcs.Get, Live: a.mesh.Live, Ask: a.mesh.Read,
+	})
+	a.mesh.Telemetry = a.history.Peer()
 }
 
 // wireAPI makes the session with a coordinator and the site's API.
@@ -322,7 +334,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports},
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history,
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door
@@ -388,6 +400,8 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("assets", a.assets.Run)
 	run("traffic", a.traffic.Run)
 	run("reconcile", a.control.Run)
+	run("sessions with BMCs", a.bmcs.Run)
+	run("history", a.history.Run)
 	run("marks", a.keepMarks)
 	run("metrics", a.serveMetrics)
 	a.cfg.Logger.Info("agent is up", "site", a.id.Site, "agent", a.id.Agent, "management", a.end.Addr().String(), "boot", a.cfg.Boot)

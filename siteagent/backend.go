@@ -41,6 +41,7 @@ type backend struct {
 	api.Approvals
 	telemetry.TrafficSource
 	explain.Machines
+	telemetry.Source
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api"
+	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
@@ -316,6 +317,9 @@ func (a *Agent) reverse() http.Handler {
 		answerReverse(w, s, err)
 	})
 	mux.HandleFunc("GET /v1/sites/{site}/intent", a.mesh.GiveIntent) // for a coordinator that lost it
+	inner := telemetry.Inner(a.history)
+	mux.Handle("GET /v1/sites/{site}/series", inner)
+	mux.Handle("GET /v1/sites/{site}/query", inner)
 	mux.HandleFunc("GET /m/1/trust", a.mesh.GiveTrust)
 	mux.HandleFunc("GET /m/1/revocations", a.mesh.GiveRevocations)
 	mux.HandleFunc("GET /v1/sites/{site}/machines/{machine}/explain", func(w http.ResponseWriter, r *http.Request) {

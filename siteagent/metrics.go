@@ -33,6 +33,7 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 		set.WritePrometheus(w)
 		a.bootnet.WriteMetrics(w)
 		a.traffic.WriteMetrics(w)
+		a.history.WriteMetrics(w)
 		metrics.WriteProcessMetrics(w)
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}

@@ -26,6 +26,7 @@ type Backend interface {
 	Vault
 	Approvals
 	telemetry.TrafficSource
+	telemetry.Source
 	// Describe says who answers.
 	Describe() Info
 	Now() time.Time // what a token's end is measured by

@@ -457,3 +457,11 @@ func (s *scene) want(w *httptest.ResponseRecorder, status int, text string) {
 }
 
 var errBroken = errors.New("cannot read state: the disk is on fire")
+
+func (m *memory) Series(_ context.Context, site string, q telemetry.SeriesQuery) (*telemetry.SeriesList, error) {
+	return &telemetry.SeriesList{Site: site}, m.call("series %s %s %v", site, q.Match, q.Scope)
+}
+
+func (m *memory) Rows(_ context.Context, site string, q telemetry.RowsQuery) (*telemetry.Rows, error) {
+	return &telemetry.Rows{Site: site}, m.call("rows %s %s %v", site, q.Match, q.Scope)
+}

@@ -67,6 +67,8 @@ func routeTable() map[string]route {
 		"collect-assets":   {roles: "operator"},
 		"get-upload":       {roles: "operator security auditor"},
 		"list-uploads":     {roles: "operator security auditor"},
+		"list-series":      {roles: all, list: true}, // of whose machines: telemetry.TestSee
+		"query-series":     {roles: all, list: true},
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"reflect"
@@ -46,6 +47,7 @@ func (a *API) streams() {
 			return telemetry.ServeTraffic(w, r, v, a.b)
 		}))
 	a.sticks()
+	a.telemetry()
 }
 
 // stream registers one of them.
@@ -56,6 +58,22 @@ func (a *API) stream(method, path, id, summary string, params []*huma.Param, h f
 		Security:  credentials(),
 		Responses: map[string]*huma.Response{"200": {Description: "one JSON value per line"}, "default": {Description: "RFC 9457 problem"}},
 	})
+}
+
+// telemetry registers what sites measure.
+func (a *API) telemetry() {
+	for _, t := range telemetry.Routes(a.b) {
+		a.stream(http.MethodGet, t.Path, t.ID, t.Summary, append(query(t.Query...), path("site")...), func(w http.ResponseWriter, r *http.Request, by Caller) error {
+			c, _, err := a.b.Snapshot(r.Context())
+			if err == nil {
+				err = t.Serve(w, r, telemetry.See(c, r.PathValue("site"), func(q rights.Request) bool { return may(c, by, q) }))
+			}
+			if e, ok := errors.AsType[*telemetry.Error](err); ok {
+				err = &Error{Status: e.Status, Type: "telemetry", Detail: e.Detail}
+			}
+			return err
+		})
+	}
 }
 
 func query(names ...string) []*huma.Param { return params("query", names) }

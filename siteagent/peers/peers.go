@@ -51,6 +51,7 @@ type Mesh struct {
 	Assets     http.Handler
 	Traffic    http.Handler // what this agent heard of the site's traffic
 	Abroad     http.Handler // of what assets there are for agents of other sites
+	Telemetry  http.Handler // below /m/1/telemetry/; nil: none
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
 	Doubled func(ctx context.Context, agent string)
@@ -101,6 +102,9 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
 	mux.Handle("/m/1/assets/", m.Assets)
 	mux.Handle("/m/1/traffic/", m.Traffic)
+	if m.Telemetry != nil {
+		mux.Handle("/m/1/telemetry/", m.Telemetry)
+	}
 	return m.bySite(mux)
 }
 
@@ -326,6 +330,11 @@ func (m *Mesh) call(ctx context.Context, peer, method, path string, in, out any)
 // Ask posts in to a path of a peer and decodes its answer into out.
 func (m *Mesh) Ask(ctx context.Context, peer, path string, in, out any) error {
 	return m.call(ctx, peer, http.MethodPost, path, in, out)
+}
+
+// Read reads a peer's answer below /m/1/ into out.
+func (m *Mesh) Read(ctx context.Context, peer, path string, out any) error {
+	return m.call(ctx, peer, http.MethodGet, path, nil, out)
 }
 
 // rpcError is a peer's refusal.

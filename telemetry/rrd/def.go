@@ -118,6 +118,8 @@ type Def struct {
 	Min       *float64 `json:"min,omitempty"` // a value or rate below, or above Max, is unknown
 	Max       *float64 `json:"max,omitempty"`
 	Profile   string   `json:"profile"`
+	// Owner is the uid of what the series is of: whose tombstone ends it. It is no label, and changes with who has the name.
+	Owner string `json:"owner,omitempty"`
 }
 
 const (
@@ -131,7 +133,7 @@ func (d Def) check() error {
 	bad := func(what string) error {
 		return fmt.Errorf("cannot keep series %.80q: %w: %s", d.Name, ErrDefinition, what)
 	}
-	if !name(d.Name) || len(d.Labels) > maxLabels {
+	if !name(d.Name) || len(d.Labels) > maxLabels || len(d.Owner) > maxValue || len(d.Unit) > maxName {
 		return bad("its name or number of labels")
 	}
 	for k, v := range d.Labels {

@@ -71,12 +71,6 @@ func ParseMatch(text string) (Match, error) {
 	}
 }
 
-// With adds a term: label has exactly value.
-func (m Match) With(label, value string) Match {
-	m.terms = append(append([]term(nil), m.terms...), term{label: label, value: value})
-	return m
-}
-
 // Matches tells whether a series is selected.
 func (m Match) Matches(d Def) bool {
 	if m.name != "" && m.name != d.Name {

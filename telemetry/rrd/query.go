@@ -15,6 +15,8 @@ type Query struct {
 	CF       CF        // empty: AVERAGE
 	// MaxPoints is how many rows are wanted at most; zero takes 500. Rows are made coarser by CF, points are never picked.
 	MaxPoints int
+	// See leaves out series that the asker may not see; nil: none.
+	See func(Def) bool
 }
 
 // The bounds of a query.
@@ -102,7 +104,7 @@ func (s *Store) Query(q Query) (Rows, error) {
 	case from < 0 || to <= from:
 		return bad("from is before to")
 	}
-	snaps := s.snapshots(q.Match)
+	snaps := s.snapshots(q)
 	if len(snaps) > MostSeries {
 		return bad("%d series match, at most %d: narrow match", len(snaps), MostSeries)
 	}
@@ -131,12 +133,12 @@ func (s *Store) Query(q Query) (Rows, error) {
 	return out, nil
 }
 
-func (s *Store) snapshots(m Match) []snapshot {
+func (s *Store) snapshots(q Query) []snapshot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []snapshot
 	for _, sr := range s.byKey {
-		if !m.Matches(sr.def) {
+		if !q.Match.Matches(sr.def) || q.See != nil && !q.See(sr.def) {
 			continue
 		}
 		g, i := s.groups[sr.id/groupSeries], int(sr.id%groupSeries)

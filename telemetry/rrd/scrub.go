@@ -18,16 +18,16 @@ const (
 	scrubPage = 500 // keys of one scan: a long one would keep Badger from dropping old versions
 )
 
-// Remove hides all series that match, at once and for good; their keys are deleted by the next scrub. It is for a tombstone of what the
+// Remove hides all series that leave, at once and for good; their keys are deleted by the next scrub. It is for a tombstone of what the
 // series are of, never for its absence (promise 4). It returns how many left. Errors: state.ErrFull: none left.
-func (s *Store) Remove(m Match) (int, error) {
+func (s *Store) Remove(leaves func(Def) bool) (int, error) {
 	s.ticking.Lock()
 	defer s.ticking.Unlock()
 	s.mu.Lock()
 	var units []unit
 	n := 0
 	for _, sr := range s.byKey {
-		if !m.Matches(sr.def) {
+		if !leaves(sr.def) {
 			continue
 		}
 		n++

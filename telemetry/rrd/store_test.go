@@ -313,7 +313,7 @@ func TestLimits(t *testing.T) {
 	if blocks() == 0 {
 		t.Fatal("no blocks yet")
 	}
-	if n, err := s.Remove(Match{}.With("machine", "m1")); err != nil || n != 2 {
+	if n, err := s.Remove(func(d Def) bool { return d.Labels["machine"] == "m1" }); err != nil || n != 2 {
 		t.Fatalf("removed %d, %v", n, err)
 	}
 	if got := s.List(Match{}); len(got) != 2 {

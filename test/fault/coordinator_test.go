@@ -149,7 +149,7 @@ func (d *domain) agent(site, id, dir string) {
 	if d.sites[site+"/"+id] == "" {
 		d.sites[site+"/"+id] = freeAddr(d.T)
 	}
-	cfg := siteagent.Config{Data: dir, Management: d.sites[site+"/"+id], Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, Logger: d.log.With("agent", site+"/"+id)}
+	cfg := siteagent.Config{Data: dir, Management: d.sites[site+"/"+id], Spread: 10 * time.Millisecond, MaxBackoff: 500 * time.Millisecond, Reserve: 1, NoHistory: true, Logger: d.log.With("agent", site+"/"+id)}
 	cfg.Metrics = freeAddr(d.T)
 	d.metrics[site+"/"+id] = cfg.Metrics
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {

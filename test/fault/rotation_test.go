@@ -135,7 +135,7 @@ func (f *fleet) agentUp(site, id string) {
 	if f.agents[name] == "" {
 		f.agents[name] = freeAddr(f.T)
 	}
-	cfg := siteagent.Config{Data: dir, Management: f.agents[name], Spread: 10 * time.Millisecond, MaxBackoff: 300 * time.Millisecond, Reserve: 1}
+	cfg := siteagent.Config{Data: dir, Management: f.agents[name], Spread: 10 * time.Millisecond, MaxBackoff: 300 * time.Millisecond, Reserve: 1, NoHistory: true}
 	if _, err := os.Stat(filepath.Join(dir, "keys", "identity.json")); err != nil {
 		tok, err := f.api.JoinToken(f.Context(), site, api.JoinTokenRequest{Agent: id})
 		f.must(err)

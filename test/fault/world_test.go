@@ -162,7 +162,7 @@ func (w *world) startAs(name string, cfg siteagent.Config) {
 	host, log := w.net.Host(b.ip), w.log.With("who", name)
 	run := func(ctx context.Context) error {
 		cfg.Data, cfg.Management, cfg.Spread, cfg.MaxBackoff, cfg.Reserve, cfg.Journal = b.dir, b.addr, time.Second, 10*time.Second, 1, worldJournal
-		cfg.Logger, cfg.Network, cfg.Wall = log, host, b.wall
+		cfg.Logger, cfg.Network, cfg.Wall, cfg.NoHistory = log, host, b.wall, true
 		return siteagent.Run(ctx, cfg)
 	}
 	if name == "coordinator" {
