@@ -6,6 +6,7 @@ import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/asset"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/graph"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/pki"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/traffic"
@@ -22,6 +23,7 @@ var (
 	_ account.Shell   = shell{}
 	_ asset.Shell     = shell{}
 	_ documents.Shell = shell{}
+	_ graph.Shell     = shell{}
 	_ line.Shell      = shell{}
 	_ pki.Shell       = shell{}
 	_ traffic.Shell   = shell{}
@@ -73,6 +75,12 @@ func (s shell) Describe(c *cobra.Command, info intent.KindInfo, name string) err
 
 // Progress is where progress is told, and whether a bar makes sense there.
 func (s shell) Progress() (io.Writer, bool) { return s.a.Err, isTerminal(s.a.Err) }
+
+// Out implements graph.Shell, as Getenv does.
+func (s shell) Out() io.Writer { return s.a.Out }
+
+// Getenv reads the environment.
+func (s shell) Getenv(name string) string { return s.a.getenv(name) }
 
 // Explain adds the next step to what a server refused.
 func (s shell) Explain(err error) error { return explainClient(err) }
