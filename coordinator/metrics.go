@@ -10,6 +10,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/coordinator/recovery"
+	exposed "github.com/skerry-metal/skerry/mesh/api/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -51,11 +52,7 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 	set.NewGauge("skerry_audit_broken_chains", func() float64 { return float64(c.audit.Broken(ctx)) })
 	set.NewGauge("skerry_breakglass_used_total", func() float64 { return float64(c.audit.Uses()) })
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		set.WritePrometheus(w)
-		metrics.WriteProcessMetrics(w)
-	})
+	mux.Handle("GET /metrics", exposed.Handler(set.WritePrometheus))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()

@@ -3,12 +3,14 @@ package siteagent
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+	exposed "github.com/skerry-metal/skerry/mesh/api/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
@@ -28,14 +30,12 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 	set := metrics.NewSet()
 	a.gauges(set)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	mux.Handle("GET /metrics", exposed.Handler(func(w io.Writer) {
 		set.WritePrometheus(w)
 		a.bootnet.WriteMetrics(w)
 		a.traffic.WriteMetrics(w)
 		a.history.WriteMetrics(w)
-		metrics.WriteProcessMetrics(w)
-	})
+	}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
