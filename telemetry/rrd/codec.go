@@ -56,7 +56,11 @@ var errValue = errors.New("value is damaged")
 
 // seal puts the version before a value and its CRC-32C behind it.
 func seal(body []byte) []byte {
-	b := append(append(make([]byte, 0, len(body)+5), version), body...)
+	return sum(append(append(make([]byte, 0, len(body)+5), version), body...))
+}
+
+// sum puts the CRC-32C behind a value that begins with its version.
+func sum(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 }
 
@@ -84,16 +88,17 @@ func unsealTick(b []byte) (int64, error) {
 // encodeRow is tick i64, n u16, presence bits of n series, and a float64 of each series that is present: not NaN.
 func encodeRow(tick int64, values []float64) []byte {
 	n := len(values)
-	b := make([]byte, 10+(n+7)/8, 10+(n+7)/8+8*n)
-	binary.BigEndian.PutUint64(b, uint64(tick))
-	binary.BigEndian.PutUint16(b[8:], uint16(n))
+	b := make([]byte, 11+(n+7)/8, 15+(n+7)/8+8*n)
+	b[0] = version
+	binary.BigEndian.PutUint64(b[1:], uint64(tick))
+	binary.BigEndian.PutUint16(b[9:], uint16(n))
 	for i, v := range values {
 		if !math.IsNaN(v) {
-			b[10+i/8] |= 1 << (i % 8)
+			b[11+i/8] |= 1 << (i % 8)
 			b = binary.BigEndian.AppendUint64(b, math.Float64bits(v))
 		}
 	}
-	return seal(b)
+	return sum(b)
 }
 
 // decodeRow returns the tick and values of at most groupSeries series, NaN where one is not present.
@@ -160,7 +165,8 @@ func (k *block) encode(a Archive) []byte {
 	for n > 0 && k.rows[n-1].count == 0 {
 		n--
 	}
-	b := append(binary.BigEndian.AppendUint64(make([]byte, 0, 16+n*(2+8*len(a.CFs)+8)), uint64(k.start)), byte(n))
+	b := append(make([]byte, 0, 20+n*(2+8*len(a.CFs)+8)), version)
+	b = append(binary.BigEndian.AppendUint64(b, uint64(k.start)), byte(n))
 	if a.Steps > 1 {
 		b = appendColumn(b, n, 2, func(r int) uint64 { return uint64(k.rows[r].count) })
 	}
@@ -172,7 +178,7 @@ func (k *block) encode(a Archive) []byte {
 			return math.Float64bits(*col(&k.rows[r]))
 		})
 	}
-	return seal(b)
+	return sum(b)
 }
 
 func appendColumn(b []byte, n, size int, at func(r int) uint64) []byte {
@@ -218,25 +224,26 @@ func cutColumn(b []byte, n, size int, set func(r int, v uint64)) ([]byte, error)
 	return b[have*size:], nil
 }
 
-func decodeBlock(a Archive, b []byte) (*block, error) {
+// decode fills k, whatever was in it.
+func (k *block) decode(a Archive, b []byte) error {
 	b, err := unseal(b)
 	if err != nil || len(b) < 9 || b[8] > blockRows {
-		return nil, errValue
+		return errValue
 	}
-	k := &block{start: int64(binary.BigEndian.Uint64(b))}
+	*k = block{start: int64(binary.BigEndian.Uint64(b))}
 	n := int(b[8])
 	if b = b[9:]; a.Steps > 1 {
 		if b, err = cutColumn(b, n, 2, func(r int, v uint64) { k.rows[r].count = uint32(v) }); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, col := range a.columns() {
 		if b, err = cutColumn(b, n, 8, func(r int, v uint64) { *col(&k.rows[r]) = math.Float64frombits(v) }); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if len(b) != 0 {
-		return nil, errValue
+		return errValue
 	}
 	for r := range k.rows[:n] {
 		c := &k.rows[r]
@@ -247,10 +254,10 @@ func decodeBlock(a Archive, b []byte) (*block, error) {
 			*c = cdp{}
 		}
 		if int(c.count) > a.Steps {
-			return nil, errValue
+			return errValue
 		}
 	}
-	return k, nil
+	return nil
 }
 
 const openSize = 4*8 + 2

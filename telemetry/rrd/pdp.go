@@ -16,20 +16,21 @@ type pdp struct {
 	n       uint64 // last reading of a counter
 	known   bool   // n is one
 	val     float64
-	unknown float64 // whole seconds of the open step that are unknown
+	unknown float64 // seconds of the open step that are unknown
 }
 
 const micro = 1_000_000
 
 // begin starts at a time of which nothing is known before.
 func (p *pdp) begin(at, step int64) {
-	*p = pdp{last: at, val: math.NaN(), unknown: float64(at / micro % step)}
+	*p = pdp{last: at, val: math.NaN(), unknown: float64(at%(step*micro)) / micro}
 }
 
 // update takes a reading at time at > p.last and returns the points of the steps that end since: the first of them has the value open,
 // those after it, up to the tick end, have rest; first > end: none ends. What is unknown of a step between its last reading and its end
 // does not count against its half, as in rrdtool: {5 at 3 s, unknown at 10 s} is 5.
-// Source: rrdtool 1.7.2, by experiment (TestPeer), at whole seconds; its sums for parts of a second are off where several steps end.
+// Source: rrdtool 1.7.2, by experiment (TestPeer), at whole seconds; of what is unknown it counts whole seconds only, so that with parts of
+// a second the average of equal readings is another number there.
 func (p *pdp) update(d *Def, heartbeat float64, step, at int64, s Sample) (open, rest float64, first, end int64) {
 	interval := float64(at-p.last) / micro
 	if interval > heartbeat {
@@ -55,7 +56,7 @@ func (p *pdp) update(d *Def, heartbeat float64, step, at int64, s Sample) (open,
 		p.val += rate * before
 	}
 	if begun == now {
-		p.unknown += math.Floor(lost)
+		p.unknown += lost
 		return 0, 0, 1, 0
 	}
 	open = math.NaN()
@@ -65,7 +66,7 @@ func (p *pdp) update(d *Def, heartbeat float64, step, at int64, s Sample) (open,
 	after := float64(at-now*step*micro) / micro
 	p.unknown, p.val = 0, rate*after
 	if math.IsNaN(rate) {
-		p.unknown = math.Floor(after)
+		p.unknown = after
 	}
 	return open, rate, begun + 1, now
 }

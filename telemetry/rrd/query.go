@@ -214,11 +214,12 @@ func (s *Store) rows(sn snapshot, cf CF, step, first, last int64) []float64 {
 	}
 	closed := sn.closed / int64(a.Steps)
 	lastRow := min(closed, base+int64(len(points))-1)
+	var k block
 	for b := max(base, oldest, 0) / blockRows; b*blockRows <= lastRow; b++ {
-		if k := s.block(a, n, sn.id, b*blockRows); k != nil {
-			for r, c := range k.rows {
+		if s.block(&k, a, n, sn.id, b*blockRows) {
+			for r := range k.rows {
 				if row := b*blockRows + int64(r); row <= closed {
-					put(row, c)
+					put(row, k.rows[r])
 				}
 			}
 		}

@@ -115,8 +115,8 @@ func (s *Store) scrubOne(k, v []byte, seen *Scrubbed) {
 		return
 	}
 	a := p.Archives[k[1]]
-	b, err := decodeBlock(a, v)
-	if err != nil || b.start%blockRows != 0 || b.start/blockRows%a.blockSlots() != int64(binary.BigEndian.Uint16(k[6:])) {
+	var b block
+	if err := b.decode(a, v); err != nil || b.start%blockRows != 0 || b.start/blockRows%a.blockSlots() != int64(binary.BigEndian.Uint16(k[6:])) {
 		seen.Damaged++
 	}
 }

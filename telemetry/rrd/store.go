@@ -105,6 +105,7 @@ type Store struct {
 	fresh   []*series // whose record is to be written with the next tick
 	devices map[string]int
 	counts  Counts
+	scratch block // of a close
 
 	damaged atomic.Int64 // values that did not read
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -416,5 +417,40 @@ func TestGauges(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Fatalf("%q is not in\n%s", want, b.String())
 		}
+	}
+}
+
+// TestPartsOfSeconds: the average of equal readings is that reading, whenever they come, and whatever is unknown between them.
+func TestPartsOfSeconds(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	s := openStore(t, newMemory())
+	now := at(0).Add(3_538_461 * time.Microsecond)
+	id := add(t, s, gauge("a", "m1"), now)
+	tick := at(10)
+	for range 2000 {
+		now = now.Add(time.Duration(r.Int64N(int64(12 * time.Second)))).Add(time.Microsecond)
+		for ; !tick.After(now); tick = tick.Add(10 * time.Second) {
+			if err := s.Tick(tick); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Update(id, now, Sample{Value: 22, Unknown: r.IntN(5) == 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := query(t, s, "a", at(0), tick, Average, 5000)
+	known := 0
+	for i, v := range rows.Series[0].Values {
+		if !math.IsNaN(v) {
+			known++
+			if math.Abs(v-22) > 1e-9 {
+				t.Fatalf("row %d is %v", i, v)
+			}
+		}
+	}
+	if known < 100 {
+		t.Fatalf("%d rows are known", known)
 	}
 }

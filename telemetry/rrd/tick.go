@@ -280,18 +280,20 @@ func (s *Store) closeSeries(g *group, c *closing, i int) (pairs []state.Pair) {
 		return nil
 	}
 	value := func(tick int64) float64 { return g.value(tick, i) }
+	k := &s.scratch
 	for n, a := range g.p.Archives {
-		var k *block
+		begun := false
 		flush := func() {
-			if k != nil {
+			if begun {
 				pairs = append(pairs, state.Pair{Key: keyBlock(n, uint32(sr.id), k.start/blockRows%a.blockSlots()), Value: k.encode(a)})
 			}
 		}
 		emit := func(row int64, p cdp) {
-			if start := row / blockRows * blockRows; k == nil || k.start != start {
+			if start := row / blockRows * blockRows; !begun || k.start != start {
 				flush()
-				if k = s.block(a, n, sr.id, start); k == nil || n == 0 {
-					k = &block{start: start}
+				begun = true
+				if n == 0 || !s.block(k, a, n, sr.id, start) { // a close ends where a block of the finest archive does
+					*k = block{start: start}
 				}
 			}
 			k.rows[row%blockRows] = p
@@ -309,24 +311,20 @@ func (s *Store) closeSeries(g *group, c *closing, i int) (pairs []state.Pair) {
 	return pairs
 }
 
-// block reads the block of rows that begin with start; nil: there is none, or it is damaged.
-func (s *Store) block(a Archive, n int, id ID, start int64) *block {
+// block reads the block of rows that begin with start into k; false: there is none, or it is damaged.
+func (s *Store) block(k *block, a Archive, n int, id ID, start int64) bool {
 	key := keyBlock(n, uint32(id), start/blockRows%a.blockSlots())
 	b, err := s.cfg.Raw.Get(key)
 	if errors.Is(err, state.ErrAbsent) {
-		return nil
+		return false
 	}
-	var k *block
 	if err == nil {
-		k, err = decodeBlock(a, b)
+		err = k.decode(a, b)
 	}
 	if err != nil {
 		s.damaged.Add(1)
 		s.cfg.Log.Warn("series: a block is damaged, its rows are unknown", "err", damaged(key, err))
-		return nil
+		return false
 	}
-	if k.start != start {
-		return nil // of the turn before
-	}
-	return k
+	return k.start == start // else it is of the turn before
 }
