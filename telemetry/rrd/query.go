@@ -47,6 +47,7 @@ type Info struct {
 	Def  Def
 	Last float64   // the newest point, NaN when unknown
 	At   time.Time // its time
+	key  string
 }
 
 // List returns the series that match, in order of their keys.
@@ -59,7 +60,7 @@ func (s *Store) List(m Match) []Info {
 			continue
 		}
 		g := s.groups[sr.id/groupSeries]
-		i := Info{Def: sr.def, Last: math.NaN(), At: stamp(g, g.tick)}
+		i := Info{key: sr.key, Def: sr.def, Last: math.NaN(), At: stamp(g, g.tick)}
 		for k := g.tick; k > g.tick-3; k-- { // a gauge that is polled once a step completes its row in the step after
 			if v := g.value(k, int(sr.id%groupSeries)); !math.IsNaN(v) {
 				i.Last, i.At = v, stamp(g, k)
@@ -68,13 +69,14 @@ func (s *Store) List(m Match) []Info {
 		}
 		out = append(out, i)
 	}
-	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Def.Key(), b.Def.Key()) })
+	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 
 // snapshot is what a query reads of one series while nobody changes it.
 type snapshot struct {
 	id     ID
+	key    string
 	def    Def
 	p      *profile
 	closed int64
@@ -142,7 +144,7 @@ func (s *Store) snapshots(q Query) []snapshot {
 			continue
 		}
 		g, i := s.groups[sr.id/groupSeries], int(sr.id%groupSeries)
-		sn := snapshot{id: sr.id, def: sr.def, p: g.p, closed: g.closed, tick: g.tick}
+		sn := snapshot{id: sr.id, key: sr.key, def: sr.def, p: g.p, closed: g.closed, tick: g.tick}
 		for k := g.closed + 1; k <= min(g.tick, g.closed+slots); k++ {
 			sn.points = append(sn.points, g.value(k, i))
 		}
@@ -151,7 +153,7 @@ func (s *Store) snapshots(q Query) []snapshot {
 		}
 		out = append(out, sn)
 	}
-	slices.SortFunc(out, func(a, b snapshot) int { return strings.Compare(a.def.Key(), b.def.Key()) })
+	slices.SortFunc(out, func(a, b snapshot) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 

@@ -35,7 +35,7 @@ func (s *Store) Remove(leaves func(Def) bool) (int, error) {
 		gone.gone = true
 		units = append(units, unit{[]state.Pair{s.recordPair(&gone)}, func() {
 			sr.gone = true
-			delete(s.byKey, sr.def.Key())
+			delete(s.byKey, sr.key)
 			s.count(sr, -1)
 			s.fresh = slices.DeleteFunc(s.fresh, func(f *series) bool { return f == sr })
 		}})

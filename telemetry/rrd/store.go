@@ -49,6 +49,7 @@ type ID uint32
 // series is one that is kept, or was.
 type series struct {
 	id   ID
+	key  string // of def
 	def  Def
 	born int64 // tick; what a row of an earlier tick holds in its place is of another series
 	gone bool  // it left; its keys are being deleted
@@ -206,7 +207,8 @@ func heartbeat(d Def, p *profile) float64 {
 
 // add counts a series among those that are kept.
 func (s *Store) add(sr *series) {
-	s.byKey[sr.def.Key()] = sr
+	sr.key = sr.def.Key()
+	s.byKey[sr.key] = sr
 	s.count(sr, 1)
 }
 
