@@ -440,8 +440,23 @@ func (w *walk) back(context.Context, *errgroup.Group) error {
 	})
 }
 
-// explain prints the whole chain of m2, as an operator would see it.
+// explain prints the whole chain of m2, as an operator would see it, and the history of a sensor that the agents kept.
 func (w *walk) explain(context.Context, *errgroup.Group) error {
+	err := w.r.step("6 skerry graph machine/m1 temperature", func() (string, error) {
+		graph, said := "", errors.New("nothing was asked")
+		err := w.until(3*quick, "two readings of m1's controller are kept", func() (bool, error) {
+			graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/m1", "temperature", "--since", "10m")
+			return said == nil && strings.Contains(graph, "last"), nil
+		})
+		fmt.Fprintf(w.cfg.Out, "\n%s\n", graph)
+		if err != nil {
+			err = errors.Join(err, said)
+		}
+		return fmt.Sprintf("%d lines", strings.Count(graph, "\n")), err
+	})
+	if err != nil {
+		return err
+	}
 	return w.r.step("6 skerry machine explain m2", func() (string, error) {
 		out, err := w.l.cli(w.ctx, "coord", "--context", "edge", "machine", "explain", "m2")
 		if err != nil {
