@@ -1,6 +1,8 @@
 package swarm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -126,4 +128,45 @@ func TestAsksOthersFirst(t *testing.T) {
 			s.Errorf("took %v", took)
 		}
 	})
+}
+
+// TestLyingSiteAlone: with nobody else to ask, a site that lies is left after its strikes: the fetch ends, and costs no more.
+func TestLyingSiteAlone(t *testing.T) {
+	inBubble(t, 1, 33<<20, func(s *site) {
+		s.reach(1)
+		a := s.agents[0]
+		a.up.Store(false)
+		rot := newMem(s.m, s.b)
+		rot.rot = map[int]bool{}
+		for i := range s.m.Chunks {
+			rot.rot[i] = true
+		}
+		a.abroad[0].h = NewHandler(rot, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithTimeout(s.Context(), time.Hour)
+		defer cancel()
+		_, err := a.swarm.Fetch(ctx, s.m.Content, s.m.Digest(), Wanted, nil)
+		if got := s.came()["far1"]; !errors.Is(err, ErrSources) || got > 0.2 {
+			s.Errorf("%v, %.2f times", err, got)
+		}
+	})
+}
+
+// TestThinSite: a site whose line is thin is asked first, and left for a coordinator that brings more; alone it brings all.
+func TestThinSite(t *testing.T) {
+	for _, up := range []bool{true, false} {
+		inBubble(t, 1, 3<<20, func(s *site) {
+			s.reach(1)
+			a := s.agents[0]
+			a.up.Store(up)
+			a.abroad[0].octets = 3 << 10
+			began := time.Now()
+			s.startAll()
+			s.complete(time.Hour, a)
+			took, got := time.Since(began), s.came()
+			s.Logf("coordinator there %v: %v in %v", up, got, took)
+			if up && (took > 2*time.Minute || got["origin"] < 0.8) || !up && got["origin"] > 0 {
+				s.Errorf("coordinator there %v: %v in %v", up, got, took)
+			}
+		})
+	}
 }

@@ -53,8 +53,11 @@ type job struct {
 // errEnough ends an order whose stripe somebody else fetches.
 var errEnough = errors.New("another agent fetches it, or has it")
 
-// errSilent ends an order of which nothing comes.
-var errSilent = errors.New("the coordinator is silent")
+// errSilent ends an order of which nothing comes, errThin one to another site that brings next to nothing while somebody else may be asked.
+var (
+	errSilent = errors.New("nothing comes any more")
+	errThin   = errors.New("it brings too little, and somebody else has it too")
+)
 
 // storeError is ours, not the source's.
 type storeError struct{ err error }
@@ -135,11 +138,12 @@ func (j *job) run(ctx context.Context) error {
 		listed := j.s.cfg.Peers()
 		above, asking := j.upstreams()
 		j.s.mu.Lock()
-		j.line.up = len(j.usable(above)) > 0 || asking
+		above = j.usable(above)
+		j.line.up = len(above) > 0 || asking
 		now, changed := time.Now(), j.s.changed
 		fresh, gone := j.meet(listed, now)
 		j.ration(now)
-		j.watchLine(now)
+		j.watchLine(now, len(above))
 		ended, err := j.ended(ctx, len(listed), now)
 		j.s.mu.Unlock()
 		if ended {
@@ -192,8 +196,8 @@ func (j *job) meet(listed []Source, now time.Time) (fresh []*peer, gone []string
 	return fresh, gone
 }
 
-// watchLine ends an order to the coordinator that is not this agent's any more, or of which nothing comes. The caller holds mu.
-func (j *job) watchLine(now time.Time) {
+// watchLine ends an order (others: how many may be asked over the line) to the coordinator that is not this agent's any more, or of which nothing comes. The caller holds mu.
+func (j *job) watchLine(now time.Time, others int) {
 	l := &j.line
 	l.shunned = j.shunned(now)
 	switch {
@@ -205,6 +209,9 @@ func (j *job) watchLine(now time.Time) {
 	case l.silent(j.chunkSize(), now):
 		j.forsake(l.src)
 		j.yield(errSilent)
+	case l.thin(now) && others > 1 && j.s.pace.Limit() > thinRate: // else it is our budget that is thin
+		j.forsake(l.src)
+		j.yield(errThin)
 	case !j.may(l.stripe, now), j.m != nil && l.trying && l.next < len(j.m.Chunks) && held(j.holders(now), l.next):
 		j.yield(errEnough)
 	}
@@ -374,7 +381,7 @@ func (j *job) askAbove(ctx context.Context) bool {
 	if j.s.account(j.d, src).strikes >= strikes {
 		j.forsake(src)
 	}
-	if l.out {
+	if l.out || src.Tier == TierSite && j.s.account(j.d, src).out() { // else it would be tried on, with nobody left to ask
 		l.stripe, l.trying = noStripe, false
 	}
 	j.s.wake()

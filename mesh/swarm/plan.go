@@ -27,6 +27,10 @@ const (
 	turn = 30 * time.Second
 	// ownerWait is how long an owner may bring no whole chunk, whatever it says of octets: the usual 1 MiB at 2.3 kbit/s.
 	ownerWait = time.Hour
+	// An order to another site that brings less than thinRate octets a second for thinAfter makes way for somebody else who has it: the
+	// nearest by the time of an answer may be the one with the thinnest line.
+	thinAfter = 10 * time.Second
+	thinRate  = 64 << 10
 	// decay is how much of the line's past counts for the estimate.
 	decay = 30 * time.Second
 )
@@ -132,6 +136,8 @@ type line struct {
 	trying  bool      // an order is sent, or is to be sent again
 	moved   time.Time // last octet; before the first, when it began to try
 	octets  uint64
+	sent    time.Time // the order that is under way, and the octets that had come by then
+	had     uint64
 	gained  float64 // octets of late
 	spent   time.Duration
 	mark    time.Time
@@ -146,8 +152,15 @@ func (l *line) pick(above []Source) Source {
 	return l.src
 }
 
+// thin tells whether an order to another site brings so little that it is worth asking somebody else.
+func (l *line) thin(now time.Time) bool {
+	took := now.Sub(l.sent)
+	return l.src.Tier == TierSite && l.cancel != nil && took >= thinAfter && float64(l.octets-l.had) < thinRate*took.Seconds()
+}
+
 // begin notes that an order is sent.
 func (l *line) begin(now time.Time) {
+	l.sent, l.had = now, l.octets
 	if !l.trying {
 		l.trying, l.moved = true, now
 	}
