@@ -122,6 +122,7 @@ type Agent struct {
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
 	sites   *gossip.Pool // the gateways of this site and of those that it reaches
+	beyond  around
 	mesh    *peers.Mesh
 	uplink  *uplink.Client
 	backend *backend
@@ -389,6 +390,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("chain", a.chain.Run)
 	run("follow", a.follow)
 	run("other sites", a.abroad.Run)
+	run("follow other sites", a.followSites)
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)
 	run("upkeep", a.upkeep.Run)

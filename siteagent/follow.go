@@ -160,7 +160,6 @@ func (a *Agent) follow(ctx context.Context) error {
 				from.Follow(ctx, m.ID, a.end.RoundTripper(m.Peer), m.Tags)
 			}
 		}
-		a.followSites(ctx, &from)
 		a.claims.Meet(ctx)
 		a.recover(ctx)
 		select {
@@ -168,7 +167,6 @@ func (a *Agent) follow(ctx context.Context) error {
 			return nil
 		case e := <-a.gossip.Events():
 			a.noteMember(e)
-		case <-a.sites.Events():
 		case <-st.Wake:
 		case <-t.C:
 		}

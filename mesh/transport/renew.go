@@ -44,6 +44,10 @@ func (e *Endpoint) Renew(ctx context.Context) error {
 	var mu sync.Mutex // guards errs
 	var errs []error
 	for _, old := range e.Sessions() {
+		if old.id.Site != e.cfg.TLS.Self.Site { // dialled anew when it is needed, by whoever can: it may have no address here
+			old.Drain()
+			continue
+		}
 		wg.Go(func() {
 			if err := e.renew(ctx, old); err != nil {
 				mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
@@ -65,6 +66,21 @@ func Gateways(site, self string, roster *intent.RosterBody, reached map[string][
 	}
 	for i := range out {
 		out[i].ID = Gateway(out[i].Peer)
+	}
+	return out
+}
+
+// Heard says how it stands with the members of the pool that are of other sites.
+func Heard(site string, members []gossip.Member) (out []api.Gateway) {
+	for _, m := range members {
+		if m.Peer.Site == site {
+			continue
+		}
+		g := api.Gateway{Site: m.Peer.Site, Agent: m.Peer.ID, Alive: "unknown", Since: m.Since}
+		if !m.Since.IsZero() {
+			g.Alive = map[bool]string{true: "yes", false: "no"}[m.Alive]
+		}
+		out = append(out, g)
 	}
 	return out
 }

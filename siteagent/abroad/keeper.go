@@ -22,9 +22,8 @@ const (
 	// askEvery is how long an answer counts, wantedFor how long an asset is asked for after somebody wanted it last.
 	askEvery  = 30 * time.Second
 	wantedFor = 30 * time.Second
-	// askLimit is how long one agent of another site may take to answer, gateways how many of a site are asked until one does.
+	// askLimit is how long one agent of another site may take to answer; the next one of the site is asked then.
 	askLimit = 5 * time.Second
-	gateways = 2
 	// headStart is how long the coordinator is not asked for an asset while other sites have not answered yet, unless they did not the last time.
 	headStart = 2 * time.Second
 	askAtOnce = 8
@@ -144,6 +143,7 @@ func (k *Keeper) due() (out []question) {
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.wanted, func(_ intent.Digest, w *want) bool { return now.Sub(w.last) > wantedFor })
 	maps.DeleteFunc(k.sites, func(name string, _ *site) bool { return sites[name] == nil })
+	silent := map[string]bool{}
 	for d, w := range k.wanted {
 		maps.DeleteFunc(w.told, func(name string, _ *told) bool { return sites[name] == nil })
 		for name, agents := range sites {
@@ -153,6 +153,13 @@ func (k *Keeper) due() (out []question) {
 				w.told[name] = t
 			} else if now.Sub(t.at) < askEvery {
 				continue
+			}
+			if k.of(name).failed { // one question shows whether it is back; the others would keep those to live sites waiting
+				if silent[name] {
+					t.at = now
+					continue
+				}
+				silent[name] = true
 			}
 			t.at = time.Time{}
 			out = append(out, question{d, name, agents})
@@ -186,7 +193,7 @@ func (k *Keeper) ask(ctx context.Context, q question) {
 	var holders []string
 	err := errors.New("it has no agents")
 	var took time.Duration
-	for _, agent := range q.agents[:min(len(q.agents), gateways)] {
+	for _, agent := range q.agents {
 		began := time.Now()
 		if holders, err = who(ctx, k.cfg.To(transport.Peer{Site: q.site, ID: agent}), q.d); err == nil {
 			took = time.Since(began)

@@ -92,8 +92,16 @@ func (w *Site) Overrides() []intent.Override {
 
 // Now returns the effective intent; it is computed again only when intent or overrides moved.
 func (w *Site) Now() *Intent {
-	st := w.State()
+	rev := w.Rev()
 	jrev, _ := w.Journal.Rev()
+	w.mu.Lock()
+	c := w.cache
+	w.mu.Unlock()
+	if c != nil && c.siteRev == rev && c.journalRev == jrev {
+		return c // most are: State copies every object
+	}
+	st := w.State()
+	jrev, _ = w.Journal.Rev()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if c := w.cache; c != nil && c.siteRev == st.Rev && c.journalRev == jrev {

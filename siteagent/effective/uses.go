@@ -22,24 +22,34 @@ func (w *Site) Uses() func(name string, s *intent.AssetSpec) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	jrev, _ := w.Journal.Rev()
-	revs := [2]uint64{w.State().Rev, jrev} // before what they number is read: that may be newer
+	revs := [2]uint64{w.Rev(), jrev} // before what they number is read: that may be newer
 	if u.names == nil || u.revs != revs {
-		c, site := w.Now().Overlay.Catalog, w.Spec()
-		u.revs, u.names, u.digests = revs, map[string]bool{}, map[intent.Digest]bool{}
-		if site != nil && site.Installer != nil {
-			u.names[site.Installer.Kernel], u.names[site.Installer.Ramdisk] = true, true
-		}
-		for _, o := range c.List(intent.KindInstanceArray) {
-			if img, _, ok := intent.Lookup[*intent.ImageSpec](c, intent.KindImage, "", o.Spec.(*intent.InstanceArraySpec).Image); ok {
-				u.names[img.Asset] = true
-			}
-		}
-		for _, b := range reconcile.Bindings(w.Journal) {
-			if !b.Released {
-				u.digests[b.Digest] = true
-			}
-		}
+		u.revs = revs
+		u.names, u.digests = usesOf(w.Spec(), w.Now().Overlay.Catalog, reconcile.Bindings(w.Journal))
 	}
 	names, digests := u.names, u.digests
 	return func(name string, s *intent.AssetSpec) bool { return names[name] || digests[s.Digest] }
+}
+
+// usesOf returns the names and digests of assets that are used. site may be nil.
+func usesOf(site *intent.SiteSpec, c *intent.Catalog, bindings map[string]reconcile.Binding) (names map[string]bool, digests map[intent.Digest]bool) {
+	names, digests = map[string]bool{}, map[intent.Digest]bool{}
+	image := func(name string) {
+		if img, _, ok := intent.Lookup[*intent.ImageSpec](c, intent.KindImage, "", name); ok {
+			names[img.Asset] = true
+		}
+	}
+	if site != nil && site.Installer != nil {
+		names[site.Installer.Kernel], names[site.Installer.Ramdisk] = true, true
+	}
+	for _, o := range c.List(intent.KindInstanceArray) {
+		image(o.Spec.(*intent.InstanceArraySpec).Image)
+	}
+	for _, b := range bindings {
+		if !b.Released {
+			digests[b.Digest] = true
+			image(b.Image) // what is not installed yet is installed with the asset that its image names now
+		}
+	}
+	return names, digests
 }

@@ -47,7 +47,8 @@ type acts struct {
 // Check is the result of a Verify.
 type Check struct {
 	At  time.Time `json:"at"`
-	Bad int       `json:"bad"` // chunks; they are fetched again
+	Bad int       `json:"bad"`           // chunks; they are fetched again
+	Why string    `json:"why,omitempty"` // it could not be read to its end
 }
 
 func newActs() acts {
@@ -211,9 +212,11 @@ func (k *Keeper) verify(ctx context.Context) {
 			k.mu.Unlock()
 			k.acts.mu.Lock()
 			delete(k.acts.checking, d)
-			if err == nil {
-				k.acts.checked[d] = Check{time.Now().UTC(), r.Bad}
+			c := Check{At: time.Now().UTC(), Bad: r.Bad}
+			if err != nil {
+				c.Why = err.Error()
 			}
+			k.acts.checked[d] = c
 			k.acts.mu.Unlock()
 			if err != nil && ctx.Err() == nil {
 				k.cfg.Log.Warn("asset not verified", "asset", d.Short(), "err", err)

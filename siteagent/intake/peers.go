@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -25,8 +26,13 @@ type asked struct {
 	have uint64
 }
 
-// Follow takes what one peer, reached by rt, has beyond us. What it says is a hint: the documents decide.
+// followLimit is how long all that one peer has may take: it is asked again, and others are not kept waiting for one that says nothing.
+const followLimit = 30 * time.Second
+
+// Follow takes what one peer, reached by rt, has beyond us, in followLimit. What it says is a hint: the documents decide.
 func (p *Peers) Follow(ctx context.Context, peer string, rt http.RoundTripper, t gossip.Tags) {
+	ctx, cancel := context.WithTimeout(ctx, followLimit)
+	defer cancel()
 	base := "http://" + peer + "/m/1/"
 	note := func(stream string, err error) {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, document.ErrOffered) {

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/gossip"
@@ -190,3 +192,21 @@ func TestPeerFailed(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestSilentPeer: a peer that answers and says nothing more is left after half a minute.
+func TestSilentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &roots{T: t, Author: sitetest.NewAuthor(t)}
+		l := r.listener(r.Env)
+		p := Peers{Desk: l.Desk}
+		began := time.Now()
+		p.Follow(t.Context(), "a9", roundTripper(func(r *http.Request) (*http.Response, error) {
+			from, to := io.Pipe()
+			context.AfterFunc(r.Context(), func() { _ = to.CloseWithError(r.Context().Err()) })
+			return &http.Response{StatusCode: http.StatusOK, Body: from}, nil
+		}), gossip.Tags{Trust: gossip.Hint{Epoch: 0, Seq: 9, Hash8: "00000000"}, Revocation: gossip.Hint{Epoch: 9, Seq: 9, Hash8: "00000000"}})
+		if took := time.Since(began); took != followLimit {
+			t.Errorf("left after %v", took)
+		}
+	})
+}

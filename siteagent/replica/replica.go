@@ -442,6 +442,13 @@ type State struct {
 	Wake     <-chan struct{}    // closed by the next change
 }
 
+// Rev returns State().Rev without the copies.
+func (s *Replica) Rev() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rev
+}
+
 // State returns the active intent.
 func (s *Replica) State() State {
 	s.mu.Lock()

@@ -167,10 +167,13 @@ func (k *Keeper) Out(ctx context.Context, octets int) (int, error) {
 		return octets, nil
 	}
 	n, _ := intent.ParseAmount(s.RateOut)
-	if limit := rate.Limit(float64(n) / 8 / float64(max(k.cfg.Share(), 1))); k.out.Limit() != limit {
+	limit := rate.Limit(float64(n) / 8 / float64(max(k.cfg.Share(), 1)))
+	burst := min(max(outBurst, int(limit/10)), 256<<10) // a tenth of a second
+	if k.out.Limit() != limit {
 		k.out.SetLimit(limit)
+		k.out.SetBurst(burst)
 	}
-	octets = min(octets, outBurst)
+	octets = min(octets, k.out.Burst())
 	if err := k.out.WaitN(ctx, octets); err != nil {
 		return 0, fmt.Errorf("cannot send more to another site: %w", err)
 	}

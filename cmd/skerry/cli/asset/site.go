@@ -82,16 +82,17 @@ func (v *verbs) prefetchCmd() *cobra.Command {
 	return v.actCmd(holdings.Prefetch, "Fetch an asset at a site now, and show how far it is",
 		"Let the agents of a site that keep an asset fetch it now, as if a machine waited for it: in quiet hours too, and before other assets. Shows\n"+
 			"how far each is and what came from where: peers, other sites, the coordinator. Ended by a signal, the agents go on.",
-		func(st holdings.AgentStatus, said string, _ time.Time) bool {
-			return st.State == holdings.Complete || !strings.HasPrefix(said, "fetches")
+		func(_, st holdings.AgentStatus, said string) bool {
+			return st.State == holdings.Complete || st.Refused || !strings.HasPrefix(said, "fetches")
 		})
 }
 
 func (v *verbs) verifyCmd() *cobra.Command {
 	return v.actCmd(holdings.Verify, "Read an asset from the disks of a site's agents and hash it",
 		"Let every agent of a site read all that it has of an asset from its disk, and hash it. Bad chunks are fetched again. Exit 1 when there was one.",
-		func(st holdings.AgentStatus, said string, began time.Time) bool {
-			return st.Checked != nil && !st.Checked.At.Before(began) || !strings.HasPrefix(said, "is verified")
+		func(before, st holdings.AgentStatus, said string) bool { // by the agent's own clock
+			fresh := st.Checked != nil && (before.Checked == nil || !st.Checked.At.Equal(before.Checked.At))
+			return fresh || !strings.HasPrefix(said, "is verified")
 		})
 }
 
@@ -99,14 +100,17 @@ func (v *verbs) evictCmd() *cobra.Command {
 	return v.actCmd(holdings.Evict, "Give up copies of an asset that nothing needs",
 		"Let the agents of a site give up their copies of an asset: those that no intent wants, and those beyond the two that keep it. What is wanted\n"+
 			"stays, and so does the last whole copy of it; `skerry asset pin` says what is wanted.",
-		func(holdings.AgentStatus, string, time.Time) bool { return true })
+		func(_, _ holdings.AgentStatus, _ string) bool { return true })
 }
 
-// errBad: Verify found bad chunks.
-var errBad = errors.New("bad chunks were found; they are fetched again")
+// What ends an act with exit 1.
+var (
+	errBad    = errors.New("bad chunks were found, which are fetched again, or a disk could not be read")
+	errNoRoom = errors.New("an agent has no room for it (disk_overcommitted)")
+)
 
 // actCmd makes the command of an act, which is done at an agent when over says so.
-func (v *verbs) actCmd(a holdings.Act, short, long string, over func(st holdings.AgentStatus, said string, began time.Time) bool) *cobra.Command {
+func (v *verbs) actCmd(a holdings.Act, short, long string, over func(before, now holdings.AgentStatus, said string) bool) *cobra.Command {
 	var dryRun, noWait bool
 	c := &cobra.Command{
 		Use: string(a) + " NAME", Short: short, Args: v.Args("NAME"), Long: long + "\n\nAn agent of the site is asked: choose it with --context.",
@@ -123,22 +127,34 @@ func (v *verbs) actCmd(a holdings.Act, short, long string, over func(st holdings
 			if who.Site == "" {
 				return &account.HintError{Err: errors.New("cannot " + string(a) + " an asset at a coordinator"), Next: "choose an agent of the site with --context; `skerry context list` shows them"}
 			}
-			began := time.Now()
+			was, err := statusOf(c.Context(), cl, given[0])
+			if err != nil {
+				return v.Explain(err)
+			}
+			before := map[string]holdings.AgentStatus{}
+			for _, st := range was.Agents {
+				before[st.Agent] = st
+			}
 			res, err := cl.AssetAction(c.Context(), who.Site, given[0], assets.ActionRequest{Action: string(a), DryRun: dryRun})
 			if err != nil {
 				return v.Explain(err)
 			}
 			last := &holdings.Status{}
 			if !dryRun && !noWait {
-				if last, err = v.follow(c.Context(), cl, given[0], res, func(st holdings.AgentStatus) bool { return over(st, res.Agents[st.Agent], began) }); err != nil {
+				if last, err = v.follow(c.Context(), cl, given[0], res, func(st holdings.AgentStatus) bool { return over(before[st.Agent], st, res.Agents[st.Agent]) }); err != nil {
 					return err
 				}
 			}
 			if err := v.Print(outcome{res.Agents, last.Agents}, func(t account.Table) { fill(t, a, res, last) }); err != nil {
 				return err
 			}
-			if a == holdings.Verify && slices.ContainsFunc(last.Agents, func(st holdings.AgentStatus) bool { return st.Checked != nil && st.Checked.Bad > 0 }) {
-				return errBad
+			for _, st := range last.Agents {
+				switch {
+				case a == holdings.Verify && st.Checked != nil && (st.Checked.Bad > 0 || st.Checked.Why != ""):
+					return errBad
+				case a == holdings.Prefetch && st.Refused:
+					return errNoRoom
+				}
 			}
 			return nil
 		},
@@ -159,17 +175,12 @@ type outcome struct {
 
 // follow waits until the act is over at every agent, and shows how far it is. Who is not heard is not waited for.
 func (v *verbs) follow(ctx context.Context, cl *client.Client, name string, res *assets.ActionResult, over func(holdings.AgentStatus) bool) (*holdings.Status, error) {
-	info, _ := intent.KindAsset.Info()
 	w, _ := v.Progress()
 	shown, told := "", time.Time{}
 	for {
-		o, err := cl.Get(ctx, info, "", name)
+		st, err := statusOf(ctx, cl, name)
 		if err != nil {
 			return nil, v.Explain(err)
-		}
-		st := &holdings.Status{}
-		if err := json.Unmarshal(o.Status, st); err != nil {
-			return nil, fmt.Errorf("cannot read where asset %s is: %w", name, err)
 		}
 		done, words := true, []string{}
 		for _, ag := range st.Agents {
@@ -191,6 +202,20 @@ func (v *verbs) follow(ctx context.Context, cl *client.Client, name string, res 
 	}
 }
 
+// statusOf asks an agent of the site what all of its agents have of an asset.
+func statusOf(ctx context.Context, cl *client.Client, name string) (*holdings.Status, error) {
+	info, _ := intent.KindAsset.Info()
+	o, err := cl.Get(ctx, info, "", name)
+	if err != nil {
+		return nil, err
+	}
+	st := &holdings.Status{}
+	if err := json.Unmarshal(o.Status, st); err != nil {
+		return nil, fmt.Errorf("cannot read where asset %s is: %w", name, err)
+	}
+	return st, nil
+}
+
 // Sources says what came from where; empty: nothing.
 func Sources(from map[string]uint64) string {
 	var out []string
@@ -208,7 +233,7 @@ func fill(t account.Table, a holdings.Act, res *assets.ActionResult, last *holdi
 			st := last.Agents[i]
 			now = strings.TrimSuffix(st.State+" ("+Sources(st.From)+")", " ()")
 			if a == holdings.Verify && st.Checked != nil {
-				now = fmt.Sprintf("%s, %d bad chunks", st.State, st.Checked.Bad)
+				now = strings.TrimSuffix(fmt.Sprintf("%s, %d bad chunks, %s", st.State, st.Checked.Bad, st.Checked.Why), ", ")
 			}
 		}
 		t.Row(agent, res.Agents[agent], now)
