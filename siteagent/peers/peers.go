@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/trust"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 )
@@ -57,6 +58,7 @@ type Mesh struct {
 	Doubled func(ctx context.Context, agent string)
 	lives   lives
 	turns   turns
+	guests  guests
 	started time.Time // a peer that was never heard of counts as silent since then
 }
 
@@ -122,10 +124,10 @@ func (m *Mesh) bySite(here http.Handler) http.Handler {
 	abroad.HandleFunc("GET /m/1/trust", m.GiveTrust)
 	abroad.HandleFunc("GET /m/1/trust/forks", m.giveTrustForks)
 	abroad.Handle("/m/1/assets/", m.Abroad)
-	known := m.known(here)
+	known, guests := m.known(here), m.bounded(abroad)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if transport.PeerFrom(r.Context()).Site != m.Site {
-			abroad.ServeHTTP(w, r)
+			guests.ServeHTTP(w, r)
 			return
 		}
 		known.ServeHTTP(w, r)
@@ -284,7 +286,11 @@ func (m *Mesh) give(w http.ResponseWriter, r *http.Request, feed func(uint64, fu
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc := json.NewEncoder(w)
 	if err := feed(from, func(env *intent.Envelope) error { return enc.Encode(env) }); err != nil {
-		m.Log.Warn("stream not given", "path", r.URL.Path, "to", transport.PeerFrom(r.Context()).ID, "err", err)
+		peer, level := transport.PeerFrom(r.Context()), slog.LevelWarn
+		if peer.Kind == trust.Agent && peer.Site != m.Site {
+			level = slog.LevelDebug // a stranger does not fill our log
+		}
+		m.Log.Log(r.Context(), level, "stream not given", "path", r.URL.Path, "to", peer.String(), "err", err)
 	}
 }
 
