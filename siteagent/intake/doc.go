@@ -9,5 +9,5 @@
 //
 // Concurrency: a Desk and a Chain are safe for concurrent use. No goroutines; Chain.Run is the wiring's.
 //
-// Tests: door_test.go and chain_test.go, over real replicas; siteagent/sticks takes sticks by it; test/fault.TestTrustReachesEverybody runs the pulls of real agents.
+// Tests: door_test.go, pull_test.go and chain_test.go, over real replicas; siteagent/sticks takes sticks by it; test/fault.TestTrustReachesEverybody runs the pulls of real agents.
 package intake

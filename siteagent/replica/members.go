@@ -210,32 +210,43 @@ func (s *Replica) addRevocation(env *intent.Envelope) error {
 	case chained != nil:
 		return chained
 	}
-	wire, err := document.Encode(env)
-	if err != nil {
-		return err
-	}
 	// By digest too, so that both sides of a fork stay as evidence.
-	key, forked := seqKey(body.Seq)+"/"+env.Digest().Hex(), error(nil)
-	err = s.db.UpdateSigned(func(tx *state.Tx) error {
-		if err := tx.Walk(bucketRevocation, seqKey(body.Seq)+"/", func(other string, _ []byte) error {
-			if other != key {
+	key, stored, forked := seqKey(body.Seq)+"/"+env.Digest().Hex(), false, error(nil)
+	err := s.db.View(func(tx *state.Tx) error {
+		return tx.Walk(bucketRevocation, seqKey(body.Seq)+"/", func(other string, _ []byte) error {
+			if other == key {
+				stored = true
+			} else {
 				forked = fmt.Errorf("revocation %d has two documents: %w", body.Seq, document.ErrFork)
 			}
 			return nil
-		}); err != nil {
-			return err
-		}
-		if err := tx.Put(bucketRevocation, key, wire); err != nil {
-			return err
-		}
-		return putJSON(tx, bucketMeta, "revocation", chain.Head)
+		})
 	})
+	if err == nil && (!stored || chain.Head != s.revocation.Head) { // else it came again: who repeats it makes us write nothing
+		err = s.keepRevocation(key, env, chain.Head)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot keep revocation %d: %w", body.Seq, err)
 	}
 	s.revocation = chain
-	s.revoked = s.revoked.With(body.Entries)
+	if slices.ContainsFunc(body.Entries, func(e intent.Revocation) bool { return !s.revoked.Has(e.Kind, e.ID) }) {
+		s.revoked = s.revoked.With(body.Entries)
+	}
 	return forked
+}
+
+// keepRevocation puts a document and the head on disk.
+func (s *Replica) keepRevocation(key string, env *intent.Envelope, head intent.Head) error {
+	wire, err := document.Encode(env)
+	if err != nil {
+		return err
+	}
+	return s.db.UpdateSigned(func(tx *state.Tx) error {
+		if err := tx.Put(bucketRevocation, key, wire); err != nil {
+			return err
+		}
+		return putJSON(tx, bucketMeta, "revocation", head)
+	})
 }
 
 // RevocationHead returns how far this agent has the revocation stream without a gap.

@@ -165,6 +165,31 @@ func TestRevocationsOnlyGrow(t *testing.T) {
 	}
 }
 
+// Documents that are stored, below the head, beyond a gap or of a fork, are not written again, and say what they said.
+func TestRevocationsCameAgain(t *testing.T) {
+	a := sitetest.NewAuthor(t)
+	s, db := sitetest.OpenReplica(t, t.TempDir(), a, "a1")
+	defer db.Close()
+	var head intent.Head
+	docs := []*intent.Envelope{revocation(a, &head, "ana"), revocation(a, &head, "ben"), revocation(a, &head, "eve"), revocation(a, &head, "kim")}
+	fork := intent.Head{Epoch: 1, Seq: 1, Hash: docs[0].Digest()}
+	forked := revocation(a, &fork, "zoe")
+	for again := range 2 {
+		before := db.MaxVersion()
+		for i, env := range []*intent.Envelope{docs[0], docs[1], docs[3], forked} {
+			if err := s.AddRevocations([]*intent.Envelope{env}); errors.Is(err, document.ErrFork) != (env == forked) || err != nil && env != forked {
+				t.Errorf("time %d, document %d: %v", again, i, err)
+			}
+		}
+		if wrote := db.MaxVersion() != before; wrote != (again == 0) {
+			t.Errorf("time %d: written %v", again, wrote)
+		}
+	}
+	if n := s.Revocations().Len(); n != 4 {
+		t.Errorf("%d are revoked", n)
+	}
+}
+
 // Orders of the site survive a restart; only a higher one replaces one.
 func TestOrdersKept(t *testing.T) {
 	a, dir := sitetest.NewAuthor(t), t.TempDir()
