@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -178,9 +179,16 @@ func (a *Agent) offerTo(ctx context.Context, p intent.RosterAgent, env *intent.E
 	for _, r := range a.replica.View().Roots {
 		roots.AddCert(r)
 	}
-	cl := &http.Client{Timeout: offerWait, Transport: &http.Transport{DisableKeepAlives: true, DialContext: a.cfg.Network.DialContext, TLSClientConfig: &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: roots, Time: func() time.Time { now, _ := a.floor.Now(); return now },
-	}}}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(len(p.Addr)+1)*offerWait)
+	defer cancel()
+	cl := &http.Client{Timeout: offerWait, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		// By our own context: net/http dials on when a request was given up, and a host that is off answers nothing.
+		DialContext: func(_ context.Context, network, to string) (net.Conn, error) {
+			return a.cfg.Network.DialContext(ctx, network, to)
+		},
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Time: func() time.Time { now, _ := a.floor.Now(); return now }},
+	}}
 	err = errors.New("it has no address")
 	for _, addr := range p.Addr {
 		req, rerr := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+addr+"/v1/sites/"+a.id.Site+"/admissions", bytes.NewReader(body))

@@ -445,7 +445,7 @@ func (w *walk) explain(context.Context, *errgroup.Group) error {
 	err := w.r.step("6 skerry graph machine/m1 temperature", func() (string, error) {
 		graph, said := "", errors.New("nothing was asked")
 		err := w.until(3*quick, "two readings of m1's controller are kept", func() (bool, error) {
-			graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/m1", "temperature", "--since", "10m")
+			graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/m1", "temperature", "--since", "10m", "--site", "lon1")
 			return said == nil && strings.Contains(graph, "last"), nil
 		})
 		fmt.Fprintf(w.cfg.Out, "\n%s\n", graph)
