@@ -147,6 +147,9 @@ func (c *carrier) from(id trust.Identity) (Node, bool) {
 
 // onPacket takes a packet from the endpoint. It never blocks.
 func (c *carrier) onPacket(from trust.Identity, b []byte) {
+	if len(b) > maxPacket {
+		return
+	}
 	n, ok := c.from(from)
 	a := n.addr()
 	if !ok || a == nil || !c.meters.peer(n.ID).packets.Allow() {

@@ -16,10 +16,11 @@ import (
 // of 128 streams; and Serf remembers each name that it hears of for minutes. A site has at most 64 agents, and sends a few packets a
 // second to each and one state every half minute.
 const (
-	maxNodes    = 1024      // in one state; names of before count too
-	maxUser     = 128 << 10 // octets of Serf in one state
-	maxState    = 256 << 10 // octets of one stream
-	packetRate  = 50        // a second, of one peer
+	maxNodes    = 1024           // in one state; names of before count too
+	maxUser     = 128 << 10      // octets of Serf in one state
+	maxState    = 256 << 10      // octets of one stream
+	maxPacket   = udpBuffer + 64 // octets of one packet: memberlist counts no checksum
+	packetRate  = 50             // a second, of one peer
 	packetBurst = 200
 	streamEvery = 2 // seconds between streams of one peer, beyond the burst
 	streamBurst = 16
