@@ -102,7 +102,7 @@ func (c *carrier) DialAddressTimeout(a memberlist.Address, d time.Duration) (net
 		_ = st.Close()
 		return nil, fmt.Errorf("cannot open gossip stream to %s: %w", n.ID, err)
 	}
-	return &vetted{Conn: st}, nil
+	return &vetted{Conn: st, known: c.p.knows}, nil
 }
 
 // StreamCh returns accepted streams.
@@ -147,13 +147,13 @@ func (c *carrier) from(id trust.Identity) (Node, bool) {
 
 // onPacket takes a packet from the endpoint. It never blocks.
 func (c *carrier) onPacket(from trust.Identity, b []byte) {
-	if len(b) > maxPacket {
-		return
-	}
 	n, ok := c.from(from)
 	a := n.addr()
 	if !ok || a == nil || !c.meters.peer(n.ID).packets.Allow() {
 		return // it left the roster a moment ago, or floods
+	}
+	if b = vetPacket(b, c.p.knows); b == nil {
+		return
 	}
 	select {
 	case c.packets <- &memberlist.Packet{Buf: b, From: a, Timestamp: time.Now()}:
@@ -186,7 +186,7 @@ func (c *carrier) onStream(s *transport.Stream) {
 		return
 	}
 	select {
-	case c.streams <- &vetted{Conn: s}:
+	case c.streams <- &vetted{Conn: s, known: c.p.knows}:
 	default:
 		_ = s.Close() // memberlist is behind; the peer tries again at its next push/pull
 	}

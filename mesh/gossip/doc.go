@@ -8,11 +8,13 @@
 // Promises: 10 (a member that nobody hears is absent, never removed: timeouts are ten years). In gossip go heads and
 // versions, never payload, secrets or roles: an agent can lie about another, so what is heard is a hint. 12: mutual TLS
 // below, the roster decides who is a member, queues of 512 packets, no compression (no bombs), no gossip key;
-// what a stream announces is looked at before memberlist allocates for it, and each peer has a rate.
+// each packet and each stream is read before memberlist allocates for it, of Serf only what members here send goes on (no events,
+// queries, leaving, nor names that the roster does not list), and each peer has a rate.
 //
 // Concurrency: Register sets handlers on an endpoint that does not run yet, New and Register start nothing; Run owns the goroutines of
 // Serf and of the pool. Methods are safe for concurrent use at any time.
 //
 // Tests: pools of 2-4 agents on loopback with goleak; a member killed, restarted, removed from the roster, forged; tags
-// below 400 octets; FuzzParseHint; FuzzVet; a peer that announces a million members.
+// below 400 octets; FuzzParseHint; FuzzVet, FuzzVetPacket; a peer that announces a million members, or
+// sends events, names and farewells that are none.
 package gossip

@@ -29,6 +29,8 @@ const (
 	eventDepth   = 256         // for Serf and for the reader of Events; the oldest goes
 	tagsEvery    = time.Second // a burst of heads is one update
 	tagsMax      = 400         // octets encoded; Serf refuses more than 512
+	queueDepth   = 1024        // intents that wait to be handed on; the oldest go
+	queueCheck   = time.Second // how often that is looked at
 	broadcastMax = time.Second // how long an update waits to be handed to a peer
 )
 
@@ -180,6 +182,7 @@ func (p *Pool) config(events chan<- serf.Event) *serf.Config {
 	c.ReconnectTimeout, c.TombstoneTimeout = forever, forever
 	c.BroadcastTimeout = broadcastMax
 	c.EnableNameConflictResolution = false
+	c.QueueCheckInterval, c.MaxQueueDepth = queueCheck, queueDepth
 	c.Logger = logger
 	c.Merge = p
 	return c
@@ -243,6 +246,12 @@ func (p *Pool) node(is func(Node) bool) (Node, bool) {
 		return all[i], true
 	}
 	return Node{}, false
+}
+
+// knows says whether a name may be a member.
+func (p *Pool) knows(name string) bool {
+	_, ok := p.node(func(n Node) bool { return n.ID == name })
+	return ok
 }
 
 // addr returns the first literal address of the node, or nil.
