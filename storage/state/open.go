@@ -56,6 +56,7 @@ type DB struct {
 	lock *os.File
 
 	write sync.Mutex // one writer at a time; taken by Update
+	flag  sync.Mutex // one at a time raises or lowers recovering; taken before mu
 
 	mu         sync.Mutex // guards what follows
 	recovering bool
@@ -298,19 +299,24 @@ func (d *DB) Recovering() bool {
 	return d.recovering
 }
 
-// SetRecovering raises the flag durably: marks or peers are ahead of this copy.
+// SetRecovering raises the flag durably: marks or peers are ahead of this copy. From the call on it is raised, also where the error says
+// that a restart would not know of it.
 func (d *DB) SetRecovering(reason string) error {
+	d.flag.Lock()
+	defer d.flag.Unlock()
+	d.mu.Lock()
+	d.recovering = true
+	d.mu.Unlock()
 	if err := WriteFile(d.cfg.Dir+".recovering", []byte(reason+"\n")); err != nil {
 		return fmt.Errorf("cannot mark recovery: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.recovering = true
 	return nil
 }
 
 // Recovered lowers the flag durably: the caller brought the state level with its peers, or an operator said so.
 func (d *DB) Recovered() error {
+	d.flag.Lock()
+	defer d.flag.Unlock()
 	if err := os.Remove(d.cfg.Dir + ".recovering"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot end recovery: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
@@ -479,6 +480,35 @@ func TestThreeFailedOpensMoveAside(t *testing.T) {
 	if d.Recovering() {
 		t.Fatal("recovering for ever")
 	}
+}
+
+// TestRecoveringAtOnce: several find at the same moment that a peer is ahead. None fails over the other's file, and none sees the flag
+// down after it began to raise it.
+func TestRecoveringAtOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	d := open(t, dir)
+	for range 50 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := d.SetRecovering("a peer is ahead"); err != nil || !d.Recovering() {
+					t.Errorf("%v, recovering %v", err, d.Recovering())
+				}
+			})
+		}
+		wg.Wait()
+		if err := d.Recovered(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Where the file cannot be written, this life recovers all the same.
+	if err := os.MkdirAll(filepath.Join(dir+".recovering", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetRecovering("a peer is ahead"); err == nil || !d.Recovering() {
+		t.Errorf("%v, recovering %v", err, d.Recovering())
+	}
+	d.Close()
 }
 
 // TestEnvironmentMovesNothing: an unwritable directory says nothing about the files in it.
