@@ -19,8 +19,8 @@ FUZZTIME  ?= 30s
 
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
-PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light ethtool openssl etcd-server pmacct openvswitch-switch rrdtool prometheus
+PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help

@@ -151,7 +151,7 @@ func newFabric(t *testing.T) *fabric {
 	}{{f.a, "pa", m1}, {f.b, "pb", m2}} {
 		must(t, f.lab.Veth(h.ns, "e0", f.sw, h.port))
 		must(t, h.ns.Addr("e0", h.addr.String()+"/24"))
-		f.run(h.ns, "ethtool", "-K", "e0", "tx", "off") // a userspace switch forwards what the card was to finish
+		must(t, h.ns.Finish("e0"))
 	}
 	var err error
 	f.conn, err = f.sw.ListenPacket("udp", "127.0.0.1:0")
@@ -174,9 +174,9 @@ func (f *fabric) run(ns *netlab.Namespace, args ...string) string {
 // index returns the ifIndex of a link of the switch, count a counter of it.
 func (f *fabric) index(link string) uint32 {
 	f.Helper()
-	n, err := strconv.ParseUint(strings.SplitN(f.run(f.sw, "ip", "-o", "link", "show", link), ":", 2)[0], 10, 32)
+	i, err := f.sw.Index(link)
 	must(f.T, err)
-	return uint32(n)
+	return i
 }
 
 func (f *fabric) count(link, name string) uint64 {
@@ -292,27 +292,18 @@ func (f *fabric) compare(truth map[string]float64) {
 func TestOpenVSwitch(t *testing.T) {
 	lab.Need(t, lab.Root, lab.Tool("ovs-vswitchd", "openvswitch-switch"), lab.Tool("ethtool", "ethtool"))
 	f := newFabric(t)
-	env := []string{"OVS_RUNDIR=" + f.dir, "OVS_LOGDIR=" + f.dir, "OVS_DBDIR=" + f.dir}
-	ovs := func(args ...string) string { return f.run(f.sw, append(append([]string{"env"}, env...), args...)...) }
-	db := "unix:" + f.dir + "/db.sock"
-	vsctl := func(args ...string) { ovs(append([]string{"ovs-vsctl", "--db=" + db, "--timeout=20"}, args...)...) }
-	ovs("ovsdb-tool", "create", f.dir+"/conf.db", "/usr/share/openvswitch/vswitch.ovsschema")
-	for _, p := range [][]string{
-		{"ovsdb-server", f.dir + "/conf.db", "--remote=p" + db, "--unixctl=" + f.dir + "/db.ctl"},
-		{"ovs-vswitchd", db, "--disable-system", "--unixctl=" + f.dir + "/sw.ctl"},
-	} {
-		_, err := f.lab.Start(netlab.Command{NS: f.sw, Path: p[0], Args: p[1:], Env: append(os.Environ(), env...)})
-		must(t, err)
-	}
-	vsctl("--retry", "--no-wait", "init")
-	vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev", "--", "add-port", "br0", "pa", "--", "add-port", "br0", "pb")
+	sw, err := f.lab.Switch(f.sw, f.dir, "br0")
+	must(t, err)
+	must(t, f.sw.Addr("br0", "10.4.0.9/24"))
+	must(t, sw.Port("pa"))
+	must(t, sw.Port("pb"))
 	_, port, err := net.SplitHostPort(f.conn.LocalAddr().String())
 	must(t, err)
-	lo := netip.MustParseAddr("127.0.0.1")
-	f.agent = newAgent(t, NewPlan([]Switch{{Name: "ovs", Agents: []netip.Addr{lo}, Mode: Auto, Ports: []Port{
+	agents := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.4.0.9")} // where it sends from, and how it calls itself
+	f.agent = newAgent(t, NewPlan([]Switch{{Name: "ovs", Agents: agents, Mode: Auto, Ports: []Port{
 		{Index: f.index("pa"), Machine: "m1", Project: "acme"}, {Index: f.index("pb"), Machine: "m2", Project: "acme"},
 	}}}, nil), nil)
-	vsctl("--", "--id=@s", "create", "sflow", "agent=lo", `target="127.0.0.1:`+port+`"`, "header=128", "sampling=10", "polling=1", "--", "set", "bridge", "br0", "sflow=@s")
+	must(t, sw.SFlow(10, "127.0.0.1:"+port))
 	f.hear("counters of both ports", func() bool { return len(f.counted) >= 2 })
 	// What went out is the truth: under load the kernel drops some of what comes in before the switch, a process, reads it.
 	octets := func(link string) float64 { return float64(f.count(link, "tx_bytes") + 4*f.count(link, "tx_packets")) }

@@ -32,6 +32,7 @@ const (
 	memoryMiB  = 512
 	reserve    = "268435456" // octets that assets leave free: the demo runs on small disks
 	agentCount = 2
+	sampling   = 20 // the switch tells of 1 in 20 packets
 )
 
 // box is one simulated machine with its controller.
@@ -45,7 +46,7 @@ type box struct {
 	bmc      *bmc.BMC
 }
 
-// lab is the simulated site: five namespaces, a WAN relay, three machines, and the processes under test. A second site has one agent, p1,
+// lab is the simulated site: five namespaces, a WAN relay, a switch, three machines, and the processes under test. A second site has one agent, p1,
 // and no machines.
 type lab struct {
 	dir    string
@@ -53,6 +54,7 @@ type lab struct {
 	net    *netlab.Lab
 	ns     map[string]*netlab.Namespace
 	relay  *wan.Relay
+	tor    *netlab.Switch // the rack's
 	boxes  []*box
 	procs  map[string]*netlab.Proc
 	tokens map[string]string // context -> bearer token
@@ -80,7 +82,7 @@ func (l *lab) wire() error {
 		func() error { return wanNS.Addr("coord0", "10.99.0.2/24") },
 		func() error { return wanNS.Bridge("site0") },
 		func() error { return wanNS.Addr("site0", "10.99.1.1/24") },
-		func() error { return rack.Bridge("br0") },
+		func() (err error) { l.tor, err = l.net.Switch(rack, filepath.Join(l.dir, "sw1"), "br0"); return err },
 		func() error { return l.net.Veth(l.ns["p1"], "mgmt0", wanNS, "par0") },
 		func() error { return wanNS.Attach("site0", "par0") },
 		func() error { return l.ns["p1"].Addr("mgmt0", "10.99.1.21/24") },
@@ -93,16 +95,22 @@ func (l *lab) wire() error {
 			func() error { return wanNS.Attach("site0", mgmt) },
 			func() error { return a.Addr("mgmt0", fmt.Sprintf("10.99.1.1%d/24", i)) },
 			func() error { return l.net.Veth(a, "boot0", rack, boot) },
-			func() error { return rack.Attach("br0", boot) },
+			func() error { return a.Finish("boot0") },
+			func() error { return l.tor.Port(boot) },
 			func() error { return a.Addr("boot0", fmt.Sprintf("10.88.0.1%d/16", i)) },
 		)
 	}
 	for i := 1; i <= 3; i++ {
 		steps = append(steps,
 			func() error { return rack.Addr("br0", fmt.Sprintf("10.88.1.%d/16", i)) },
-			func() error { return rack.Tap(fmt.Sprintf("tap%d", i), "br0") },
+			func() error { return rack.Tap(fmt.Sprintf("tap%d", i), "") },
+			func() error { return l.tor.Port(fmt.Sprintf("tap%d", i)) },
 		)
 	}
+	steps = append(steps,
+		func() error { return rack.Finish("br0") },
+		func() error { return l.tor.SFlow(sampling, "10.88.0.11:6343", "10.88.0.12:6343") },
+	)
 	for _, s := range steps {
 		if err := s(); err != nil {
 			return err
@@ -235,7 +243,7 @@ func (l *lab) startSpare(i int, kit, passphrase string) error {
 func (l *lab) agentArgs(name string, i int) []string {
 	return []string{
 		"agent", "--data", filepath.Join(l.dir, name), "--management", management(fmt.Sprintf("a%d", i)), "--boot", fmt.Sprintf("10.88.0.1%d", i),
-		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
+		"--metrics", fmt.Sprintf("10.99.1.1%d:7490", i), "--sflow", fmt.Sprintf("10.88.0.1%d:6343", i), "--spread", "1s", "--max-backoff", "3s", "--reserve-bytes", reserve,
 	}
 }
 

@@ -41,6 +41,8 @@ type walk struct {
 	l   *lab
 	r   *report
 	ctx context.Context
+	// what the switch had sent to m2 when both agents were up again without a coordinator, and when it was running
+	lone, ran mark
 }
 
 // Run walks the main job and returns nil when every step succeeded. Whatever it started is gone when it returns.
@@ -176,8 +178,11 @@ func (w *walk) apply(context.Context, *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	return w.r.step("2 apply examples/first-site.yaml", func() (string, error) {
+	return w.r.step("2 apply examples/first-site.yaml, and the switch sw1", func() (string, error) {
 		if _, err := w.l.cli(w.ctx, "coord", "apply", "-f", filepath.Join(w.cfg.Examples, "first-site.yaml")); err != nil {
+			return "", err
+		}
+		if err := w.applySwitch(); err != nil {
 			return "", err
 		}
 		began := time.Now()
@@ -279,6 +284,9 @@ func (w *walk) alone(context.Context, *errgroup.Group) error {
 			}
 			return err == nil && len(s.Agents) == 2 && s.Agents[0].Alive == "yes" && s.Agents[1].Alive == "yes", nil
 		})
+		if err == nil {
+			w.lone, err = w.l.sent(2)
+		}
 		return fmt.Sprintf("first DHCP answer after %.2f s", took.Seconds()), err
 	})
 }
@@ -317,6 +325,9 @@ func (w *walk) takeover(context.Context, *errgroup.Group) error {
 	err = w.r.step("4 "+other+" finishes: m2 is running", func() (string, error) {
 		st, err := w.machine(other, "m2", bootLimit, intent.StateRunning)
 		if err != nil {
+			return "", err
+		}
+		if w.ran, err = w.l.sent(2); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s at %s, epoch %s", st.Instance, st.Address, st.Epoch), nil
@@ -440,13 +451,19 @@ func (w *walk) back(context.Context, *errgroup.Group) error {
 	})
 }
 
-// explain prints the whole chain of m2, as an operator would see it, and the history of a sensor that the agents kept.
+// explain prints the whole chain of m2, as an operator would see it, the history of a sensor that the agents kept, and the traffic that they
+// accounted.
 func (w *walk) explain(context.Context, *errgroup.Group) error {
-	err := w.r.step("6 skerry graph machine/m1 temperature", func() (string, error) {
+	err := w.r.step("6 skerry graph machine/NAME temperature", func() (string, error) {
 		graph, said := "", errors.New("nothing was asked")
-		err := w.until(3*quick, "two readings of m1's controller are kept", func() (bool, error) {
-			graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/m1", "temperature", "--since", "10m", "--site", "lon1")
-			return said == nil && strings.Contains(graph, "last"), nil
+		err := w.until(3*quick, "two readings of a controller are kept", func() (bool, error) {
+			for _, b := range w.l.boxes { // who polled the others was killed a moment ago
+				graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/"+b.name, "temperature", "--since", "10m", "--site", "lon1")
+				if said == nil && strings.Contains(graph, "last") {
+					return true, nil
+				}
+			}
+			return false, nil
 		})
 		fmt.Fprintf(w.cfg.Out, "\n%s\n", graph)
 		if err != nil {
@@ -454,6 +471,10 @@ func (w *walk) explain(context.Context, *errgroup.Group) error {
 		}
 		return fmt.Sprintf("%d lines", strings.Count(graph, "\n")), err
 	})
+	if err != nil {
+		return err
+	}
+	err = w.r.step("6 skerry traffic: what m2 got while the site was alone", func() (string, error) { return w.traffic(w.lone, w.ran) })
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package netlab makes network namespaces, links and processes of its own, and removes every one of them again.
 //
-// Holds: Lab (a stack of things to undo), Namespace (made by `ip netns add`), veth pairs, bridges, taps, and Proc (a child
+// Holds: Lab (a stack of things to undo), Namespace (made by `ip netns add`), veth pairs, bridges, taps, Switch (Open vSwitch, with sFlow), and Proc (a child
 // in its own process group: TERM, 2 s, KILL, wait).
 //
 // Imported by: test/sim/vm, test/e2e/lab, cmd/skerry-demo/demo. Product rooms must not import it; it needs root and iproute2.

@@ -200,7 +200,7 @@ func (c *Config) args(first Device, qmp string) []string {
 		if c.Firmware != BIOS {
 			dev += ",romfile="
 		}
-		a = append(a, "-netdev", fmt.Sprintf("tap,id=n%d,ifname=%s,script=no,downscript=no", i, n.Tap), "-device", dev)
+		a = append(a, "-netdev", fmt.Sprintf("tap,id=n%d,ifname=%s,script=no,downscript=no,vnet_hdr=off", i, n.Tap), "-device", dev)
 	}
 	for i, d := range c.Disks {
 		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=unsafe", i, d.Path),
