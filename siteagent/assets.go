@@ -63,8 +63,8 @@ func (a *Agent) wireAssets() {
 			}
 			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, class, nil)
 		},
-		Urgent: a.urgent,
-		Came:   a.swarm.Came,
+		Reader: func(d intent.Digest) holdings.Reader { return a.swarm.Reader(d) },
+		Urgent: a.urgent, Came: a.swarm.Came,
 		Forget: a.swarm.Forget, Sure: func() bool { return len(a.db.Holds()) == 0 && !a.db.Recovering() },
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,7 +200,12 @@ func (h *handler) asset(w *counter, r *http.Request, name string) {
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"sha256-`+d.Hex()+`"`)
-	http.ServeContent(w, r, "", time.Time{}, f)
+	if _, whole := f.(*os.File); whole {
+		http.ServeContent(w, r, "", time.Time{}, f)
+	} else if h := (&held{counter: w}); !h.serve(r, f) {
+		fail(w, http.StatusServiceUnavailable, "this part is not here yet")
+		return
+	}
 	// ServeContent ends quietly when the source fails: the promised length is then missing, and net/http closes the
 	// connection. A client that looks at neither must not take the rest for the whole, hence the abort.
 	if w.status < 300 && r.Method == http.MethodGet && w.n < w.promised() && r.Context().Err() == nil {
@@ -217,6 +223,50 @@ func remote(r *http.Request) netip.Addr {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap()
+}
+
+// held is an answer whose status waits for the first octet: until then it can still become another.
+type held struct {
+	*counter
+	code  int
+	begun bool
+}
+
+// serve serves f as http.ServeContent does, and tells whether an answer was begun: not where f fails before its first octet.
+func (h *held) serve(r *http.Request, f io.ReadSeeker) bool {
+	http.ServeContent(h, r, "", time.Time{}, f)
+	switch {
+	case h.begun:
+		return true
+	case r.Method == http.MethodGet && h.code < 300 && h.promised() > 0:
+		for _, name := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "ETag"} {
+			h.Header().Del(name)
+		}
+		return false
+	}
+	h.begin() // it has no octets
+	return true
+}
+
+func (h *held) begin() {
+	if !h.begun && h.code > 0 {
+		h.counter.WriteHeader(h.code)
+	}
+	h.begun = true
+}
+
+// WriteHeader keeps the status.
+func (h *held) WriteHeader(code int) { h.code = code }
+
+// Write sends the status, and b.
+func (h *held) Write(b []byte) (int, error) {
+	h.begin()
+	return h.counter.Write(b)
+}
+
+// ReadFrom sends r through Write, so that nothing is sent before its first octet.
+func (h *held) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{h}, r)
 }
 
 // counter counts what goes out and keeps ReadFrom, so that sendfile survives.

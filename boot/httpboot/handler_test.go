@@ -92,6 +92,10 @@ func newBench(t *testing.T) *bench {
 				return os.Open(file)
 			case id("failing"):
 				return failing{bytes.NewReader(content), 1_500_000}, nil
+			case id("late"):
+				return failing{bytes.NewReader(content), 0}, nil
+			case id("relayed"):
+				return seeker{bytes.NewReader(content)}, nil
 			case id("pending"):
 				return nil, fmt.Errorf("x: %w", ErrPending)
 			case id("broken"):
@@ -204,6 +208,32 @@ func TestNoShort200(t *testing.T) {
 	}
 	if _, _, err := b.do(t, "GET", "/assets/"+id("file").Hex()+"/image"); err != nil {
 		t.Fatalf("the server did not live on: %v", err)
+	}
+}
+
+// TestNothingInTime: a source that fails before the first octet was sent is no broken answer but one that comes later, and is not a promise of
+// octets either.
+func TestNothingInTime(t *testing.T) {
+	b := newBench(t)
+	for _, header := range [][]string{nil, {"Range", "bytes=1000000-1999999"}} {
+		r, got, err := b.do(t, "GET", "/assets/"+id("late").Hex()+"/image", header...)
+		if err != nil || r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" || r.Header.Get("ETag") != "" || !strings.Contains(string(got), "not here yet") {
+			t.Errorf("%v: %v, %v, %q", header, r, err, got)
+		}
+	}
+	f := func(method string, status, octets int, header ...string) {
+		t.Helper()
+		r, got, err := b.do(t, method, "/assets/"+id("relayed").Hex()+"/image", header...)
+		if err != nil || r.StatusCode != status || len(got) != octets {
+			t.Errorf("%s %v: %d octets, %v, %v", method, header, len(got), r, err)
+		}
+	}
+	f("GET", 200, len(content))
+	f("GET", 206, 7, "Range", "bytes=5-11")
+	f("GET", 304, 0, "If-None-Match", `"sha256-`+id("relayed").Hex()+`"`)
+	f("HEAD", 200, 0)
+	if r, _, err := b.do(t, "GET", "/assets/"+id("relayed").Hex()+"/image", "Range", "bytes=9999999-"); err != nil || r.StatusCode != http.StatusRequestedRangeNotSatisfiable {
+		t.Errorf("%v, %v", r, err)
 	}
 }
 

@@ -2,7 +2,8 @@
 //
 // Holds: the handler that serves manifests, chunks and words (what is here, how far the line to the coordinator is), and Swarm,
 // which completes an asset: from peers what one of them has, over the site's line the stripes of 16 MiB that this agent owns, from an agent of
-// another site that has it or else from the coordinator.
+// another site that has it or else from the coordinator. What is asked for next is in plan.go; Readers, who read while it is fetched, come
+// first (reader.go); of what a peer is late with another one is asked (second.go).
 //
 // Imported by: coordinator, siteagent. storage/blob lies beside it and is handed in through Store.
 //
@@ -12,9 +13,10 @@
 // A crash loses parts, nothing else.
 //
 // Concurrency: handlers and a Swarm are safe for concurrent use. Fetch owns its goroutines and waits for them: one asks
-// over the line, three the peers, one for each peer listens, and each order has one that stores what came. Nothing is read, written or
-// waited for under the mutex.
+// over the line, three the peers, one whoever has what is late, one for each peer listens, and each order has one that stores what came.
+// Nothing is read, written or waited for under the mutex.
 //
 // Tests: swarm_test.go: two stores over HTTP, liars, silence, thin lines, a full disk; site_test.go: sites on wires in memory, owners that
-// die, are slow, are two, have no WAN; abroad_test.go: other sites that have it, die, lie; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.
+// die, are slow, are two, have no WAN; abroad_test.go: other sites that have it, die, lie; order_test.go: readers,
+// parts, late peers; FuzzReadData, FuzzReadWord. test/fault.TestBadWires runs agents on bad wires.
 package swarm

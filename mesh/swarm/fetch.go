@@ -37,8 +37,10 @@ type job struct {
 
 	// Guarded by Swarm.mu:
 	m       *chunk.Manifest
-	have    []byte // bits of chunks that are here
-	busy    map[int]bool
+	have    []byte      // bits of chunks that are here
+	busy    map[int]int // chunk -> orders for it
+	running map[*running]struct{}
+	twice   int              // chunks that were asked of two
 	peers   map[string]*peer // by name
 	line    line
 	lag     time.Duration // how late words of peers come
@@ -81,7 +83,7 @@ func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, c Class, p
 	defer codec.Close()
 	now := time.Now()
 	j := &job{
-		s: s, d: d, manifest: manifest, class: c, p: p, codec: codec, busy: map[int]bool{}, peers: map[string]*peer{}, reasons: map[string]error{},
+		s: s, d: d, manifest: manifest, class: c, p: p, codec: codec, busy: map[int]int{}, running: map[*running]struct{}{}, peers: map[string]*peer{}, reasons: map[string]error{},
 		line: line{stripe: noStripe}, grew: now,
 	}
 	if m, err := s.cfg.Store.Manifest(d); err == nil && m.Digest() == manifest {
@@ -133,6 +135,7 @@ func (j *job) run(ctx context.Context) error {
 	for range asking {
 		wg.Go(func() { j.work(ctx, j.askPeer) })
 	}
+	wg.Go(func() { j.work(ctx, j.askSecond) })
 	stop := map[string]context.CancelFunc{}
 	for {
 		listed := j.s.cfg.Peers()
@@ -212,6 +215,8 @@ func (j *job) watchLine(now time.Time, others int) {
 	case l.thin(now) && others > 1 && j.s.pace.Limit() > thinRate: // else it is our budget that is thin
 		j.forsake(l.src)
 		j.yield(errThin)
+	case j.pressing(now):
+		j.yield(errEnough)
 	case !j.may(l.stripe, now), j.m != nil && l.trying && l.next < len(j.m.Chunks) && held(j.holders(now), l.next):
 		j.yield(errEnough)
 	}
@@ -330,9 +335,9 @@ func (j *job) askAbove(ctx context.Context) bool {
 	src := l.pick(above)
 	l.begin(now)
 	l.next = first
-	j.take(src, first, n)
+	r := j.take(src, first, n)
 	j.s.mu.Unlock()
-	err := j.order(octx, src, first, n)
+	err := j.order(octx, r)
 	j.s.mu.Lock()
 	l.cancel = nil
 	switch _, refusal := errors.AsType[*refused](err); {
@@ -373,62 +378,45 @@ func (j *job) notice() time.Duration {
 func (j *job) askPeer(ctx context.Context) bool {
 	j.s.mu.Lock()
 	p, first, n := j.fromPeer(time.Now())
-	if p != nil {
-		j.take(p.src, first, n)
-	}
-	j.s.mu.Unlock()
 	if p == nil {
+		j.s.mu.Unlock()
 		return false
 	}
-	_ = j.order(ctx, p.src, first, n) // what became of it is in the source's account
+	r := j.take(p.src, first, n)
+	j.s.mu.Unlock()
+	_ = j.order(ctx, r) // what became of it is in the source's account
 	return true
 }
 
 // manifestBusy stands in busy for the manifest.
 const manifestBusy = -1
 
-// take notes that an order is given: nobody else asks for what is in it. The caller holds mu, and calls order.
-func (j *job) take(src Source, first, n int) {
-	j.s.account(j.d, src).orders++
-	if src.Tier == TierPeer && n > 0 && j.asked.IsZero() {
-		j.asked = time.Now()
-	}
-	if src.Tier == TierPeer && n == 0 { // the coordinator may be long about it
-		j.busy[manifestBusy] = true
-	}
-	for i := first; i < first+n; i++ {
-		j.busy[i] = true
-	}
-}
-
 // order asks a source for n chunks from first on, 0: for the manifest, and settles its account.
-func (j *job) order(ctx context.Context, src Source, first, n int) error {
+func (j *job) order(ctx context.Context, r *running) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	j.s.mu.Lock()
+	r.cancel = cancel
+	j.s.mu.Unlock()
 	begun, came := time.Now(), 0
 	var err error
-	if n == 0 {
-		err = j.fetchManifest(ctx, src)
+	if r.n == 0 {
+		err = j.fetchManifest(ctx, r.src)
 	} else {
-		came, err = j.fetchChunks(ctx, src, first, n)
+		came, err = j.fetchChunks(ctx, r)
 	}
 	j.s.mu.Lock()
-	a := j.s.account(j.d, src)
-	a.orders--
-	a.quick = err == nil && float64(came) >= quickRate*time.Since(begun).Seconds()
-	if src.Tier == TierPeer && n == 0 {
-		delete(j.busy, manifestBusy)
-	}
-	for i := first; i < first+n; i++ {
-		delete(j.busy, i)
-	}
+	j.release(r)
+	j.s.account(j.d, r.src).quick = err == nil && float64(came) >= quickRate*time.Since(begun).Seconds()
 	j.s.mu.Unlock()
-	return j.settle(ctx, src, came, err)
+	return j.settle(ctx, r.src, came, err)
 }
 
 // fetchChunks brings a run of chunks, and returns how many octets of it came.
-func (j *job) fetchChunks(ctx context.Context, src Source, first, n int) (came int, err error) {
-	o := order{first: first, n: n}
+func (j *job) fetchChunks(ctx context.Context, r *running) (came int, err error) {
+	src, o := r.src, order{first: r.first, n: r.n}
 	j.s.mu.Lock()
-	if part := j.s.account(j.d, src).part; part != nil && part.chunk == first {
+	if part := j.s.account(j.d, src).part; part != nil && part.chunk == r.first {
 		o.had, o.resumed = part.b, true
 	}
 	m := j.m
@@ -440,7 +428,7 @@ func (j *job) fetchChunks(ctx context.Context, src Source, first, n int) (came i
 	if src.far() {
 		o.paced = func(k int) int { return j.s.paced(ctx, k) }
 	}
-	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(src, i, raw) })
+	part, err := src.ask(ctx, m, j.codec, o, func(i int, raw []byte) error { return j.store(r, i, raw) })
 	j.s.mu.Lock()
 	defer j.s.mu.Unlock()
 	if a := j.s.account(j.d, src); part != nil {
@@ -466,7 +454,8 @@ func (j *job) arrived(src Source, n int) {
 }
 
 // store takes one chunk in.
-func (j *job) store(src Source, i int, raw []byte) error {
+func (j *job) store(r *running, i int, raw []byte) error {
+	src := r.src
 	err := j.s.cfg.Store.WriteChunk(j.d, i, raw)
 	if errors.Is(err, chunk.ErrBad) {
 		return err
@@ -475,7 +464,9 @@ func (j *job) store(src Source, i int, raw []byte) error {
 		return &storeError{err}
 	}
 	j.s.mu.Lock()
-	m, a := j.m, j.s.account(j.d, src)
+	m, a, now := j.m, j.s.account(j.d, src), time.Now()
+	a.note(now.Sub(r.moved))
+	r.moved = now
 	if a.part != nil && a.part.chunk == i {
 		a.part = nil
 	}
@@ -483,9 +474,14 @@ func (j *job) store(src Source, i int, raw []byte) error {
 	if src.far() {
 		j.line.next = i + 1
 	}
+	if bit(j.have, i) { // a second order brought it first
+		j.s.mu.Unlock()
+		return nil
+	}
 	j.have = slices.Clone(j.have) // words that were told keep theirs
 	j.have[i/8] |= 0x80 >> (i % 8)
 	j.stored = true
+	j.enough(r)
 	all := count(j.have) == len(m.Chunks)
 	j.s.mu.Unlock()
 	if j.p != nil {
@@ -563,7 +559,7 @@ func (j *job) settle(ctx context.Context, src Source, came int, err error) error
 
 // word is what peers are told. The caller holds mu.
 func (j *job) word() *word {
-	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able(), today: j.s.today(), takes: j.s.takes()}
+	w := &word{octets: j.line.octets, stripe: j.line.stripe, patience: j.line.patience(j.chunkSize()), able: j.line.able(), today: j.s.today(), takes: j.s.takes(), need: j.need(time.Now())}
 	if j.m != nil {
 		w.manifest, w.chunks, w.have = j.manifest, len(j.m.Chunks), j.have
 	}

@@ -19,7 +19,7 @@ const (
 	typeData   = 6
 	encRaw     = 0
 	encZstd    = 1
-	// HAVE, of 2026-11: manifest[32] | octets u64 | stripe u32 | patience_ms u32 | chunks u32 | form u8 | flags u8 | 0 u16 | today u64 | bitmap.
+	// HAVE, of 2026-11: manifest[32] | octets u64 | stripe u32 | patience_ms u32 | chunks u32 | form u8 | flags u8 | need u16 | today u64 | bitmap.
 	haveHeader = 64
 	typeHave   = 2
 	formNone   = 0
@@ -89,6 +89,9 @@ func readData(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had, bu
 // noStripe: nothing is being fetched from the coordinator.
 const noStripe = 1<<32 - 1
 
+// maxNeed is how many stripes can be told of as needed: those of 1 TiB.
+const maxNeed = 1<<16 - 1
+
 // word is what an agent tells of an asset.
 type word struct {
 	manifest intent.Digest // of the manifest that it has; zero: none
@@ -98,6 +101,7 @@ type word struct {
 	patience time.Duration // how long this word holds when nothing more is heard, leastPatience to mostPatience
 	able     bool          // it wants the asset, and can fetch from the coordinator
 	out      bool          // it takes no chunk of the asset from who hears this: bad ones came
+	need     uint32        // stripe that readers there wait for, and nobody has as far as it knows, plus 1; 0: none
 	takes    bool          // something comes to it from the coordinator, of whatever asset
 	chunks   int           // of the manifest, 0 to chunk.MaxChunks
 	have     []byte        // verified chunks, one bit each; nil: none
@@ -138,6 +142,9 @@ func (w *word) encode(same bool) []byte {
 	be.PutUint32(b[52:], uint32(w.patience/time.Millisecond))
 	be.PutUint32(b[56:], uint32(w.chunks))
 	b[60] = form
+	if w.need <= maxNeed { // of larger ones no notice is given
+		be.PutUint16(b[62:], uint16(w.need))
+	}
 	be.PutUint64(b[64:], w.today)
 	if w.able {
 		b[61] |= flagAble
@@ -170,6 +177,7 @@ func readWord(r io.Reader, before *word) (*word, error) {
 		return nil, fmt.Errorf("cannot read what it has: %w", errWord)
 	}
 	w := &word{manifest: intent.Digest(h[8:40]), octets: be.Uint64(h[40:]), today: be.Uint64(h[64:]), stripe: be.Uint32(h[48:]), able: h[61]&flagAble != 0, out: h[61]&flagOut != 0, takes: h[61]&flagTakes != 0, chunks: int(chunks)}
+	w.need = uint32(be.Uint16(h[62:]))
 	w.patience = min(max(time.Duration(be.Uint32(h[52:]))*time.Millisecond, leastPatience), mostPatience)
 	switch h[60] {
 	case formAll:

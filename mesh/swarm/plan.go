@@ -257,9 +257,9 @@ func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
 	if j.m == nil {
 		return 0, 0, len(holders) == 0 && j.may(0, now)
 	}
-	wanted := func(i int) bool { return !bit(j.have, i) && !j.busy[i] && !held(holders, i) }
+	wanted := func(i int) bool { return !bit(j.have, i) && j.busy[i] == 0 && !held(holders, i) }
 	refused := uint32(noStripe)
-	for i := range j.m.Chunks {
+	for i := range j.wishes(now) {
 		s := stripeOf(j.m, i)
 		if s == refused || !wanted(i) {
 			continue
@@ -275,10 +275,11 @@ func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
 	return 0, 0, false
 }
 
-// fromPeer picks what is asked of which peer next: first what a peer sent most of, then the first missing chunk that one has. Nil:
+// fromPeer picks what is asked of which peer next: first what a peer sent most of, then what readers come to, then the rarest chunk. Nil:
 // nothing. n = 0: the manifest.
 func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
-	ready := slices.DeleteFunc(j.holders(now), func(p *peer) bool {
+	holders := j.holders(now)
+	ready := slices.DeleteFunc(slices.Clone(holders), func(p *peer) bool {
 		a := j.s.account(j.d, p.src)
 		return now.Before(a.until) || a.orders > 1 || a.orders == 1 && !a.quick
 	})
@@ -288,29 +289,24 @@ func (j *job) fromPeer(now time.Time) (p *peer, first, n int) {
 	})
 	// One peer at first: on a full disk what others send meanwhile would be thrown away.
 	proving := !j.stored && !j.asked.IsZero() && now.Sub(j.asked) < lookAgain
-	if len(ready) == 0 || j.fatal != nil || proving || j.m == nil && j.busy[manifestBusy] {
+	if len(ready) == 0 || j.fatal != nil || proving || j.m == nil && j.busy[manifestBusy] > 0 {
 		return nil, 0, 0
 	}
 	if j.m == nil {
 		return ready[0], 0, 0
 	}
-	wanted := func(i int) bool { return !bit(j.have, i) && !j.busy[i] }
+	wanted := func(i int) bool { return !bit(j.have, i) && j.busy[i] == 0 }
 	most := 0
 	for _, q := range ready {
 		if part := j.s.account(j.d, q.src).part; part != nil && len(part.b) > most && wanted(part.chunk) && q.w.has(part.chunk) {
 			p, first, most = q, part.chunk, len(part.b)
 		}
 	}
-	for i := 0; p == nil && i < len(j.m.Chunks); i++ {
-		if !wanted(i) {
-			continue
-		}
-		if k := slices.IndexFunc(ready, func(p *peer) bool { return p.w.has(i) }); k >= 0 {
-			p, first = ready[k], i
-		}
-	}
 	if p == nil {
-		return nil, 0, 0
+		if first = j.next(holders, ready, wanted); first < 0 {
+			return nil, 0, 0
+		}
+		p = ready[slices.IndexFunc(ready, func(p *peer) bool { return p.w.has(first) })]
 	}
 	for n = 1; n < maxRun && first+n < len(j.m.Chunks) && wanted(first+n) && p.w.has(first+n); n++ {
 	}

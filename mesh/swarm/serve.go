@@ -185,7 +185,7 @@ func (s *Swarm) news(ctx context.Context, d intent.Digest, seen *digested, who s
 	defer gap.Stop()
 	for some, passed := false, false; ; {
 		now, changed := s.word(d, seen, who)
-		if now.out != told.out || now.stripe != told.stripe || now.able != told.able || now.manifest != told.manifest || now.patience < told.patience/2 {
+		if now.out != told.out || now.stripe != told.stripe || now.able != told.able || now.manifest != told.manifest || now.need != told.need || now.patience < told.patience/2 {
 			return true
 		}
 		if some = some || !bytes.Equal(now.have, told.have); some && passed {

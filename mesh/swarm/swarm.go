@@ -76,11 +76,12 @@ type Swarm struct {
 	accounts map[accountKey]*account
 	took     time.Time        // something over the line, last
 	octets   map[string]int64 // of chunks, by tier
+	readers  map[*Reader]struct{}
 }
 
 // New returns a Swarm that fetches nothing until Fetch is called.
 func New(cfg Config) *Swarm {
-	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}, octets: map[string]int64{}}
+	return &Swarm{cfg: cfg, pace: rate.NewLimiter(rate.Inf, mostRead), changed: make(chan struct{}), jobs: map[intent.Digest]*job{}, accounts: map[accountKey]*account{}, octets: map[string]int64{}, readers: map[*Reader]struct{}{}}
 }
 
 // Octets returns how many octets of chunks came from sources of a tier in this life.
@@ -133,8 +134,10 @@ type account struct {
 	orders  int   // under way
 	quick   bool  // the last one brought so much that the pause between two would count
 	strikes int
-	fails   int       // requests in a row
-	until   time.Time // it is left alone
+	fails   int                   // requests in a row
+	until   time.Time             // it is left alone
+	took    [paceOf]time.Duration // of the last chunks
+	chunks  int
 }
 
 // part is what came of a chunk that broke off. It is never given to anybody else, and never mixed with another source's octets.

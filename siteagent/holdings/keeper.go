@@ -53,6 +53,8 @@ type Config struct {
 	Peers   Peers
 	// Fetch brings an asset, whole, and says how many octets came from where; errors as swarm.Fetch.
 	Fetch func(ctx context.Context, s *intent.AssetSpec, urgent bool) (map[string]int64, error)
+	// Reader is who begins to read an asset that Fetch brings.
+	Reader func(intent.Digest) Reader
 	// Urgent tells whether a machine waits for an asset. Those come first, and other fetches make way.
 	Urgent func(*intent.AssetSpec) bool
 	// Came says how many octets of an asset that is being fetched came from where, by tier:name.

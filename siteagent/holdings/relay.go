@@ -45,15 +45,19 @@ func (r Remote) Get(ctx context.Context, agent, path, span string) (io.ReadClose
 // ErrNobody: no agent that is heard has all of an asset.
 var ErrNobody = errors.New("no agent has it")
 
-// Relay returns the content of an asset of the active intent that other agents keep. It is read from them chunk by chunk, each
-// verified before its first octet is handed out, and nothing of it is kept here. ctx bounds all reading. The caller closes it.
-// Errors: ErrNobody.
+// Relay returns the content of an asset of the active intent that is not complete here. Where other agents keep it, it is read from them chunk
+// by chunk, each verified before its first octet is handed out, and nothing of it is kept here. Where nobody has all of it and this agent
+// fetches it, what is here is given at once and the rest as it comes; not those of class boot, of which firmware does not wait for the next
+// octet. ctx bounds all reading. The caller closes it. Errors: ErrNobody.
 func (k *Keeper) Relay(ctx context.Context, s *intent.AssetSpec) (io.ReadSeekCloser, error) {
+	from := k.holders(s.Digest)
+	if len(from) == 0 && s.Class != classBoot {
+		return k.stream(ctx, s)
+	}
 	m, err := k.Manifest(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	from := k.holders(s.Digest)
 	if len(from) == 0 {
 		return nil, fmt.Errorf("cannot relay asset %s: %w", s.Digest.Short(), ErrNobody)
 	}

@@ -52,7 +52,8 @@ type node struct {
 	total uint64 // of its disk
 	other uint64 // octets that something else takes
 	sure  bool
-	bad   bool // gives wrong octets
+	bad   bool   // gives wrong octets
+	wait  waiter // for chunks that are being fetched
 }
 
 func newSite(t *testing.T, disk uint64, names ...string) *site {
@@ -75,7 +76,7 @@ func newSite(t *testing.T, disk uint64, names ...string) *site {
 			}
 		})
 		n.Keeper = New(Config{
-			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Urgent: func(a *intent.AssetSpec) bool { return a.Class == classBoot }, Came: func(intent.Digest) map[string]int64 { return nil }, Forget: func(func(intent.Digest) bool) {},
+			Self: name, Blobs: blobs, Log: log, Fetch: n.fetch, Reader: n.reader, Urgent: func(a *intent.AssetSpec) bool { return a.Class == classBoot }, Came: func(intent.Digest) map[string]int64 { return nil }, Forget: func(func(intent.Digest) bool) {},
 			Intent: s.now, Members: n.members, WAN: func() []string { s.mu.Lock(); defer s.mu.Unlock(); return s.wan }, Sure: func() bool { s.mu.Lock(); defer s.mu.Unlock(); return n.sure },
 			Peers: Remote(func(agent string) http.RoundTripper { return wire{n, agent} }),
 			Event: func(kind, message string, _ map[string]string) error {
@@ -92,6 +93,17 @@ func newSite(t *testing.T, disk uint64, names ...string) *site {
 	}
 	return s
 }
+
+// waiter is a Reader that asks a test.
+type waiter func(ctx context.Context, i int) error
+
+// Wait implements Reader.
+func (w waiter) Wait(ctx context.Context, i int) error { return w(ctx, i) }
+
+// Close implements Reader.
+func (w waiter) Close() {}
+
+func (n *node) reader(intent.Digest) Reader { return n.wait }
 
 // statfs counts what is allocated, times unit.
 func (n *node) statfs(dir string) (free, total uint64, err error) {
