@@ -42,6 +42,7 @@ type job struct {
 	running map[*running]struct{}
 	twice   int              // chunks that were asked of two
 	peers   map[string]*peer // by name
+	met     bool             // peers was filled: before it nobody is alone
 	line    line
 	lag     time.Duration // how late words of peers come
 	grew    time.Time     // something, here or elsewhere
@@ -145,6 +146,10 @@ func (j *job) run(ctx context.Context) error {
 		j.line.up = len(above) > 0 || asking
 		now, changed := time.Now(), j.s.changed
 		fresh, gone := j.meet(listed, now)
+		if !j.met {
+			j.met = true
+			j.s.wake()
+		}
 		j.ration(now)
 		j.watchLine(now, len(above))
 		ended, err := j.ended(ctx, len(listed), now)

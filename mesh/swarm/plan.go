@@ -250,7 +250,7 @@ func held(by []*peer, i int) bool {
 
 // fromOrigin picks what is asked of the coordinator next: a run inside one stripe that no peer has. n = 0: the manifest.
 func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
-	if !j.line.able() || j.fatal != nil {
+	if !j.met || !j.line.able() || j.fatal != nil {
 		return 0, 0, false
 	}
 	holders := j.holders(now)

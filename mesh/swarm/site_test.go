@@ -42,6 +42,7 @@ type member struct {
 	up     atomic.Bool      // its line to the coordinator
 	alive  atomic.Bool      // gossip sees it
 	budget *allowance
+	looks  time.Duration // how long it takes to see who is there
 	stop   context.CancelFunc
 	done   chan struct{}
 	took   time.Duration
@@ -74,6 +75,9 @@ func newSite(t *testing.T, n, size int) *site {
 				return out, time.Now().Before(a.asking)
 			},
 			Peers: func() (out []Source) {
+				if a.looks > 0 {
+					time.Sleep(a.looks)
+				}
 				for _, o := range s.agents {
 					if o != a && o.alive.Load() {
 						out = append(out, Source{Name: o.name, Tier: TierPeer, RT: a.to[o.name]})
@@ -355,6 +359,21 @@ func TestSlowOwner(t *testing.T) {
 		time.Sleep(50 * time.Second)
 		order[0].origin.dead.Store(false)
 		s.complete(time.Hour, s.agents...)
+		if s.wan() > 1.05 || order[1].origin.sent.Load()+order[2].origin.sent.Load() > 0 {
+			s.Errorf("%.2f times over the WAN, %d and %d octets by those who should wait", s.wan(), order[1].origin.sent.Load(), order[2].origin.sent.Load())
+		}
+	})
+}
+
+// TestLooksBeforeItAsks: an agent that begins does not take itself to be alone because it has not looked yet.
+func TestLooksBeforeItAsks(t *testing.T) {
+	inBubble(t, 3, 1<<20, func(s *site) {
+		order := s.order(0)
+		for _, a := range s.agents {
+			a.looks = time.Millisecond
+		}
+		s.startAll()
+		s.complete(time.Minute, s.agents...)
 		if s.wan() > 1.05 || order[1].origin.sent.Load()+order[2].origin.sent.Load() > 0 {
 			s.Errorf("%.2f times over the WAN, %d and %d octets by those who should wait", s.wan(), order[1].origin.sent.Load(), order[2].origin.sent.Load())
 		}

@@ -101,9 +101,12 @@ func (a *answer) Write(b []byte) (done int, err error) {
 		} else if a.chunks && a.l.cut != nil {
 			k, ends = a.l.cut(k)
 		}
+		if a.chunks { // before the reader has them: it may be done with all at once
+			a.l.sent.Add(int64(k))
+		}
 		n, err := a.to.Write(b[:k])
 		if a.chunks {
-			a.l.sent.Add(int64(n))
+			a.l.sent.Add(int64(n - k))
 		}
 		b, done = b[n:], done+n
 		if err == nil && ends {
