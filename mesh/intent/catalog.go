@@ -232,11 +232,22 @@ func (k *catalogCheck) bootAsset(o *Object, path, name string) {
 	}
 }
 
+// secret wants a secret of o's site, of a type.
+func (k *catalogCheck) secret(o *Object, path, name, kind string) {
+	if s := k.ref(o, path, KindSecret, o.Metadata.Site, name); s != nil && s.Spec.(*SecretSpec).Type != kind {
+		k.add(o, path, "secret "+name+" is not of type "+kind, "make one of type "+kind)
+	}
+}
+
+func (k *catalogCheck) snmp(o *Object, s *SNMPSpec) {
+	if s != nil {
+		k.secret(o, "spec.snmp.secret", s.Secret, "snmp")
+	}
+}
+
 func (k *catalogCheck) machine(o *Object, s *MachineSpec) {
 	if s.BMC != nil {
-		if sec := k.ref(o, "spec.bmc.secret", KindSecret, o.Metadata.Site, s.BMC.Secret); sec != nil && sec.Spec.(*SecretSpec).Type != "bmc" {
-			k.add(o, "spec.bmc.secret", "secret "+s.BMC.Secret+" is not of type bmc", "make one of type bmc")
-		}
+		k.secret(o, "spec.bmc.secret", s.BMC.Secret, "bmc")
 		at := o.Metadata.Site + " " + s.BMC.Address
 		if other, ok := k.bmcs[at]; ok {
 			// Two machines on one controller: power and boot orders meant for one would hit the other.
@@ -244,6 +255,7 @@ func (k *catalogCheck) machine(o *Object, s *MachineSpec) {
 		}
 		k.bmcs[at] = o.Key()
 	}
+	k.snmp(o, s.SNMP)
 	for i, n := range s.NICs {
 		mac, _ := ParseMAC(n.MAC)
 		path := fmt.Sprintf("spec.nics[%d].", i)
@@ -272,6 +284,7 @@ func (k *catalogCheck) ofSwitch(o *Object, s *SwitchSpec) {
 		}
 		k.ports[at] = o.Key()
 	}
+	k.snmp(o, s.SNMP)
 	for i, p := range s.Ports {
 		path := fmt.Sprintf("spec.ports[%d].nic", i)
 		mac, _ := ParseMAC(p.NIC)

@@ -118,6 +118,16 @@ func TestCatalogCheck(t *testing.T) {
 		"Switch lon1/y: spec.ports[0].nic: 52:54:00:88:00:01 is already of Switch lon1/x; its traffic would count twice; correct one of them",
 		"Switch lon1/y: spec.sflow.agents[1]: fd00::1 is already of Switch lon1/x; its traffic would count twice; correct one of them")
 
+	for name, kind := range map[string]string{"nowhere": "Switch", "bmc": "Machine"} {
+		old, with := `"sflow"`, `"snmp":{"address":"10.88.2.1","version":"2c","secret":"`+name+`"},"sflow"`
+		if kind == "Machine" {
+			old, with = `"bmc"`, strings.Replace(with, "sflow", "bmc", 1)
+		}
+		f(add(Kind(kind), "x", old, with), kind+" lon1/x: spec.snmp.secret: "+map[string]string{
+			"nowhere": "there is no Secret lon1/nowhere; create it first, or see `skerry get secrets`", "bmc": "secret bmc is not of type snmp; make one of type snmp",
+		}[name])
+	}
+
 	f(func(c *Catalog) { c.Put(object(t, KindSubnetPool, "more", `{"prefix":"10.88.128.0/17"}`)) },
 		"SubnetPool lon1/more: spec.prefix: 10.88.128.0/17 overlaps 10.88.0.0/16 of SubnetPool lon1/boot; choose a free prefix; a site's subnets never overlap")
 	f(func(c *Catalog) {

@@ -1,6 +1,7 @@
 package intent
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -80,14 +81,15 @@ func (s *AgentSpec) validate(c *checker) {
 
 // MachineSpec declares one expected box.
 type MachineSpec struct {
-	Rack        string   `json:"rack,omitempty"`
-	Position    int      `json:"position,omitempty"` // rack unit from 1
-	Serial      string   `json:"serial,omitempty"`   // SMBIOS system serial; checked against the hardware when given
-	UUID        string   `json:"uuid,omitempty"`     // SMBIOS system UUID, lower case
-	BMC         *BMCSpec `json:"bmc,omitempty"`
-	NICs        []NIC    `json:"nics"`
-	Maintenance bool     `json:"maintenance,omitempty"` // no task touches the machine
-	Onboard     string   `json:"onboard,omitempty"`     // as-is: accepted whatever its disks hold; erase comes with its issue; default: as-is only if no disk bears a signature
+	Rack        string    `json:"rack,omitempty"`
+	Position    int       `json:"position,omitempty"` // rack unit from 1
+	Serial      string    `json:"serial,omitempty"`   // SMBIOS system serial; checked against the hardware when given
+	UUID        string    `json:"uuid,omitempty"`     // SMBIOS system UUID, lower case
+	BMC         *BMCSpec  `json:"bmc,omitempty"`
+	NICs        []NIC     `json:"nics"`
+	Maintenance bool      `json:"maintenance,omitempty"` // no task touches the machine
+	SNMP        *SNMPSpec `json:"snmp,omitempty"`        // of the operating system that runs there, where it has an SNMP agent
+	Onboard     string    `json:"onboard,omitempty"`     // as-is: accepted whatever its disks hold; erase comes with its issue; default: as-is only if no disk bears a signature
 }
 
 // BMCSpec says how to reach a management controller.
@@ -118,6 +120,7 @@ func (s *MachineSpec) validate(c *checker) {
 	if s.BMC != nil {
 		s.BMC.validate(c.below("bmc"))
 	}
+	s.SNMP.validate(c.below("snmp"))
 	if len(s.NICs) == 0 || len(s.NICs) > 64 {
 		c.add("nics", fmt.Sprintf("%d network ports", len(s.NICs)), "give 1 to 64")
 	}
@@ -152,11 +155,7 @@ func (s *MachineSpec) BootNIC() NIC {
 }
 
 func (s *BMCSpec) validate(c *checker) {
-	host := s.Address
-	if ap, err := netip.ParseAddrPort(s.Address); err == nil {
-		host = ap.Addr().String()
-	}
-	c.addr("address", host)
+	c.host("address", s.Address)
 	c.oneOf("protocol", s.Protocol, "redfish")
 	c.label("secret", s.Secret)
 	if s.Pin != "" {
@@ -167,16 +166,9 @@ func (s *BMCSpec) validate(c *checker) {
 }
 
 func isUUID(s string) bool {
-	if len(s) != 36 {
-		return false
-	}
-	for i := range len(s) {
-		dash := i == 8 || i == 13 || i == 18 || i == 23
-		if (s[i] == '-') != dash || (!dash && hexValue(s[i]) < 0) {
-			return false
-		}
-	}
-	return true
+	plain := strings.ReplaceAll(s, "-", "")
+	_, err := hex.DecodeString(plain)
+	return err == nil && len(plain) == 32 && s == strings.ToLower(plain[:8]+"-"+plain[8:12]+"-"+plain[12:16]+"-"+plain[16:20]+"-"+plain[20:])
 }
 
 // MachineTypeSpec is a class of machines: a machine belongs to it when every range holds.
@@ -382,7 +374,7 @@ func (s *ImageSpec) validate(c *checker) {
 
 // SecretSpec holds values that only the readers' agents ever see: Data is written, sealed and never returned.
 type SecretSpec struct {
-	Type string            `json:"type"`           // bmc, opaque
+	Type string            `json:"type"`           // bmc, snmp, opaque
 	Data map[string]string `json:"data,omitempty"` // write only: answers never carry it
 	Ver  uint64            `json:"version,omitempty"`
 }
@@ -391,7 +383,7 @@ type SecretSpec struct {
 const MaxSecret = 64 << 10
 
 func (s *SecretSpec) validate(c *checker) {
-	c.oneOf("type", s.Type, "bmc", "opaque")
+	c.oneOf("type", s.Type, "bmc", "snmp", "opaque")
 	if len(s.Data) > 32 {
 		c.add("data", "more than 32 values", "split the secret")
 	}
@@ -403,6 +395,9 @@ func (s *SecretSpec) validate(c *checker) {
 		if !IsLabel(k) || len(v) > 8192 {
 			c.add("data", fmt.Sprintf("value %q is refused", clip(k, 40)), "names of a-z, 0-9, -; values up to 8192 octets")
 		}
+	}
+	if s.Type == "snmp" && len(s.Data) > 0 && s.Data["community"] == "" && (s.Data["username"] == "" || len(s.Data["auth-password"]) < 8 || len(s.Data["priv-password"]) < 8) {
+		c.add("data", "an snmp secret lacks community (version 2c), or username, auth-password and priv-password of 8 characters or more (version 3)", "give one or the other")
 	}
 	if s.Type == "bmc" && len(s.Data) > 0 && (s.Data["username"] == "" || s.Data["password"] == "") {
 		c.add("data", "a bmc secret lacks username or password", "give both")

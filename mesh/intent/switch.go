@@ -2,11 +2,12 @@ package intent
 
 import "fmt"
 
-// SwitchSpec is a switch, or a host that measures like one: who hangs on its ports, and how it tells what it samples. Nothing is written
-// to it.
+// SwitchSpec is a switch, or a host that measures like one: who hangs on its ports, how it tells what it samples, and how it is
+// asked what it counts. Nothing is written to it.
 type SwitchSpec struct {
 	Description string       `json:"description,omitempty"`
-	SFlow       SFlowSpec    `json:"sflow"`
+	SFlow       SFlowSpec    `json:"sflow,omitzero"`
+	SNMP        *SNMPSpec    `json:"snmp,omitempty"`
 	Ports       []SwitchPort `json:"ports,omitempty"` // access ports: those that machines hang on; at most 4096
 }
 
@@ -14,6 +15,21 @@ type SwitchSpec struct {
 type SFlowSpec struct {
 	Agents    []string `json:"agents"`              // addresses that its datagrams come from and name as agent; 1 to 8
 	Direction string   `json:"direction,omitempty"` // which samples are traffic to a machine: auto (default), ingress, both, host
+}
+
+// SNMPSpec says how a device is asked for what its counters and sensors say.
+type SNMPSpec struct {
+	Address string `json:"address"` // IP address or address:port; 161/udp
+	Version string `json:"version"` // 2c; 3: SHA-256 and AES-128
+	Secret  string `json:"secret"`  // name of a Secret of the same site, of type snmp
+}
+
+func (s *SNMPSpec) validate(c *checker) {
+	if s != nil {
+		c.host("address", s.Address)
+		c.oneOf("version", s.Version, "2c", "3")
+		c.label("secret", s.Secret)
+	}
 }
 
 // SwitchPort is one access port.
@@ -30,9 +46,10 @@ const maxIndex = 1<<31 - 1
 func (s *SwitchSpec) validate(c *checker) {
 	c.text("description", s.Description, 256)
 	f := s.SFlow
-	if len(f.Agents) == 0 || len(f.Agents) > 8 {
-		c.add("sflow.agents", fmt.Sprintf("%d addresses", len(f.Agents)), "give 1 to 8")
+	if (len(f.Agents) == 0 && s.SNMP == nil) || len(f.Agents) > 8 {
+		c.add("sflow.agents", fmt.Sprintf("%d addresses", len(f.Agents)), "give 1 to 8, or spec.snmp")
 	}
+	s.SNMP.validate(c.below("snmp"))
 	for i, a := range f.Agents {
 		c.addr(fmt.Sprintf("sflow.agents[%d]", i), a)
 	}

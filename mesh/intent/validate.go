@@ -3,6 +3,7 @@ package intent
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -119,6 +120,14 @@ func (c *checker) addr(path, s string) netip.Addr {
 	return a
 }
 
+// host wants an IP address that a port may follow.
+func (c *checker) host(path, s string) {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		s = ap.Addr().String()
+	}
+	c.addr(path, s)
+}
+
 // prefix wants a CIDR whose host bits are zero.
 func (c *checker) prefix(path, s string) netip.Prefix {
 	p, err := netip.ParsePrefix(s)
@@ -149,30 +158,9 @@ func (c *checker) duration(path, s string, lo, hi time.Duration) {
 // ParseMAC reads six octets in hex with : or - between, any case, and returns them in lower case with colons. Multicast and
 // all-zero addresses are refused.
 func ParseMAC(s string) (string, bool) {
-	if len(s) != 17 {
+	m, err := net.ParseMAC(strings.ReplaceAll(s, "-", ":"))
+	if err != nil || len(s) != 17 || len(m) != 6 || m[0]&1 != 0 || slices.Equal(m, make(net.HardwareAddr, 6)) {
 		return "", false
 	}
-	s = strings.ToLower(strings.ReplaceAll(s, "-", ":"))
-	var octets [6]byte
-	for i := range 6 {
-		hi, lo := hexValue(s[3*i]), hexValue(s[3*i+1])
-		if hi < 0 || lo < 0 || (i < 5 && s[3*i+2] != ':') {
-			return "", false
-		}
-		octets[i] = byte(hi<<4 | lo)
-	}
-	if octets[0]&1 != 0 || octets == [6]byte{} {
-		return "", false
-	}
-	return s, true
-}
-
-func hexValue(b byte) int {
-	switch {
-	case b >= '0' && b <= '9':
-		return int(b - '0')
-	case b >= 'a' && b <= 'f':
-		return int(b-'a') + 10
-	}
-	return -1
+	return m.String(), true
 }

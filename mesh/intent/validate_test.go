@@ -80,9 +80,9 @@ func problems(text string) []string {
 	return strings.Split(err.Error(), "\n")
 }
 
-// Each case changes the good spec of a kind by one replacement, and gives the whole answer: place, what, fix.
-func TestValidate(t *testing.T) {
-	f := func(kind Kind, old, fresh string, want ...string) {
+// changes returns a function that changes the good spec of a kind by one replacement and compares the whole answer.
+func changes(t *testing.T) func(kind Kind, old, fresh string, want ...string) {
+	return func(kind Kind, old, fresh string, want ...string) {
 		t.Helper()
 		spec := goodSpecs()[kind]
 		if strings.Count(spec, old) != 1 {
@@ -93,6 +93,11 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%s, %.200s for %s: -want +got\n%s", kind, fresh, old, d)
 		}
 	}
+}
+
+// Each case changes the good spec of a kind by one replacement, and gives the whole answer: place, what, fix.
+func TestValidate(t *testing.T) {
+	f := changes(t)
 	const name = "use 1-63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 	f(KindSite, `"eu"`, `"EU"`, `spec.region: "EU" is not a name; `+name)
 	f(KindSite, `"z1"`, `""`, `spec.zone: "" is not a name; `+name)
@@ -129,7 +134,7 @@ func TestValidate(t *testing.T) {
 	f(KindMachine, `[{"mac":"52:54:00:88:00:01","boot":true,"address":"10.88.0.21"}]`, `[]`, `spec.nics: 0 network ports; give 1 to 64`)
 	f(KindMachine, `{"mac":"52:54:00:88:00:01",`, `{"mac":"52:54:00:88:00:02","boot":true},{"mac":"52:54:00:88:00:01",`, `spec.nics: more than one has boot: true; keep one`)
 
-	f(KindSwitch, `["10.88.2.1","fd00::1"]`, `[]`, `spec.sflow.agents: 0 addresses; give 1 to 8`)
+	f(KindSwitch, `["10.88.2.1","fd00::1"]`, `[]`, `spec.sflow.agents: 0 addresses; give 1 to 8, or spec.snmp`)
 	f(KindSwitch, `fd00::1`, `sw1`, `spec.sflow.agents[1]: "sw1" is not an IP address; write it like 10.0.0.1`)
 	f(KindSwitch, `"both"`, `"out"`, `spec.sflow.direction: "out" is not known; use auto, ingress, both, host`)
 	f(KindSwitch, `"index":17`, `"index":0`)
@@ -161,7 +166,7 @@ func TestValidate(t *testing.T) {
 	f(KindImage, `"full"`, `"never"`, `spec.verify: "never" is not known; use full, sample`)
 	f(KindSecret, `"password":"p"`, `"passwort":"p"`, `spec.data: a bmc secret lacks username or password; give both`)
 	f(KindSecret, `"username":"u"`, `"User":"u"`, `spec.data: value "User" is refused; names of a-z, 0-9, -; values up to 8192 octets`, `spec.data: a bmc secret lacks username or password; give both`)
-	f(KindSecret, `"bmc"`, `"love"`, `spec.type: "love" is not known; use bmc, opaque`)
+	f(KindSecret, `"bmc"`, `"love"`, `spec.type: "love" is not known; use bmc, snmp, opaque`)
 
 	long := strings.Repeat("x", 8000)
 	f(KindSecret, `"password":"p"`, `"password":"p","a":"`+long+`","b":"`+long+`","c":"`+long+`","d":"`+long+`","e":"`+long+`","f":"`+long+`","g":"`+long+`","h":"`+long+`","i":"`+long+`"`,
@@ -200,6 +205,21 @@ func TestValidateMetadata(t *testing.T) {
 	f(`{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"a","uid":"../head"},"spec":{"region":"a","zone":"b"}}`,
 		`metadata.uid: "../head" is not a uid; leave it out: it is given`)
 	f(strings.Repeat(" ", MaxObjectSize+1), `the document has 262145 octets; at most 262144`)
+}
+
+func TestValidateSNMP(t *testing.T) {
+	f := changes(t)
+	const snmp = `{"address":"10.88.2.1","version":"3","secret":"switches"}`
+	f(KindSwitch, `"sflow":{"agents":["10.88.2.1","fd00::1"],"direction":"both"}`, `"snmp":`+snmp)
+	f(KindSwitch, `"sflow"`, `"snmp":`+strings.NewReplacer("10.88.2.1", "sw1:161", `"3"`, `"1"`, "switches", "S").Replace(snmp)+`,"sflow"`,
+		`spec.snmp.address: "sw1:161" is not an IP address; write it like 10.0.0.1`, `spec.snmp.version: "1" is not known; use 2c, 3`,
+		`spec.snmp.secret: "S" is not a name; use 1-63 of a-z, 0-9 and -, beginning and ending with a letter or digit`)
+	f(KindMachine, `"nics"`, `"snmp":`+strings.Replace(snmp, "10.88.2.1", "[fd00::1]:1161", 1)+`,"nics"`)
+	const lacks = `spec.data: an snmp secret lacks community (version 2c), or username, auth-password and priv-password of 8 characters or more (version 3); give one or the other`
+	f(KindSecret, `"bmc"`, `"snmp"`, lacks)
+	f(KindSecret, `"bmc","data":{`, `"snmp","data":{"community":"c",`)
+	f(KindSecret, `"bmc","data":{`, `"snmp","data":{"auth-password":"12345678","priv-password":"12345678",`)
+	f(KindSecret, `"bmc","data":{`, `"snmp","data":{"auth-password":"12345678","priv-password":"1234567",`, lacks)
 }
 
 // A place and a fix belong to every problem that a person can cause: whole tables above compare them, this catches new ones.

@@ -58,19 +58,9 @@ func (c *checker) amount(path, s string, least uint64) {
 // ParseAmount reads digits that k, M, G or T may follow: powers of 1000.
 func ParseAmount(s string) (uint64, bool) {
 	unit := uint64(1)
-	if n := len(s); n > 0 {
-		switch s[n-1] {
-		case 'k':
-			unit = 1e3
-		case 'M':
-			unit = 1e6
-		case 'G':
-			unit = 1e9
-		case 'T':
-			unit = 1e12
-		}
-		if unit > 1 {
-			s = s[:n-1]
+	if n := len(s) - 1; n >= 0 {
+		if u := map[byte]uint64{'k': 1e3, 'M': 1e6, 'G': 1e9, 'T': 1e12}[s[n]]; u > 0 {
+			s, unit = s[:n], u
 		}
 	}
 	n, err := strconv.ParseUint(s, 10, 64)

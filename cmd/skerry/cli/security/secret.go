@@ -136,11 +136,11 @@ func (v verbs) setCmd() *cobra.Command {
 	}
 	c.Flags().StringArrayVar(&x.plain, "value", nil, "NAME=VALUE of what is no secret by itself, like username=root")
 	c.Flags().StringArrayVar(&x.files, "value-file", nil, "NAME=FILE that holds the value, without its last line end; - is standard input")
-	c.Flags().StringVar(&kind, "type", "bmc", "bmc, opaque")
+	c.Flags().StringVar(&kind, "type", "bmc", "bmc, snmp (community, or username, auth-password and priv-password), opaque")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "check and say what would change, change nothing")
 	c.Flags().StringVar(&reason, "reason", "", "kept in the audit log")
 	if err := c.RegisterFlagCompletionFunc("type", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"bmc", "opaque"}, cobra.ShellCompDirectiveNoFileComp
+		return []string{"bmc", "snmp", "opaque"}, cobra.ShellCompDirectiveNoFileComp
 	}); err != nil {
 		panic("cli: the flag was just made: " + err.Error())
 	}
