@@ -28,6 +28,7 @@ func libraries() []library {
 		{"github.com/goccy/go-yaml", []string{"cmd/skerry/cli", "deploy/images/tinyinit"}, "YAML for people; tinyinit is a guest's program and reads NoCloud, which is YAML"},
 		{"github.com/google/go-cmp", nil, "differences"},
 		{"github.com/gopacket/gopacket", nil, "a second reader of sFlow"},
+		{"github.com/gosnmp/gosnmp", []string{"telemetry/snmp"}, "SNMP"},
 		{"github.com/hashicorp/memberlist", []string{"mesh/gossip"}, "Serf's transport interface"},
 		{"github.com/hashicorp/go-msgpack/v2", []string{"mesh/gossip"}, "memberlist's encoding, to read a header before it does"},
 		{"github.com/hashicorp/serf", []string{"mesh/gossip"}, "pools"},
