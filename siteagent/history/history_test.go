@@ -23,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/bmc"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/telemetry/rrd"
@@ -79,6 +80,7 @@ type site struct {
 	owner map[string]string // machine -> agent
 	mute  map[string]bool   // agents that peers do not hear
 	dead  map[string]bool   // machines whose BMC does not answer
+	mu    sync.Mutex        // guards asked: machines are asked at once
 	asked map[string]int    // requests by machine
 	temp  any               // what CPU1 says
 	k     map[string]*Keeper
@@ -100,6 +102,9 @@ func newSite(t *testing.T, machines ...string) *site {
 				return replica.State{Tombs: s.tombs, Roster: &intent.RosterBody{Agents: []intent.RosterAgent{{ID: "a1"}, {ID: "a2"}}}}
 			},
 			Get: s.get, Event: func(kind, _ string) error { s.said = append(s.said, kind); return nil },
+			Members: func() (uint64, []claim.Member) {
+				return 0, []claim.Member{{ID: "a1", Alive: true}, {ID: "a2", Alive: true}}
+			},
 			Live: func() []string {
 				return slices.DeleteFunc([]string{"a1", "a2"}, func(p string) bool { return p == a || s.mute[p] })
 			},
@@ -130,7 +135,9 @@ func (s *site) catalog() *intent.Catalog {
 }
 
 func (s *site) get(_ context.Context, machine string, _ *intent.BMCSpec, path string) ([]byte, error) {
+	s.mu.Lock()
 	s.asked[machine]++
+	s.mu.Unlock()
 	if s.dead[machine] {
 		return nil, errors.New("connection refused")
 	}

@@ -12,10 +12,15 @@ import (
 
 	"github.com/skerry-metal/skerry/boot/bmc"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/seal"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/devices"
 	"github.com/skerry-metal/skerry/siteagent/replica"
+	"github.com/skerry-metal/skerry/siteagent/rota"
 	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/telemetry/rrd"
 	"github.com/skerry-metal/skerry/telemetry/sensors"
+	"github.com/skerry-metal/skerry/telemetry/snmp"
 )
 
 // machine is one that has a BMC.
@@ -35,6 +40,9 @@ type Config struct {
 	Signed func() replica.State
 	// Get reads a resource of a machine's BMC behind everything else. Errors: bmc.ErrUnsupported where it has none.
 	Get func(ctx context.Context, machine string, spec *intent.BMCSpec, path string) ([]byte, error)
+	// Members are the agents of the site, among whom its switches are shared out; Secret opens what logs in to them.
+	Members func() (uint64, []claim.Member)
+	Secret  func(name string) (seal.Secret, error)
 	// Live are the other agents that are heard now; Ask reads one's answer to path below Prefix.
 	Live func() []string
 	Ask  func(ctx context.Context, peer, path string, out any) error
@@ -49,21 +57,18 @@ type Keeper struct {
 	store  *rrd.Store // nil: the directory does not open
 	reader *sensors.Reader
 
+	rota *rota.Rota[machine]
+	snmp *devices.Poller
+
 	mu     sync.Mutex // guards what follows
-	polled map[string]*polled
+	newest map[string]newest
 	full   bool // the limit of series was told
 }
 
-// polled is one machine of which this agent keeps the history.
-type polled struct {
-	machine
-	next    time.Time
-	fails   int
-	working bool
-	at      time.Time // of the newest readings
-	seconds float64   // of the last poll
-	ok      bool
-	now     []sensors.Reading
+// newest is what a machine's sensors said last.
+type newest struct {
+	at time.Time
+	rr []sensors.Reading
 }
 
 // Open reads what is kept. It returns a Keeper also where that fails; then it keeps nothing, and says so.
@@ -81,8 +86,12 @@ func Open(cfg Config) *Keeper {
 }
 
 func newKeeper(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg, polled: map[string]*polled{}}
+	k := &Keeper{cfg: cfg, newest: map[string]newest{}}
 	k.reader = sensors.New(source{k})
+	k.snmp = devices.New(devices.Config{
+		Site: cfg.Site, Self: cfg.Self, Catalog: cfg.Catalog, OwnsMachine: cfg.Owns, Members: cfg.Members, Signed: cfg.Signed, Secret: cfg.Secret, Keep: k.take, Log: cfg.Log,
+	}, snmp.New())
+	k.rota = &rota.Rota[machine]{Look: k.look, Poll: k.poll, Left: k.left}
 	return k
 }
 
@@ -97,152 +106,80 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return k.store.Run(ctx) })
-	g.Go(func() error { return k.poll(ctx) })
+	g.Go(func() error { return k.rota.Run(ctx) })
+	g.Go(func() error { return k.snmp.Run(ctx) })
 	return g.Wait()
 }
 
-const (
-	pollEvery = time.Minute
-	pollLimit = 45 * time.Second // of one machine: its next turn is not missed
-	pollRest  = 15 * time.Minute // the longest rest of one that does not answer
-	pollLook  = time.Second
-	pollLearn = 10 * time.Second // between two looks at which machines there are
-	pollAtOne = 8                // machines at once: each is two requests to a slow BMC
-)
-
-// poll starts what is due, once a second.
-func (k *Keeper) poll(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	slots := make(chan struct{}, pollAtOne)
-	t := time.NewTicker(pollLook)
-	defer t.Stop()
-	for n := 0; ; n++ {
-		if n%int(pollLearn/pollLook) == 0 {
-			k.refresh()
-		}
-		for _, p := range k.due(time.Now(), cap(slots)-len(slots)) {
-			slots <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-slots }()
-				k.one(ctx, p)
-			})
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
-}
-
-// refresh learns which machines there are, lets go of those whose owner is another agent, and removes the series of those with a
-// tombstone. A machine that is only missing keeps its series.
-func (k *Keeper) refresh() {
+// look returns the machines whose sensors this agent reads, and removes the series of what has a tombstone, machine or switch. What is
+// only missing keeps its series.
+func (k *Keeper) look() map[string]machine {
 	tombs := k.cfg.Signed().Tombs
 	gone := func(uid string) bool { _, ok := tombs[uid]; return ok }
 	if n, err := k.store.Remove(func(d rrd.Def) bool { return gone(d.Owner) }); err != nil {
-		k.cfg.Log.Warn("series of a removed machine stay for now", "err", err)
+		k.cfg.Log.Warn("series of what was removed stay for now", "err", err)
 	} else if n > 0 {
-		k.cfg.Log.Info("series of removed machines left", "series", n)
+		k.cfg.Log.Info("series of what was removed left", "series", n)
 	}
-	here := map[string]bool{}
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	here := map[string]machine{}
 	for _, o := range k.cfg.Catalog().List(intent.KindMachine) {
 		m := machine{o.Metadata.Name, o.Metadata.UID, o.Spec.(*intent.MachineSpec).BMC}
 		if m.bmc == nil || gone(m.uid) || !k.cfg.Owns(m.name) {
 			continue
 		}
-		here[m.name] = true
-		p := k.polled[m.name]
-		if p == nil {
-			p = &polled{} // at once, then at its place in the minute
-			k.polled[m.name] = p
-		}
-		p.machine = m
+		here[m.name] = m
 	}
-	for name := range k.polled {
-		if !here[name] {
-			delete(k.polled, name)
-			k.reader.Forget(name)
-		}
-	}
+	return here
 }
 
-// spread is a machine's place in the minute, so that not all BMCs are asked at once.
-func spread(now time.Time, name string) time.Time {
-	h := uint64(14695981039346656037) // FNV-1a
-	for i := range len(name) {
-		h = (h ^ uint64(name[i])) * 1099511628211
-	}
-	at := now.Truncate(pollEvery).Add(time.Duration(h % uint64(pollEvery)))
-	if at.Before(now) {
-		at = at.Add(pollEvery)
-	}
-	return at
-}
-
-// due takes up to n machines whose time has come.
-func (k *Keeper) due(now time.Time, n int) (out []*polled) {
+// left forgets a machine whose owner is another agent, or that is gone.
+func (k *Keeper) left(name string) {
+	k.reader.Forget(name)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, p := range k.polled {
-		if len(out) < n && !p.working && !p.next.After(now) {
-			p.working = true
-			out = append(out, p)
-		}
-	}
-	return out
+	delete(k.newest, name)
 }
 
-// one polls a machine and keeps what it says.
-func (k *Keeper) one(ctx context.Context, p *polled) {
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, pollLimit)
-	defer cancel()
-	k.mu.Lock()
-	m := p.machine
-	k.mu.Unlock()
-	rr, err := k.reader.Read(ctx, m.name)
+// poll reads a machine's sensors and keeps what they say.
+func (k *Keeper) poll(ctx context.Context, name string, m machine) error {
+	rr, err := k.reader.Read(ctx, name)
 	now := time.Now()
 	k.mu.Lock()
-	p.working, p.ok, p.seconds = false, err == nil, now.Sub(begun).Seconds()
-	p.next = spread(now, m.name)
+	before, had := k.newest[name]
 	if err != nil {
-		rest := min(pollEvery<<min(p.fails, 4), pollRest)
-		p.fails++
-		if rest > pollEvery {
-			p.next = spread(now.Add(rest-pollEvery), m.name)
-		}
-		p.now = nil
+		k.newest[name] = newest{}
 	} else {
-		p.fails, p.now, p.at = 0, rr, now
+		k.newest[name] = newest{now, rr}
 	}
-	fails := p.fails
 	k.mu.Unlock()
 	if err != nil {
-		if fails == 1 {
-			k.cfg.Log.Warn("sensors not read; they are unknown until its BMC answers", "machine", m.name, "err", err)
+		if !had || !before.at.IsZero() {
+			k.cfg.Log.Warn("sensors not read; they are unknown until its BMC answers", "machine", name, "err", err)
 		}
-		return
+		return err
 	}
 	k.keep(m, now, rr)
+	return nil
 }
 
 func (k *Keeper) keep(m machine, now time.Time, rr []sensors.Reading) {
 	for _, r := range rr {
-		id, err := k.store.Series(rrd.Def{
+		k.take(rrd.Def{
 			Name: string(r.Metric), Labels: map[string]string{"machine": m.name, "sensor": r.Sensor}, Unit: unit(r.Metric), Type: rrd.Gauge, Profile: "slow", Owner: m.uid,
-		}, now.Add(-time.Millisecond))
-		if err == nil {
-			err = k.store.Update(id, now, rrd.Sample{Value: r.Value, Unknown: !r.Known})
-		}
-		if errors.Is(err, rrd.ErrLimit) {
-			k.limit(err)
-		} else if err != nil {
-			k.cfg.Log.Debug("reading not kept", "machine", m.name, "sensor", r.Sensor, "err", err)
-		}
+		}, now, rrd.Sample{Value: r.Value, Unknown: !r.Known})
+	}
+}
+
+// take keeps one sample of a series, which is made if it is new.
+func (k *Keeper) take(d rrd.Def, at time.Time, s rrd.Sample) {
+	id, err := k.store.Series(d, at.Add(-time.Millisecond))
+	if err == nil {
+		err = k.store.Update(id, at, s)
+	}
+	if errors.Is(err, rrd.ErrLimit) {
+		k.limit(err)
+	} else if err != nil {
+		k.cfg.Log.Debug("reading not kept", "series", d.Key(), "err", err)
 	}
 }
 
@@ -282,17 +219,11 @@ type source struct{ k *Keeper }
 
 // RedfishGet implements sensors.Source.
 func (s source) RedfishGet(ctx context.Context, machine, path string) ([]byte, error) {
-	s.k.mu.Lock()
-	p := s.k.polled[machine]
-	var spec *intent.BMCSpec
-	if p != nil {
-		spec = p.bmc
-	}
-	s.k.mu.Unlock()
-	if spec == nil {
+	m, ok := s.k.rota.Get(machine)
+	if !ok {
 		return nil, fmt.Errorf("cannot read %s: %s is not ours any more", path, machine)
 	}
-	b, err := s.k.cfg.Get(ctx, machine, spec, path)
+	b, err := s.k.cfg.Get(ctx, machine, m.bmc, path)
 	if errors.Is(err, bmc.ErrUnsupported) {
 		err = fmt.Errorf("%w: %w", sensors.ErrGone, err)
 	}

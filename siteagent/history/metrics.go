@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"github.com/skerry-metal/skerry/siteagent/rota"
 )
 
 // stale is how old readings may be that /metrics tells: three polls.
-const stale = 3 * pollEvery
+const stale = 3 * rota.Every
 
 // WriteMetrics writes the newest readings of the machines whose history this agent keeps; what is unknown is left out.
 func (k *Keeper) WriteMetrics(w io.Writer) {
@@ -21,18 +23,19 @@ func (k *Keeper) WriteMetrics(w io.Writer) {
 	set := metrics.NewSet()
 	k.store.Gauges(set)
 	set.WritePrometheus(w)
+	for _, o := range k.rota.Outcomes() {
+		fmt.Fprintf(w, "skerry_bmc_poll_success{machine=%s} %d\n", label(o.Name), map[bool]int{true: 1}[o.OK])
+		fmt.Fprintf(w, "skerry_bmc_poll_seconds{machine=%s} %g\n", label(o.Name), o.Seconds)
+	}
+	k.snmp.WriteMetrics(w)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(k.polled)) {
-		p := k.polled[name]
-		if p.fails > 0 || !p.at.IsZero() {
-			fmt.Fprintf(w, "skerry_bmc_poll_success{machine=%s} %d\n", label(name), map[bool]int{true: 1}[p.ok])
-			fmt.Fprintf(w, "skerry_bmc_poll_seconds{machine=%s} %g\n", label(name), p.seconds)
-		}
-		if time.Since(p.at) > stale {
+	for _, name := range slices.Sorted(maps.Keys(k.newest)) {
+		n := k.newest[name]
+		if time.Since(n.at) > stale {
 			continue
 		}
-		for _, r := range p.now {
+		for _, r := range n.rr {
 			if r.Known {
 				fmt.Fprintf(w, "%s{machine=%s,sensor=%s} %g\n", r.Metric, label(name), label(r.Sensor), r.Value)
 			}

@@ -454,3 +454,35 @@ func TestPartsOfSeconds(t *testing.T) {
 		t.Fatalf("%d rows are known", known)
 	}
 }
+
+// TestAnew: a counter whose collector knows that it began anew has a row or none that is unknown, and no rate that never was: unknown a
+// millisecond before its first reading, then that reading.
+func TestAnew(t *testing.T) {
+	most := 1e9
+	f := func(second int64, want string) {
+		t.Helper()
+		s := openStore(t, newMemory())
+		id := add(t, s, Def{Name: "c", Labels: map[string]string{"switch": "sw1"}, Type: Counter, Max: &most, Profile: "slow"}, at(0))
+		n := uint64(4_000_000_000) // as a counter of 64 bits; its drop would be taken for a wrap at 2^32
+		for i := int64(1); i <= 12; i++ {
+			when := at(60*i + second)
+			if n += 6000; i == 6 {
+				n = 300
+				if err := s.Update(id, when.Add(-time.Millisecond), Sample{Unknown: true}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Update(id, when, Sample{N: n}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Tick(at(60*i + 60)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := text(query(t, s, "c", at(120), at(600), Average, 500).Series[0].Values); got != want {
+			t.Fatalf("at second %d of the minute: %s", second, got)
+		}
+	}
+	f(17, "100 100 100 100 100 100 100 100") // 17 s of the minute before, and 43 of that after, are known
+	f(47, "100 100 100 100 U 100 100 100")
+}

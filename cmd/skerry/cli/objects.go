@@ -177,7 +177,11 @@ func summary(o *intent.Object) string {
 	case *intent.SubnetPoolSpec:
 		return s.Prefix
 	case *intent.SwitchSpec:
-		return fmt.Sprintf("%s, %d ports", strings.Join(s.SFlow.Agents, ", "), len(s.Ports))
+		at := strings.Join(s.SFlow.Agents, ", ")
+		if at == "" && s.SNMP != nil {
+			at = "SNMP " + s.SNMP.Address
+		}
+		return fmt.Sprintf("%s, %d ports", at, len(s.Ports))
 	case *intent.AssetSpec:
 		return fmt.Sprintf("%s %s %d bytes", s.Class, s.Digest.Short(), s.Size)
 	case *intent.ImageSpec:

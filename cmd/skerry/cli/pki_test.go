@@ -85,7 +85,7 @@ func TestRulesAskForWhatThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var code strings.Builder
-	for _, glob := range []string{"../../../siteagent/*.go", "../../../siteagent/upkeep/*.go", "../../../siteagent/holdings/*.go", "../../../siteagent/history/*.go", "../../../telemetry/rrd/*.go", "../../../coordinator/rotation/*.go"} {
+	for _, glob := range []string{"../../../siteagent/*.go", "../../../siteagent/upkeep/*.go", "../../../siteagent/holdings/*.go", "../../../siteagent/history/*.go", "../../../siteagent/devices/*.go", "../../../telemetry/snmp/*.go", "../../../telemetry/rrd/*.go", "../../../coordinator/rotation/*.go"} {
 		files, err := filepath.Glob(glob)
 		if err != nil || len(files) == 0 {
 			t.Fatal(glob, err)

@@ -76,6 +76,8 @@ func Help() map[string]string {
 		"skerry_snmp_humidity_ratio":               "relative humidity that a device measures",
 		"skerry_snmp_load_average":                 "processes that ran or waited, over some minutes",
 		"skerry_snmp_memory_octets":                "a host's memory, by what for",
+		"skerry_snmp_poll_seconds":                 "how long the last reading of a device by SNMP took",
+		"skerry_snmp_poll_success":                 "1 when the last reading of a device by SNMP succeeded, if in part",
 		"skerry_snmp_port_discards_total":          "packets that a port dropped for lack of room",
 		"skerry_snmp_port_errors_total":            "packets that a port could not read or send",
 		"skerry_snmp_port_octets_total":            "octets of frames that a port counts",
