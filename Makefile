@@ -91,7 +91,7 @@ bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside
 soak: ## what is too long for every change, in jobs of at most an hour
 	@set -e; for t in TestKill TestKilledAtEachPoint TestDomainKeysAtEachPoint TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy|TestHostileDocuments' TestRotateUnderLoad TestRevokedComesBack TestBadWires TestLateWires 'TestHostilePeer|TestHalfOpen' 'TestTenYearsAlone|TestWrongClocks' TestTenYearsAlone TestHistories TestHistories TestHistories TestHistories TestEverything; do \
 	  echo "soak $$t"; go test -tags soak -count 1 -timeout 60m -run "^($$t)$$$$" ./test/fault; done
-	@echo "soak TestKilled of series"; go test -tags soak -count 1 -timeout 60m -run '^TestKilled$$' ./telemetry/rrd
+	@echo "soak kills and power cuts of series"; go test -tags soak -count 1 -timeout 60m -run '^(TestKilled|TestPowerCut)$$' ./telemetry/rrd
 	@echo "soak fuzz"; $(MAKE) --no-print-directory fuzz FUZZTIME=65s
 
 size: build ## sizes against their budgets

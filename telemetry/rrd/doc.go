@@ -17,6 +17,6 @@
 //
 // Concurrency: a Store is safe for concurrent use. Run owns two goroutines, the tick and the scrub.
 //
-// Tests: tables; rrdtool itself on the same random samples (TestPeer, package rrdtool); a process that is killed while it ticks; fuzzed
-// decoders; rings turned five times.
+// Tests: tables; rrdtool itself on the same random samples (TestPeer, package rrdtool); a process that is killed while it ticks,
+// and whose power is cut; fuzzed decoders; rings turned five times.
 package rrd

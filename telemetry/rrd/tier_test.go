@@ -2,4 +2,4 @@
 
 package rrd
 
-const kills = 6
+const kills, cuts = 6, 3
