@@ -324,7 +324,7 @@ func (a *Agent) reverse() http.Handler {
 		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
 		answerReverse(w, e, err)
 	})
-	mux.HandleFunc("GET /v1/sites/{site}/traffic", a.traffic.Reverse)
+	a.traffic.Reverse(mux)
 	mux.HandleFunc("GET /v1/sites/{site}/events", func(w http.ResponseWriter, r *http.Request) {
 		q := api.EventQuery{Site: r.PathValue("site"), Machine: r.URL.Query().Get("machine"), Follow: r.URL.Query().Get("follow") == "true"}
 		if s := r.URL.Query().Get("since"); s != "" {

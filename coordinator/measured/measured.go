@@ -49,7 +49,21 @@ func ask[T any](ctx context.Context, d *Desk, site string, put func(context.Cont
 	return out, &lost
 }
 
-// Traffic implements telemetry.TrafficSource.
+// Top implements telemetry.TrafficSource: the site gives one frame at a time.
+func (d *Desk) Top(ctx context.Context, site string, q telemetry.TopQuery) (*telemetry.TopFrame, error) {
+	return ask(ctx, d, site, func(ctx context.Context, cl *client.Client) (*telemetry.TopFrame, error) {
+		var out *telemetry.TopFrame
+		if err := cl.Top(ctx, site, q, 1, func(f telemetry.TopFrame) error { out = &f; return nil }); err != nil {
+			return nil, err
+		}
+		if out == nil {
+			return nil, errors.New("the site gave no rates")
+		}
+		return out, nil
+	})
+}
+
+// Traffic implements telemetry.TrafficSource, as Top does.
 func (d *Desk) Traffic(ctx context.Context, site string, q telemetry.TrafficQuery) (*telemetry.TrafficAnswer, error) {
 	return ask(ctx, d, site, func(ctx context.Context, cl *client.Client) (*telemetry.TrafficAnswer, error) {
 		return cl.Traffic(ctx, site, q)

@@ -25,6 +25,9 @@ func TestTraffic(t *testing.T) {
 			_, _ = w.Write([]byte(`{"status":422,"detail":"too much"}`))
 		case strings.Contains(asked, "gone"):
 			panic(http.ErrAbortHandler)
+		case strings.Contains(asked, "quiet1/top"):
+		case strings.Contains(asked, "/top"):
+			_, _ = w.Write([]byte(`{"by":"port","rows":[{"machine":"m1","bytes_per_second":7.5}]}`))
 		default:
 			w.Header().Set(telemetry.MissingHeader, "s2")
 			_, _ = w.Write([]byte(`[{"project":"acme","bytes":7}]`))
@@ -49,6 +52,15 @@ func TestTraffic(t *testing.T) {
 	a, err := d.Traffic(context.Background(), "lon1", q)
 	if err != nil || len(a.Rows) != 1 || a.Rows[0].Bytes != 7 || a.Missing[0] != "s2" || !strings.Contains(asked, "project=acme") {
 		t.Errorf("%v %+v, asked %s", err, a, asked)
+	}
+	top, err := d.Top(context.Background(), "lon1", telemetry.TopQuery{By: "port", Limit: 3})
+	if err != nil || len(top.Rows) != 1 || top.Rows[0].Bytes != 7.5 || !strings.Contains(asked, "count=1") {
+		t.Errorf("%v %+v, asked %s", err, top, asked)
+	}
+	for _, away := range []string{"ams1", "quiet1"} {
+		if _, err := d.Top(context.Background(), away, telemetry.TopQuery{By: "port", Limit: 3}); err == nil || !strings.Contains(err.Error(), "heard last 3h0m0s ago") {
+			t.Errorf("%s: %v", away, err)
+		}
 	}
 	f := func(site, want string) {
 		t.Helper()

@@ -178,6 +178,16 @@ func (m *memory) Traffic(_ context.Context, site string, q telemetry.TrafficQuer
 	return a, m.call("traffic %s by %v", site, q.By)
 }
 
+func (m *memory) Top(_ context.Context, site string, q telemetry.TopQuery) (*telemetry.TopFrame, error) {
+	f := &telemetry.TopFrame{By: q.By}
+	for _, p := range []string{"", "acme", "evil"} {
+		if q.Projects == nil || slices.Contains(q.Projects, p) {
+			f.Rows = append(f.Rows, telemetry.TopRow{Project: p, Direction: "in", Bytes: 1000})
+		}
+	}
+	return f, m.call("top %s by %s", site, q.By)
+}
+
 func (m *memory) Explain(_ context.Context, site, machine string) (*Explanation, error) {
 	return &Explanation{Site: site, Machine: machine}, m.call("explain %s %s", site, machine)
 }

@@ -53,6 +53,7 @@ func routeTable() map[string]route {
 		"secret-status":    {roles: "operator security auditor"},
 		"watch":            {roles: all, list: true},
 		"traffic":          {roles: all, list: true},
+		"top":              {roles: all, list: true},
 		"audit":            {roles: "security auditor"},
 		"events":           {roles: "operator security auditor"},
 		"intent":           {roles: "operator security auditor"},
@@ -243,6 +244,9 @@ func (f *foreigners) askAll(method, path string, r route) {
 	watch := strings.HasSuffix(path, "/watch") // never ends for who passes, and that is everybody with a credential: TestWatch
 	if strings.HasSuffix(path, "/intent") {
 		path += "?from=1"
+	}
+	if strings.HasSuffix(path, "/top") {
+		path += "?count=1"
 	}
 	if path == "/v1/audit" {
 		path += "?site=lon1"

@@ -46,6 +46,10 @@ func (a *API) streams() {
 		a.measured(func(w http.ResponseWriter, r *http.Request, v telemetry.Viewer) error {
 			return telemetry.ServeTraffic(w, r, v, a.b)
 		}))
+	a.stream(http.MethodGet, "/v1/sites/{site}/top", "top", "Who has how much traffic just now: a line every ten seconds", append(query("by", "count", "limit", "project"), path("site")...),
+		a.measured(func(w http.ResponseWriter, r *http.Request, v telemetry.Viewer) error {
+			return telemetry.ServeTop(w, r, v, a.b)
+		}))
 	a.sticks()
 	a.telemetry()
 }

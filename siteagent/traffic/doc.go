@@ -2,7 +2,7 @@
 // together with the other agents of the site.
 //
 // Holds: Desk (the running part, and the answer to queries), PlanOf (switches, ports and projects' prefixes out of intent and
-// bindings), Handler (what peers ask), gauges.
+// bindings), Top (what there is just now), Handler (what peers ask), gauges.
 //
 // Imported by: siteagent only.
 //

@@ -21,6 +21,7 @@ import (
 const (
 	headersPath = "/m/1/traffic/headers"
 	sumPath     = "/m/1/traffic/sum"
+	livePath    = "/m/1/traffic/live"
 	// askLimit bounds how long peers have for both questions of one query.
 	askLimit = 10 * time.Second
 	// maxQuestion bounds what a peer asks: 50,000 IDs of 20 digits.
@@ -56,6 +57,7 @@ func (d *Desk) Handler() http.Handler {
 		g, err := d.sum(q.Query, take)
 		answer(w, g, err)
 	})
+	mux.HandleFunc("POST "+livePath, func(w http.ResponseWriter, _ *http.Request) { answer(w, d.engine.Live(time.Now()), nil) })
 	return mux
 }
 
@@ -148,8 +150,18 @@ func (d *Desk) Traffic(ctx context.Context, site string, tq telemetry.TrafficQue
 }
 
 // Reverse answers the coordinator over the session that this agent dialled. It says whose rows its caller may see.
-func (d *Desk) Reverse(w http.ResponseWriter, r *http.Request) {
-	err := telemetry.ServeTraffic(w, r, telemetry.Viewer{Site: r.PathValue("site"), Now: time.Now(), All: true}, d)
+func (d *Desk) Reverse(mux *http.ServeMux) {
+	for path, serve := range map[string]func(http.ResponseWriter, *http.Request, telemetry.Viewer, telemetry.TrafficSource) error{
+		"traffic": telemetry.ServeTraffic, "top": telemetry.ServeTop,
+	} {
+		mux.HandleFunc("GET /v1/sites/{site}/"+path, func(w http.ResponseWriter, r *http.Request) {
+			refuse(w, serve(w, r, telemetry.Viewer{Site: r.PathValue("site"), Now: time.Now(), All: true}, d))
+		})
+	}
+}
+
+// refuse answers an error; nil: it was answered.
+func refuse(w http.ResponseWriter, err error) {
 	if err == nil {
 		return
 	}
@@ -219,24 +231,32 @@ func (d *Desk) sums(ctx context.Context, q account.Query, shares []account.Share
 	return out, failed, nil
 }
 
+// missing are the agents of the site that did not answer.
+func (d *Desk) missing(answered func(id string) bool) []string {
+	out := slices.DeleteFunc(d.cfg.Agents(), answered)
+	slices.Sort(out)
+	return out
+}
+
+// confidence is low with too few samples for more than a rough bound.
+func confidence(low bool) string {
+	if low {
+		return "low"
+	}
+	return "ok"
+}
+
 func (d *Desk) answer(q account.Query, shares []account.Share, figures []account.Figure) *telemetry.TrafficAnswer {
 	a := &telemetry.TrafficAnswer{Rows: make([]telemetry.TrafficRow, 0, len(figures))}
-	for _, id := range d.cfg.Agents() {
-		if !slices.ContainsFunc(shares, func(s account.Share) bool { return s.Agent == id }) {
-			a.Missing = append(a.Missing, id)
-		}
-	}
-	slices.Sort(a.Missing)
+	a.Missing = d.missing(func(id string) bool {
+		return slices.ContainsFunc(shares, func(s account.Share) bool { return s.Agent == id })
+	})
 	for i := range figures {
 		f := &figures[i]
-		confidence := "ok"
-		if f.Low {
-			confidence = "low"
-		}
 		a.Rows = append(a.Rows, telemetry.TrafficRow{
 			Project: f.Project, Network: f.Network, Subnet: f.Subnet, Machine: f.Machine, Switch: f.Switch, Direction: f.Direction, Scope: f.Scope,
 			From: f.Start.UTC(), To: f.End.UTC(), Bytes: f.Bytes, Bytes95: whole(f.Bytes95), L3Bytes: f.L3, Packets: f.Packets, Packets95: whole(f.Packets95),
-			Samples: f.Samples, Coverage: math.Floor(f.Coverage*1000+1e-6) / 1000, Confidence: confidence, Source: "sflow", Flags: f.Flags.Names(),
+			Samples: f.Samples, Coverage: math.Floor(f.Coverage*1000+1e-6) / 1000, Confidence: confidence(f.Low), Source: "sflow", Flags: f.Flags.Names(),
 		})
 	}
 	return a

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -290,6 +291,50 @@ func TestWithout(t *testing.T) {
 	}
 }
 
+// TestTop: both agents hear a switch; what there is just now is the same at each, not added up; of a project only its own; who does not
+// answer is named.
+func TestTop(t *testing.T) {
+	s := newScene(t)
+	e := sflowtest.Exporter{Agent: lo}
+	start := time.Now().Add(-30 * time.Second)
+	for i := range uint32(30) {
+		e.Uptime = 60_000 + i*1000
+		b := e.Datagram(sflowtest.Flow{Seq: i, Source: 1, Rate: 10, Pool: i * 10, Input: 1, Output: 2, Len: 1018, Header: sflowtest.Frame(netip.MustParseAddr("10.88.0.21"), netip.MustParseAddr("10.88.0.22"), 0, 1000)}.Sample())
+		for _, d := range s.desks {
+			d.ear.Take(b, lo, start.Add(time.Duration(i)*time.Second))
+		}
+	}
+	f := func(id, by string, projects []string, want string, missing ...string) {
+		t.Helper()
+		a, err := s.desks[id].Top(t.Context(), "lon1", telemetry.TopQuery{By: by, Projects: projects, Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, r := range a.Rows {
+			got += fmt.Sprintf("%s/%s %s %s:%s %s %.0f packets/s, %s %v %v\n", r.Project, r.Network, r.Machine, r.Switch, r.Port, r.Direction, 10*math.Round(r.Packets/10), r.Confidence, r.Coverage, r.Flags) // a machine that stalls makes the time longer
+		}
+		if got != want || strings.Join(a.Missing, " ") != strings.Join(missing, " ") {
+			t.Errorf("at %s by %s: missing %v,\n%swant\n%s", id, by, a.Missing, got, want)
+		}
+	}
+	for _, id := range []string{"s1", "s2"} {
+		f(id, "machine", nil, "/ m2 : in 10 packets/s, ok 1 []\nacme/ m1 : out 10 packets/s, ok 1 []\n")
+		f(id, "port", nil, "/ m2 sw1:2 in 10 packets/s, ok 1 []\nacme/ m1 sw1:1 out 10 packets/s, ok 1 []\n")
+		f(id, "network", []string{"acme"}, "acme/web  : out 10 packets/s, ok 1 []\n")
+		f(id, "machine", []string{}, "")
+	}
+	s.meshes["s1"].cut[livePath] = true
+	f("s1", "machine", []string{"acme"}, "acme/ m1 : out 10 packets/s, ok 1 []\n", "s2")
+	a, err := s.desks["s1"].Top(t.Context(), "lon1", telemetry.TopQuery{By: "machine", Limit: 1})
+	if err != nil || len(a.Rows) != 1 || a.More != 1 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := s.desks["s1"].Top(t.Context(), "par1", telemetry.TopQuery{}); err != api.ErrNotFound {
+		t.Errorf("another site: %v", err)
+	}
+}
+
 // TestQuestions: what a peer asks is held to the bounds of a user's query.
 func TestQuestions(t *testing.T) {
 	s := newScene(t)
@@ -314,15 +359,18 @@ func TestReverse(t *testing.T) {
 	f := func(site, query string, status int, want string) {
 		t.Helper()
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, "/v1/sites/lon1/traffic?"+query, nil)
-		r.SetPathValue("site", site)
-		s.desks["s1"].Reverse(w, r)
+		mux := http.NewServeMux()
+		s.desks["s1"].Reverse(mux)
+		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/sites/"+site+"/"+query, nil))
 		if w.Code != status || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s", query, w.Code, w.Body)
 		}
 	}
-	f("lon1", "project=acme", http.StatusOK, "[]")
-	f("lon1", "step=7", http.StatusUnprocessableEntity, "step is 60, 3600 or total")
-	f("lon1", "by=port", http.StatusUnprocessableEntity, "by \\\"port\\\"")
-	f("par1", "", http.StatusNotFound, "no such object")
+	f("lon1", "traffic?project=acme", http.StatusOK, "[]")
+	f("lon1", "traffic?step=7", http.StatusUnprocessableEntity, "step is 60, 3600 or total")
+	f("lon1", "traffic?by=port", http.StatusUnprocessableEntity, "by \\\"port\\\"")
+	f("lon1", "top?by=port&count=1", http.StatusOK, `"rows":[]`)
+	f("lon1", "top?by=subnet", http.StatusUnprocessableEntity, "by is machine, network or port")
+	f("par1", "top", http.StatusNotFound, "no such object")
+	f("par1", "traffic", http.StatusNotFound, "no such object")
 }

@@ -2,7 +2,8 @@
 //
 // Holds: Plan (switches, ports, projects and their prefixes), Engine (counts samples into intervals of one minute), Ledger (the
 // intervals on disk: minutes for 72 h, hours for 400 d), Merge (which of several agents' intervals count), Query and Table
-// (sums with their 95 % bounds and coverage), reconciliation with the counters of interfaces.
+// (sums with their 95 % bounds and coverage), reconciliation with the counters of interfaces; Live
+// and Top (rates of the open minute).
 //
 // Imported by: siteagent/traffic. It declares Store, which storage/state.Raw is.
 //

@@ -165,7 +165,10 @@ func (st *streamState) find(a *sflow.Arrival) *open {
 			return o
 		}
 	}
-	o := &open{bucket: a.Bucket, start: a.Start, from: a.Seq, to: a.Seq, cells: map[cellKey]*cell{}, ports: map[uint32]*portSum{}}
+	o := &open{bucket: a.Bucket, start: a.Start, since: a.Start, from: a.Seq, to: a.Seq, cells: map[cellKey]*cell{}, ports: map[uint32]*portSum{}}
+	if len(st.open) == 0 && a.At.After(a.Start) && a.At.Sub(st.stat.Last) > liveLeast {
+		o.since = a.At
+	}
 	st.open = append(st.open, o)
 	return o
 }

@@ -104,6 +104,7 @@ type open struct {
 	name    string // of the switch
 	bucket  uint32
 	start   time.Time
+	since   time.Time // start, or later: when an exporter was heard first, or again
 	from    uint32
 	to      uint32
 	grams   uint64
@@ -193,14 +194,8 @@ func (o *open) close(k sflow.Key, limit func(port uint32) float64) *Interval {
 	}
 	rows := make([]Row, 0, len(o.cells))
 	for key, c := range o.cells {
-		s := c.done
-		if n, why := o.sources[key.source].rate(c.rate); why != 0 && c.done.Samples == 0 {
-			s.Add(c.run.scaled(n))
-			s.Flags |= why
-		} else {
-			s.Add(c.run.exact(c.rate))
-		}
-		s.Flags |= c.flags | v.Flags&(FlagClock|FlagReset|FlagTruncated)
+		s := o.estimate(key, c)
+		s.Flags |= v.Flags & (FlagClock | FlagReset | FlagTruncated)
 		r := Row{Sums: s, Label: key.label()}
 		if key.port != nil {
 			if p := o.ports[key.index]; p != nil {
@@ -213,6 +208,19 @@ func (o *open) close(k sflow.Key, limit func(port uint32) float64) *Interval {
 	}
 	v.setRows(addRows(nil, rows))
 	return v
+}
+
+// estimate is what the samples of one cell stand for, by what their source says of itself.
+func (o *open) estimate(key cellKey, c *cell) Sums {
+	s := c.done
+	if n, why := o.sources[key.source].rate(c.rate); why != 0 && c.done.Samples == 0 {
+		s.Add(c.run.scaled(n))
+		s.Flags |= why
+	} else {
+		s.Add(c.run.exact(c.rate))
+	}
+	s.Flags |= c.flags
+	return s
 }
 
 func (k *cellKey) label() Label {

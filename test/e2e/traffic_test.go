@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/telemetry/sflow/sflowtest"
 	"github.com/skerry-metal/skerry/test/e2e/procs"
@@ -83,6 +84,9 @@ func TestTraffic(t *testing.T) {
 	if !shows(`skerry_sflow_datagrams_lost_total{switch="sw1"} 0`)(t.Context()) {
 		t.Error("datagrams were lost on loopback")
 	}
+	for _, who := range []string{"coordinator", "a1", "a2"} {
+		s.Until("what there is just now is told by "+who, func(ctx context.Context) bool { return rateOf(ctx, s.API(who)) == packets })
+	}
 	s.Kill("a1")
 	if err := s.Procs["a2"].Stop(); err != nil { // told to end, it writes the open minute
 		t.Fatal(err)
@@ -111,4 +115,18 @@ func TestTraffic(t *testing.T) {
 	s.Kill("coordinator")
 	s.Until("a1, which lost it, answers", answered("a1"))
 	s.Until("a2 answers", answered("a2"))
+}
+
+// rateOf returns how many samples the one rate that there is just now is of, 0 when it is not whole.
+func rateOf(ctx context.Context, c *client.Client) (samples uint64) {
+	err := c.Top(ctx, "lon1", telemetry.TopQuery{By: "port", Limit: 10}, 1, func(f telemetry.TopFrame) error {
+		if len(f.Missing) == 0 && len(f.Rows) == 1 && f.Rows[0].Machine == "m1" && f.Rows[0].Switch == "sw1" && f.Rows[0].Coverage == 1 {
+			samples = f.Rows[0].Samples
+		}
+		return nil
+	})
+	if err != nil {
+		return 0
+	}
+	return samples
 }

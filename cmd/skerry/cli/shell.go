@@ -56,6 +56,9 @@ func (s shell) Print(v any, fill func(account.Table)) error {
 	return s.a.print(v, func(t *table) { fill(rows{t}) })
 }
 
+// Line writes one value of a stream.
+func (s shell) Line(v any) error { return s.a.printLine(v) }
+
 // Token writes v, or the text alone.
 func (s shell) Token(v any, text string) error { return s.a.printToken(v, text) }
 

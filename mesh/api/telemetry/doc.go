@@ -1,7 +1,7 @@
 // Package telemetry is what API, client, agents and coordinator say to each other about what a site measures.
 //
 // Holds: Viewer (who asks, and what that one may see); traffic.go: TrafficQuery, TrafficRow and TrafficAnswer, how they stand in a URL, in JSON,
-// in lines and in CSV; series.go: Routes (the paths of series, what they are asked and what they answer), Source (who answers), series and
+// in lines and in CSV; top.go: TopQuery and TopFrame, a line every ten seconds; series.go: Routes (the paths of series, what they are asked and what they answer), Source (who answers), series and
 // rows as JSON; Scope (whose machines somebody may see).
 //
 // Imported by: mesh/api and its client, siteagent/traffic, siteagent/history, siteagent, coordinator/measured, coordinator/telemetry, cmd/skerry/cli.

@@ -18,6 +18,8 @@ import (
 type TrafficSource interface {
 	// Traffic sums the site's ledger. q.Projects are those that the caller may see. Errors: what mesh/api answers with.
 	Traffic(ctx context.Context, site string, q TrafficQuery) (*TrafficAnswer, error)
+	// Top says what there is just now. q.Projects and errors as above.
+	Top(ctx context.Context, site string, q TopQuery) (*TopFrame, error)
 }
 
 // TrafficQuery selects traffic of the intervals that began in [From, To).
@@ -66,8 +68,7 @@ func ServeTraffic(w http.ResponseWriter, r *http.Request, v Viewer, src TrafficS
 	}
 	answer := &TrafficAnswer{}
 	if !v.All {
-		asked := q.Projects
-		q.Projects = slices.DeleteFunc(slices.Clone(v.Projects), func(p string) bool { return asked != nil && !slices.Contains(asked, p) })
+		q.Projects = v.sees(q.Projects)
 		q.By = slices.DeleteFunc(q.By, func(f string) bool { return f == "switch" })
 	}
 	if v.All || len(q.Projects) > 0 {

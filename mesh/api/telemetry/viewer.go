@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -30,4 +31,9 @@ func NewViewer(c *intent.Catalog, site string, now time.Time, may func(rights.Re
 		}
 	}
 	return v
+}
+
+// sees returns which of the projects that were asked for, nil for all, somebody with projects of its own may see; never nil.
+func (v Viewer) sees(asked []string) []string {
+	return slices.DeleteFunc(slices.Clone(v.Projects), func(p string) bool { return asked != nil && !slices.Contains(asked, p) })
 }

@@ -1,6 +1,7 @@
-// Package traffic is the verb that says who had how much traffic.
+// Package traffic is the verbs that say who had how much traffic, and who has it now.
 //
-// Holds: Command (`skerry traffic`): a table with each figure's bound, CSV and JSON for billing.
+// Holds: Command (`skerry traffic`): a table with each figure's bound, CSV and JSON for billing. Top (`skerry top`): rates, every ten
+// seconds.
 //
 // Imported by: cmd/skerry/cli, which gives it a Shell.
 //

@@ -24,6 +24,8 @@ type Shell interface {
 	// Output is where to write, and the form that -o chose.
 	Output() (io.Writer, string)
 	Print(v any, fill func(account.Table)) error
+	// Line writes one value of a stream for programs.
+	Line(v any) error
 	Explain(err error) error
 	Args(names ...string) cobra.PositionalArgs
 }
