@@ -133,6 +133,10 @@ func seriesRoutes(s Source) []Route {
 			}
 			q.Scope = see
 			rows, err := s.Rows(r.Context(), r.PathValue("site"), q)
+			if err == nil && strings.Contains(r.Header.Get("Accept"), ndjson) {
+				writeRows(w, rows)
+				return nil
+			}
 			return answer(w, rows, err)
 		}},
 	}
@@ -145,6 +149,25 @@ func answer[T any](w http.ResponseWriter, v *T, err error) error {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // the client left, and nobody is there to tell
 	return nil
+}
+
+// ndjson is the type of one JSON value per line.
+const ndjson = "application/x-ndjson"
+
+// writeRows answers line by line: a header, which is Rows without its series, then each series.
+func writeRows(w http.ResponseWriter, rows *Rows) {
+	w.Header().Set("Content-Type", ndjson)
+	enc := json.NewEncoder(w)
+	head := struct {
+		*Rows
+		Series int `json:"series"` // how many lines follow
+	}{rows, len(rows.Series)}
+	err := enc.Encode(head)
+	for i := range rows.Series {
+		if err == nil { // else the client left, and nobody is there to tell
+			err = enc.Encode(&rows.Series[i])
+		}
+	}
 }
 
 // maxMatch bounds the text of a match, in octets.

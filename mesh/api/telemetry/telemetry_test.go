@@ -1,11 +1,16 @@
 package telemetry
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
@@ -52,6 +57,36 @@ func TestValue(t *testing.T) {
 	if err := json.Unmarshal(b, &r); err != nil || r.Series[0].Values[0] != 1.5 || r.Series[0].Values[1] == r.Series[0].Values[1] {
 		t.Fatalf("%s: %+v, %v", b, r, err)
 	}
+}
+
+// TestRowsInLines: a header, then a series a line, unknown null; without asking for lines, one value.
+func TestRowsInLines(t *testing.T) {
+	f := func(accept, kind, want string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/v1/sites/lon1/query?match=x", nil)
+		r.Header.Set("Accept", accept)
+		Inner(kept{}).ServeHTTP(w, r)
+		if d := cmp.Diff(want, w.Body.String()); d != "" || w.Header().Get("Content-Type") != kind {
+			t.Errorf("%s: %v\n%s", accept, w.Header(), d)
+		}
+	}
+	one, two := `{"name":"x","labels":{"machine":"m1"},"unit":"watts","values":[1.5,null]}`, `{"name":"x","labels":{"machine":"m2"},"unit":"watts","values":[]}`
+	const head = `{"site":"lon1","cf":"AVERAGE","start":"2026-11-28T12:00:00Z","step":60,"count":2,%s"agents":{"a1":"ok"},"coverage":0.5`
+	f("application/x-ndjson", "application/x-ndjson", fmt.Sprintf(head, "")+`,"series":2}`+"\n"+one+"\n"+two+"\n")
+	f("", "application/json", fmt.Sprintf(head, `"series":[`+one+","+two+"],")+"}\n")
+}
+
+// kept is a Source with two series.
+type kept struct{ Source }
+
+func (kept) Rows(_ context.Context, site string, _ RowsQuery) (*Rows, error) {
+	return &Rows{
+		Site: site, CF: "AVERAGE", Start: time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC), Step: 60, Count: 2, Agents: map[string]string{"a1": "ok"}, Coverage: 0.5, Series: []SeriesRows{
+			{Name: "x", Labels: map[string]string{"machine": "m1"}, Unit: "watts", Values: []Value{1.5, Value(nan())}},
+			{Name: "x", Labels: map[string]string{"machine": "m2"}, Unit: "watts", Values: []Value{}},
+		},
+	}, nil
 }
 
 func nan() (v float64) {

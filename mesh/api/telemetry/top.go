@@ -124,7 +124,7 @@ func ServeTop(w http.ResponseWriter, r *http.Request, v Viewer, src TrafficSourc
 			return nil // the line ends, and the next question is answered with why
 		}
 		if n == 0 {
-			w.Header().Set("Content-Type", "application/x-ndjson")
+			w.Header().Set("Content-Type", ndjson)
 		}
 		_ = rc.SetWriteDeadline(time.Now().Add(topWrite)) // where the transport has none, the session ends it
 		if enc.Encode(f) != nil || rc.Flush() != nil {

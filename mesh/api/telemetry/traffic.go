@@ -163,8 +163,8 @@ func WriteTraffic(w http.ResponseWriter, accept string, a *TrafficAnswer) error 
 	case strings.Contains(accept, "text/csv"):
 		w.Header().Set("Content-Type", "text/csv; charset=utf-8; header=present")
 		return WriteTrafficCSV(w, a.Rows)
-	case strings.Contains(accept, "application/x-ndjson"):
-		w.Header().Set("Content-Type", "application/x-ndjson")
+	case strings.Contains(accept, ndjson):
+		w.Header().Set("Content-Type", ndjson)
 		enc := json.NewEncoder(w)
 		for i := range a.Rows {
 			if err := enc.Encode(&a.Rows[i]); err != nil {
