@@ -34,10 +34,11 @@ func (s *SNMPSpec) validate(c *checker) {
 
 // SwitchPort is one access port.
 type SwitchPort struct {
-	Index int    `json:"index,omitempty"` // ifIndex; 0: found by name, and with sflow.direction host needed by nobody
-	Name  string `json:"name,omitempty"`  // as the switch's counters tell it; with an index for people only
-	NIC   string `json:"nic"`             // MAC address of the machine's NIC behind it
-	VLAN  int    `json:"vlan,omitempty"`  // access VLAN, 1-4094
+	Index   int    `json:"index,omitempty"`   // ifIndex; 0: found by name, and with sflow.direction host needed by nobody
+	Members []int  `json:"members,omitempty"` // other ifIndexes of the same link, an aggregate (LAG): at most 64. Index is whose counters count
+	Name    string `json:"name,omitempty"`    // as the switch's counters tell it; with an index for people only
+	NIC     string `json:"nic"`               // MAC address of the machine's NIC behind it
+	VLAN    int    `json:"vlan,omitempty"`    // access VLAN, 1-4094
 }
 
 // maxIndex bounds an ifIndex: RFC 2863.
@@ -62,13 +63,16 @@ func (s *SwitchSpec) validate(c *checker) {
 	seen := map[int]bool{}
 	for i, p := range s.Ports {
 		path := fmt.Sprintf("ports[%d].", i)
-		if p.Index != 0 || (p.Name == "" && f.Direction != "host") {
-			c.count(path+"index", p.Index, 1, maxIndex)
-			if seen[p.Index] {
-				c.add(path+"index", fmt.Sprintf("%d is there twice", p.Index), "an ifIndex names one port: correct one of them")
+		for j, n := range append([]int{p.Index}, p.Members[:min(len(p.Members), 65)]...) { // one too many is told below
+			if n == 0 && j == 0 && len(p.Members) == 0 && (p.Name != "" || f.Direction == "host") {
+				continue
 			}
-			seen[p.Index] = true
+			if c.count(path+"index", n, 1, maxIndex); seen[n] {
+				c.add(path+"index", fmt.Sprintf("%d is there twice", n), "an ifIndex names one port: correct one of them")
+			}
+			seen[n] = true
 		}
+		c.count(path+"members", len(p.Members), 0, 64)
 		c.text(path+"name", p.Name, 63)
 		c.mac(path+"nic", p.NIC)
 		c.count(path+"vlan", p.VLAN, 0, 4094)

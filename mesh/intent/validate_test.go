@@ -139,6 +139,7 @@ func TestValidate(t *testing.T) {
 	f(KindSwitch, `"both"`, `"out"`, `spec.sflow.direction: "out" is not known; use auto, ingress, both, host`)
 	f(KindSwitch, `"index":17`, `"index":0`)
 	f(KindSwitch, `"index":17,"name":"Ethernet17"`, `"index":0`, `spec.ports[0].index: 0 is out of range; use 1 to 2147483647`)
+	f(KindSwitch, `{"index":17,`, `{"index":17,"members":[17],`, `spec.ports[0].index: 17 is there twice; an ifIndex names one port: correct one of them`)
 	f(KindSwitch, `{"index":17,`, `{"index":17,"nic":"52:54:00:88:00:02"},{"index":17,`, `spec.ports[1].index: 17 is there twice; an ifIndex names one port: correct one of them`)
 	f(KindSwitch, `52:54:00:88:00:01`, `m1`, `spec.ports[0].nic: "m1" is not a MAC address; write it like 52:54:00:12:34:56`)
 	f(KindSwitch, `"vlan":100`, `"vlan":4095`, `spec.ports[0].vlan: 4095 is out of range; use 0 to 4094`)

@@ -54,7 +54,11 @@ func (p *planner) switches() (out []account.Switch) {
 		for _, port := range spec.Ports {
 			mac, _ := intent.ParseMAC(port.NIC)
 			m := nics[mac] // "": the machine is gone, and with it the reason to count
-			s.Ports = append(s.Ports, account.Port{Index: uint32(port.Index), Name: port.Name, VLAN: uint16(port.VLAN), Machine: m, Project: p.bound[m].Project})
+			var members []uint32
+			for _, i := range port.Members {
+				members = append(members, uint32(i))
+			}
+			s.Ports = append(s.Ports, account.Port{Index: uint32(port.Index), Members: members, Name: port.Name, VLAN: uint16(port.VLAN), Machine: m, Project: p.bound[m].Project})
 		}
 		out = append(out, s)
 	}

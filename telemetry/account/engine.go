@@ -232,15 +232,18 @@ func (e *Engine) flow(a *sflow.Arrival, s *sflow.Sample, source int) {
 	if sw == nil {
 		return
 	}
-	in, out := s.Input, s.Output
+	in, out, from := s.Input, s.Output, s.Source
+	if len(sw.links) > 0 {
+		in.Value, out.Value, from = sw.link(in.Value), sw.link(out.Value), sw.link(from)
+	}
 	if sw.Mode == Host || (in.Value == sflow.SelfPort && out.Value == sflow.SelfPort && in.Format == 0 && out.Format == 0) {
 		e.byAddress(s, source, true)
 		e.byAddress(s, source, false)
 		return
 	}
 	// A source that is no interface samples what comes in, as Open vSwitch's bridge does.
-	ingress := s.SourceType != 0 || (in.Format == 0 && s.Source == in.Value)
-	egress := !ingress && out.Format == 0 && s.Source == out.Value
+	ingress := s.SourceType != 0 || (in.Format == 0 && from == in.Value)
+	egress := !ingress && out.Format == 0 && from == out.Value
 	if ingress && in.Format == 0 {
 		e.count(s, source, in.Value, false)
 	}

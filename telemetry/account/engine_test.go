@@ -66,6 +66,11 @@ func TestCounting(t *testing.T) {
 	bridge := flow(m1, m2, 0, 1, 2)
 	bridge.Source = 2<<24 | 7
 	f("Open vSwitch's bridge as source", Auto, "acme web  m1 sw1 out inside []\nacme web  m2 sw1 in inside []\n", bridge)
+	f("from a member of an aggregate", Ingress, out1, flow(m1, away, 11, 11, 9))
+	f("from a member, as the whole", Ingress, out1, flow(m1, away, 11, 1, 9))
+	f("to a member", Ingress, in1, flow(away, m1, 9, 9, 12))
+	f("both: sampled at a member, named as the whole", Both, in1, flow(away, m1, 12, 9, 1))
+	f("from one member to another", Ingress, "acme   m1 sw1 in inside []\nacme web  m1 sw1 out outside []\n", flow(m1, away, 11, 11, 12))
 	none := flow(m1, away, 1, 1, 9)
 	none.Rate = 0
 	f("without a rate", Ingress, "", none)
@@ -178,6 +183,7 @@ func TestImplausible(t *testing.T) {
 // TestReconcile: samples that fit the counters give a ratio near 1; a switch that says another rate than it keeps is told the third time,
 // once, and its figures are flagged from then on.
 func TestReconcile(t *testing.T) {
+	member := uint32(1)
 	f := func(name string, real, said uint32, fcs uint64, want int, ratio string) {
 		t.Helper()
 		a := newAgent(t, plan(Ingress), nil)
@@ -188,13 +194,13 @@ func TestReconcile(t *testing.T) {
 		for minute := range 31 {
 			var samples []sflowtest.Sample
 			for range 50 {
-				fl := flow(m1, away, 1, 1, 9)
+				fl := flow(m1, away, member, member, 9)
 				packets++
 				fl.Seq, fl.Rate, fl.Pool = packets, said, packets*said
 				octets += uint64(real) * (1018 - fcs)
 				samples = append(samples, fl.Sample())
 			}
-			samples = append(samples, sflowtest.Interface{Index: 1, Speed: 1e10, In: octets}.Sample())
+			samples = append(samples, sflowtest.Interface{Index: 1, Speed: 1e10, In: octets}.Sample(), sflowtest.Interface{Index: 12, Speed: 1e10}.Sample())
 			e.Uptime = uint32(minute) * 60_000
 			now = t0.Add(time.Duration(minute) * time.Minute)
 			a.Take(e.Datagram(samples...), swA, now)
@@ -214,6 +220,8 @@ func TestReconcile(t *testing.T) {
 	f("counters without FCS", 100, 100, 4, 0, "1.00")
 	f("twice the rate", 100, 200, 0, 1, "2.00")
 	f("half the rate", 100, 50, 0, 1, "0.50")
+	member = 11
+	f("by a member of an aggregate, whose whole is counted", 100, 100, 0, 0, "1.00")
 }
 
 // TestBounds: streams, cells and pending intervals are bounded, and what does not fit is told.

@@ -31,9 +31,10 @@ type Switch struct {
 
 // Port is one access port: what a machine hangs on.
 type Port struct {
-	Index   uint32 // ifIndex; 0: by Name, or with Host by neither
-	Name    string // as the exporter's counters tell it
-	VLAN    uint16 // access VLAN, 0: none
+	Index   uint32   // ifIndex; 0: by Name, or with Host by neither
+	Members []uint32 // other ifIndexes of the same link: those of an aggregate
+	Name    string   // as the exporter's counters tell it
+	VLAN    uint16   // access VLAN, 0: none
 	Machine string
 	Project string // of the machine now; empty: nobody's
 }
@@ -61,7 +62,8 @@ type Plan struct {
 type switchPlan struct {
 	Switch
 	ports    map[uint32]*Port
-	names    map[string]*Port // of those without an index
+	links    map[uint32]uint32 // Index by member
+	names    map[string]*Port  // of those without an index
 	machines map[string]bool
 }
 
@@ -113,11 +115,14 @@ func NewPlan(switches []Switch, prefixes []Prefix) *Plan {
 	switches = slices.Clone(switches)
 	slices.SortStableFunc(switches, func(a, b Switch) int { return cmp.Compare(b.Name, a.Name) })
 	for _, s := range switches {
-		sp := &switchPlan{Switch: s, ports: map[uint32]*Port{}, names: map[string]*Port{}, machines: map[string]bool{}}
+		sp := &switchPlan{Switch: s, ports: map[uint32]*Port{}, links: map[uint32]uint32{}, names: map[string]*Port{}, machines: map[string]bool{}}
 		for i := range s.Ports {
 			port := &s.Ports[i]
 			if port.Index != 0 {
 				sp.ports[port.Index] = port
+				for _, m := range port.Members {
+					sp.links[m] = port.Index
+				}
 			} else if port.Name != "" {
 				sp.names[port.Name] = port
 			}
@@ -145,6 +150,14 @@ func NewPlan(switches []Switch, prefixes []Prefix) *Plan {
 		}
 	}
 	return p
+}
+
+// link returns the index by which a port is counted: members of an aggregate and the whole are one.
+func (s *switchPlan) link(index uint32) uint32 {
+	if one, ok := s.links[index]; ok {
+		return one
+	}
+	return index
 }
 
 // Known tells whether a switch sends with this agent address from this address.

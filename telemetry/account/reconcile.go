@@ -81,6 +81,9 @@ func (e *Engine) counters(s *sflow.Sample, uptime uint32) {
 		return
 	}
 	st := e.at.st
+	if sw := e.at.sw; sw != nil && sw.link(s.Source) != s.Source {
+		return // the whole has counters of its own
+	}
 	p := e.port(s.Source)
 	if p == nil {
 		return

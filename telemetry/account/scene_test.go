@@ -91,7 +91,7 @@ func plan(mode Mode) *Plan {
 	}{{"acme", "m1", m1}, {"acme", "m2", m2}, {"evil", "m3", m3}} {
 		prefixes = append(prefixes, Prefix{Project: x.project, Network: "web", Subnet: pool.String(), Machine: x.machine, Prefix: netip.PrefixFrom(x.at, 32)})
 	}
-	s := Switch{Name: "sw1", Agents: []netip.Addr{swA}, Mode: mode, Ports: []Port{{Index: 1, Machine: "m1", Project: "acme"}, {Index: 2, Machine: "m2", Project: "acme"}, {Index: 3, Machine: "m3", Project: "evil"}}}
+	s := Switch{Name: "sw1", Agents: []netip.Addr{swA}, Mode: mode, Ports: []Port{{Index: 1, Members: []uint32{11, 12}, Machine: "m1", Project: "acme"}, {Index: 2, Machine: "m2", Project: "acme"}, {Index: 3, Machine: "m3", Project: "evil"}}}
 	if mode == Host {
 		s.Ports = nil
 	}
