@@ -107,18 +107,26 @@ type Journal struct {
 	db   *state.DB
 	log  *slog.Logger
 
-	mu    sync.Mutex // guards what follows; held over the store's write so that chains have no gaps
-	peers Peers
-	heads map[string]chainHead
-	view  map[viewKey]Record
-	audit json.RawMessage // body of our newest KindAudit record
-	clock uint64
-	rev   uint64
-	wake  chan struct{}
-	acked map[string]uint64 // peer -> last of our records it has
+	mu     sync.Mutex // guards what follows; held over the store's write so that chains have no gaps
+	peers  Peers
+	heads  map[string]chainHead
+	view   map[viewKey]Record
+	shared map[viewKey]decoded // bodies of view that Shared gave
+	audit  json.RawMessage     // body of our newest KindAudit record
+	clock  uint64
+	rev    uint64
+	wake   chan struct{}
+	acked  map[string]uint64 // peer -> last of our records it has
 	// pruned says up to which base a chain was pruned in this process life.
 	pruned map[string]uint64
 	hooks  []func(old *Record, r Record)
+}
+
+// decoded is the body of a record as somebody wanted it.
+type decoded struct {
+	agent string
+	seq   uint64
+	v     any // *T
 }
 
 type chainHead struct {
@@ -129,7 +137,7 @@ type chainHead struct {
 // OpenJournal reads the journal from db. The whole view is kept in memory: some KiB per machine.
 func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, error) {
 	j := &Journal{
-		Keep: KeepRecords, self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{},
+		Keep: KeepRecords, self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{}, shared: map[viewKey]decoded{},
 		wake: make(chan struct{}), acked: map[string]uint64{}, pruned: map[string]uint64{}, rev: 1,
 	}
 	err := db.View(func(tx *state.Tx) error {
@@ -427,6 +435,44 @@ func Load[T any](j *Journal, kind, key string) (v T, ok bool) {
 		return v, false
 	}
 	return v, true
+}
+
+// Shared is Load for who reads the same record again and again: it is decoded once. What it points to is everybody's, and nobody's to change;
+// nil: there is none.
+func Shared[T any](j *Journal, kind, key string) *T {
+	k := viewKey{kind, key}
+	j.mu.Lock()
+	r, ok := j.view[k]
+	d := j.shared[k]
+	j.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if v, same := d.v.(*T); same && d.agent == r.Agent && d.seq == r.Seq {
+		return v
+	}
+	v := new(T)
+	if err := json.Unmarshal(r.Body, v); err != nil {
+		j.log.Error("cannot decode journal record", "kind", kind, "key", key, "agent", r.Agent, "err", err)
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.shared[k] = decoded{r.Agent, r.Seq, v}
+	return v
+}
+
+// Keys returns the keys of the newest records of a kind, in order.
+func (j *Journal) Keys(kind string) (out []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for k := range j.view {
+		if k.kind == kind {
+			out = append(out, k.key)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Events calls fn for the events of all agents after the given sequence numbers (nil: all), in order of their clocks. It holds a page of

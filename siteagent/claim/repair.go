@@ -75,7 +75,7 @@ func (j *Journal) Repair(ctx context.Context) error {
 	if err := j.db.Repair(bucketView, maps.All(encoded)); err != nil {
 		return err
 	}
-	j.view = view
+	j.view, j.shared = view, map[viewKey]decoded{}
 	j.rev++
 	close(j.wake)
 	j.wake = make(chan struct{})

@@ -81,7 +81,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer t.Stop()
 	for {
 		_, wake := c.cfg.Journal.Rev()
-		want := c.cfg.Want()
+		want, began := c.cfg.Want(), time.Now()
 		if !c.cfg.Recovering() {
 			c.machines(ctx, want)
 			c.instances(ctx, want)
@@ -93,8 +93,20 @@ func (c *Controller) Run(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		case <-wake:
+			// Where many machines boot at once records come faster than all can be looked at: half of the time is others'.
+			pause(ctx, min(time.Since(began), tick))
 		case <-want.Wake:
 		}
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -80,12 +79,14 @@ func (v MachineView) loading() bool {
 	return false
 }
 
+// load returns a copy of the newest record of (kind, key), of which what it points to is everybody's; nil: there is none.
 func load[T any](j *claim.Journal, kind, key string) *T {
-	v, ok := claim.Load[T](j, kind, key)
-	if !ok {
+	v := claim.Shared[T](j, kind, key)
+	if v == nil {
 		return nil
 	}
-	return &v
+	own := *v
+	return &own
 }
 
 func view(j *claim.Journal, name string, s Surroundings) MachineView {
@@ -117,8 +118,7 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 	}
 	word(s.Heard(name))
 	if r, ok := j.Latest(KindProgress, name); ok {
-		var p Progress
-		if json.Unmarshal(r.Body, &p) == nil && p.Session == v.Session.ID {
+		if p := claim.Shared[Progress](j, KindProgress, name); p != nil && p.Session == v.Session.ID {
 			word(s.Learned("progress/"+name, r.Time))
 			v.Closed = p.Phase == ProgressOff || p.Phase == ProgressBoot
 		}
@@ -142,11 +142,10 @@ func displaced(j *claim.Journal) map[string]string {
 		epoch intent.Epoch
 	}
 	on := map[string][]holder{}
-	records := j.View(KindBinding)
-	for _, uid := range slices.Sorted(maps.Keys(records)) {
-		var b Binding
-		if json.Unmarshal(records[uid].Body, &b) == nil && !b.Released {
-			on[b.Machine] = append(on[b.Machine], holder{uid, records[uid].Epoch})
+	for _, uid := range j.Keys(KindBinding) {
+		r, _ := j.Latest(KindBinding, uid)
+		if b := claim.Shared[Binding](j, KindBinding, uid); b != nil && !b.Released {
+			on[b.Machine] = append(on[b.Machine], holder{uid, r.Epoch})
 		}
 	}
 	out := map[string]string{}
@@ -176,10 +175,9 @@ func displaced(j *claim.Journal) map[string]string {
 // Bindings returns the standing and released bindings by instance uid.
 func Bindings(j *claim.Journal) map[string]Binding {
 	out := map[string]Binding{}
-	for uid, r := range j.View(KindBinding) {
-		var b Binding
-		if json.Unmarshal(r.Body, &b) == nil { // written by us; a damaged record is refused by the store before
-			out[uid] = b
+	for _, uid := range j.Keys(KindBinding) {
+		if b := claim.Shared[Binding](j, KindBinding, uid); b != nil { // written by us; a damaged record is refused by the store before
+			out[uid] = *b
 		}
 	}
 	return out
