@@ -17,6 +17,7 @@ import (
 	"github.com/stmcginnis/gofish/schemas"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/govern"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -278,7 +279,7 @@ func (c *Controller) Get(ctx context.Context, path string) ([]byte, error) {
 	if !strings.HasPrefix(path, "/redfish/") {
 		return nil, fmt.Errorf("cannot read %.80q: %w: it is no path of this controller", path, bmc.ErrUnsupported)
 	}
-	b, _, err := c.do(context.WithValue(ctx, behind{}, true), http.MethodGet, path, nil, nil)
+	b, _, err := c.do(govern.Behind(ctx), http.MethodGet, path, nil, nil)
 	return b, err
 }
 

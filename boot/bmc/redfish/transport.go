@@ -15,17 +15,14 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/govern"
 )
 
 const (
 	requestLimit = 30 * time.Second // slow controllers take 20 s for a login during POST
 	dialLimit    = 10 * time.Second
 	maxBody      = 4 << 20 // the largest answer in 16 recorded trees is under 300 kB
-	ratePerSec   = 2       // controllers wedge under more (boot.md section 4)
-	rateBurst    = 4
 )
 
 // pinner accepts any certificate at first and the same key for ever after.
@@ -60,62 +57,19 @@ func (p *pinner) verify(s tls.ConnectionState) error {
 	return nil
 }
 
-// governor is the http.RoundTripper of one controller: one request at a time, two a second, bounded bodies. Who reads sensors waits
-// until nobody else does.
+// governor is the http.RoundTripper of one controller: one request at a time, two a second, bounded bodies.
 type governor struct {
 	host  string // the controller's: links are its own words, and one like "@elsewhere" would lead away with our credentials
 	next  *http.Transport
-	limit *rate.Limiter
-	gate  chan struct{}
-
-	mu   sync.Mutex    // guards what follows
-	busy int           // requests that control, waiting or under way
-	idle chan struct{} // closed when busy is 0
-}
-
-// behind marks the context of a request that waits behind all others.
-type behind struct{}
-
-// enter counts a request that controls; one that is behind waits until there is none.
-func (g *governor) enter(ctx context.Context) (leave func(), err error) {
-	if ctx.Value(behind{}) == nil {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.busy++; g.busy == 1 {
-			g.idle = make(chan struct{})
-		}
-		return sync.OnceFunc(func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if g.busy--; g.busy == 0 {
-				close(g.idle)
-			}
-		}), nil
-	}
-	for {
-		g.mu.Lock()
-		busy, idle := g.busy, g.idle
-		g.mu.Unlock()
-		if busy == 0 {
-			return func() {}, nil
-		}
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
+	turns *govern.Governor
 }
 
 func newGovernor(p *pinner, cfg Config) *governor {
-	perSec, dial := cfg.RatePerSec, cfg.Dial
-	if perSec <= 0 {
-		perSec = ratePerSec
-	}
+	dial := cfg.Dial
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	return &governor{host: cfg.Address[strings.Index(cfg.Address, "://")+3:], limit: rate.NewLimiter(rate.Limit(perSec), rateBurst), gate: make(chan struct{}, 1), next: &http.Transport{
+	return &governor{host: cfg.Address[strings.Index(cfg.Address, "://")+3:], turns: govern.New(cfg.RatePerSec), next: &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialLimit)
 			defer cancel()
@@ -164,27 +118,16 @@ func (g *governor) once(r *http.Request) (*http.Response, error) {
 	if r.URL.Host != g.host {
 		return nil, fmt.Errorf("cannot ask %.60q: %w: the controller is %s, and its link leads elsewhere", r.URL.Host, bmc.ErrUnsupported, g.host)
 	}
-	leave, err := g.enter(r.Context())
+	done, err := g.turns.Take(r.Context())
 	if err != nil {
 		return nil, err
-	}
-	if err := g.limit.Wait(r.Context()); err != nil {
-		leave()
-		return nil, err
-	}
-	select {
-	case g.gate <- struct{}{}:
-	case <-r.Context().Done():
-		leave()
-		return nil, r.Context().Err()
 	}
 	resp, err := g.next.RoundTrip(r)
 	if err != nil {
-		<-g.gate
-		leave()
+		done()
 		return nil, err
 	}
-	resp.Body = &body{Reader: io.LimitReader(resp.Body, maxBody), c: resp.Body, done: sync.OnceFunc(func() { <-g.gate; leave() })}
+	resp.Body = &body{Reader: io.LimitReader(resp.Body, maxBody), c: resp.Body, done: done}
 	return resp, nil
 }
 
