@@ -20,7 +20,7 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool
 PKG_DEBIAN := debootstrap openssh-client
 
 .DEFAULT_GOAL := help
@@ -75,7 +75,7 @@ fuzz: ## every fuzz target for FUZZTIME (30 s; `make test` gives each 2 s)
 	    echo "ok $$d $$t"; done; done
 
 test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
-	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp ./telemetry/sflow ./telemetry/snmp; else echo "no corpus at $(CORPUS): skipped"; fi
+	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp ./boot/bmc/ipmi ./telemetry/sflow ./telemetry/snmp; else echo "no corpus at $(CORPUS): skipped"; fi
 
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator

@@ -167,3 +167,31 @@ type Reader interface {
 	// Errors: ErrUnsupported (there is no such resource), ErrAuth, ErrBusy, ErrPin.
 	Get(ctx context.Context, path string) ([]byte, error)
 }
+
+// SensorReader reads the sensors that a controller describes itself, for drivers that know no resources to Get.
+type SensorReader interface {
+	// Sensors returns what all analogue sensors say, in the controller's order. It waits behind every other request.
+	// Errors: ErrUnsupported (the controller describes none), ErrAuth, ErrBusy.
+	Sensors(ctx context.Context) ([]Sensor, error)
+}
+
+// Sensor is what one sensor says.
+type Sensor struct {
+	Name  string // 1 to 16 octets, printable; not always unique
+	ID    string // unique for one controller: record, entity and number
+	Unit  Unit
+	Value float64 // 0 unless Known
+	Known bool    // false: the controller says that it has no reading now
+}
+
+// Unit of a Sensor.
+type Unit string
+
+// The units; sensors in others are left out.
+const (
+	UnitCelsius Unit = "celsius"
+	UnitVolts   Unit = "volts"
+	UnitWatts   Unit = "watts"
+	UnitRPM     Unit = "rpm"
+	UnitPercent Unit = "percent" // of full speed, of a fan
+)

@@ -21,6 +21,7 @@ func libraries() []library {
 	return []library{
 		{"filippo.io/age", []string{"pki/seal"}, "files of operators"},
 		{"github.com/VictoriaMetrics/metrics", []string{"*"}, "metrics"},
+		{"github.com/bougou/go-ipmi", nil, "a BMC's server: another hand's reading of IPMI"},
 		{"github.com/cloudflare/cfssl", []string{"pki/ca"}, "certificates"},
 		{"github.com/danielgtaylor/huma/v2", []string{"mesh/api"}, "OpenAPI 3.1"},
 		{"github.com/dgraph-io/badger/v4", []string{"storage/state"}, "all state"},

@@ -28,8 +28,10 @@ type Device struct {
 	// Sessions returns how many sessions are open on the device; SessionsMayLeak when it never frees one.
 	Sessions        func() int
 	SessionsMayLeak bool
-	// Fence is what the device's fence is worth.
+	// Fence is what the device's fence is worth. None: there is nothing to raise, and Tag and SetTag are nil.
 	Fence intent.Strength
+	// Coarse: the inventory ends at the identity.
+	Coarse bool
 	// BootMayFail and its reason: the device accepts overrides and undoes them.
 	BootMayFail bool
 	// Password returns what the device takes now. PasswordError is what a change ends with that the device refuses or ignores.
@@ -55,6 +57,7 @@ func Run(t *testing.T, open func(t *testing.T) Device) {
 		{"reads", reads},
 		{"fence", fence},
 		{"fence-race", fenceRace},
+		{"no-fence", noFence},
 		{"foreign-tag", foreignTag},
 		{"deadline", deadline},
 		{"password", password},
@@ -137,7 +140,7 @@ func reads(t *testing.T, ctx context.Context, d Device) {
 	if err != nil || id.Serial == "" || id.UUID != strings.ToLower(id.UUID) || id.Vendor == "" {
 		t.Fatalf("identity %+v %v", id, err)
 	}
-	if r, err := d.Controller.Inventory(ctx); err != nil || len(r.NICs) == 0 || r.MemoryBytes == 0 || len(r.Disks) == 0 {
+	if r, err := d.Controller.Inventory(ctx); err != nil || r.Serial != id.Serial || !d.Coarse && (len(r.NICs) == 0 || r.MemoryBytes == 0 || len(r.Disks) == 0) {
 		t.Fatalf("inventory %+v %v", r, err)
 	}
 	if _, err := d.Controller.Power(ctx); err != nil {
@@ -146,20 +149,47 @@ func reads(t *testing.T, ctx context.Context, d Device) {
 	if _, err := d.Controller.Boot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	tag := d.Tag()
+	tag := d.tag()
 	if _, s, err := d.Controller.ReadFence(ctx); err != nil || s != d.Fence {
 		t.Fatalf("fence %v %v, want %v", s, err, d.Fence)
 	}
-	if d.Tag() != tag || d.Fence == intent.StrengthHard && d.Writes() != before {
-		t.Fatalf("reading wrote: %d writes, tag %q", d.Writes()-before, d.Tag())
+	if d.tag() != tag || d.Fence != intent.StrengthSoft && d.Writes() != before {
+		t.Fatalf("reading wrote: %d writes, tag %q", d.Writes()-before, d.tag())
 	}
 	if c := d.Controller.Caps(); !slices.Contains(c.PowerActions, bmc.PowerOn) || !slices.Contains(c.Devices, bmc.BootNetwork) || c.Fence != d.Fence {
 		t.Fatalf("caps %+v", c)
 	}
 }
 
+func (d Device) tag() string {
+	if d.Tag == nil {
+		return ""
+	}
+	return d.Tag()
+}
+
+// noFence: a device without one says so, and neither holds an epoch nor pretends to.
+func noFence(t *testing.T, ctx context.Context, d Device) {
+	if d.Fence != intent.StrengthNone {
+		t.Skip("it has one")
+	}
+	before := d.Writes()
+	if err := d.Controller.RaiseFence(ctx, claim(5).Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if e, s, err := d.Controller.ReadFence(ctx); err != nil || e != (intent.Epoch{}) || s != intent.StrengthNone {
+		t.Fatalf("%v %v %v", e, s, err)
+	}
+	if d.Writes() != before {
+		t.Fatal("raising nothing wrote")
+	}
+}
+
 // fence: it only rises, and a lower claim writes nothing.
 func fence(t *testing.T, ctx context.Context, d Device) {
+	if d.Fence == intent.StrengthNone {
+		t.Skip("it has none")
+	}
 	c := d.Controller
 	if e, _, err := c.ReadFence(ctx); err != nil || e != (intent.Epoch{}) {
 		t.Fatalf("fresh: %v %v", e, err)
@@ -221,6 +251,9 @@ func fenceRace(t *testing.T, ctx context.Context, d Device) {
 
 // foreignTag: an operator's own asset tag is left alone, and counts as no fence.
 func foreignTag(t *testing.T, ctx context.Context, d Device) {
+	if d.Fence == intent.StrengthNone {
+		t.Skip("it has no tag")
+	}
 	d.SetTag("Inventory 4711")
 	if err := d.Controller.RaiseFence(ctx, claim(1).Epoch); err != nil {
 		t.Fatal(err)
