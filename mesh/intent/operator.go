@@ -94,8 +94,8 @@ type MachineSpec struct {
 
 // BMCSpec says how to reach a management controller.
 type BMCSpec struct {
-	Address  string `json:"address"`  // host or host:port; https
-	Protocol string `json:"protocol"` // redfish
+	Address  string `json:"address"`  // host or host:port; by default 443, or 623 for ipmi
+	Protocol string `json:"protocol"` // redfish, or ipmi where there is no Redfish
 	Secret   string `json:"secret"`   // name of a Secret of the same site with keys username and password
 	Pin      string `json:"pin,omitempty"`
 }
@@ -156,12 +156,12 @@ func (s *MachineSpec) BootNIC() NIC {
 
 func (s *BMCSpec) validate(c *checker) {
 	c.host("address", s.Address)
-	c.oneOf("protocol", s.Protocol, "redfish")
+	c.oneOf("protocol", s.Protocol, "redfish", "ipmi")
 	c.label("secret", s.Secret)
-	if s.Pin != "" {
-		if _, err := ParseDigest(s.Pin); err != nil {
-			c.add("pin", err.Error(), "give the SHA-256 of the certificate's public key")
-		}
+	if _, err := ParseDigest(s.Pin); s.Pin != "" && err != nil {
+		c.add("pin", err.Error(), "give the SHA-256 of the certificate's public key")
+	} else if s.Pin != "" && s.Protocol == "ipmi" {
+		c.add("pin", "is given, and IPMI has no certificate", "remove it")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/ipmi"
 	"github.com/skerry-metal/skerry/boot/bmc/redfish"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/pki/seal"
@@ -125,8 +126,12 @@ func (l *Logins) Dial(ctx context.Context, machine string, spec *intent.BMCSpec)
 	return nil, err
 }
 
-// open makes a driver; it connects when it is first used. The TLS key is the declared one, else the first that any agent of the site saw.
+// open makes a driver of the declared protocol; it connects when it is first used. The protocol is never guessed: a Redfish controller that
+// is only rebooting would lose its fence. The TLS key is the declared one, else the first that any agent of the site saw.
 func (l *Logins) open(machine string, spec *intent.BMCSpec, user, password string) (bmc.Controller, error) {
+	if spec.Protocol == "ipmi" {
+		return ipmi.New(ipmi.Config{Address: spec.Address, User: user, Password: password, Logger: l.Log, RatePerSec: l.Rate, Dial: l.Config.Dial})
+	}
 	key := keyOf(machine, spec)
 	cfg := redfish.Config{Address: spec.Address, User: user, Password: password, Site: l.Site, Logger: l.Log, RatePerSec: l.Rate, Dial: l.Config.Dial, OnPin: func(pin string) { l.pin(machine, key, pin) }}
 	if spec.Pin != "" {

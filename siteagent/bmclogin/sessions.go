@@ -50,21 +50,46 @@ func (s *Sessions) Dial(ctx context.Context, machine string, spec *intent.BMCSpe
 
 // Get reads a resource of a machine's BMC behind everything else. Errors: bmc.ErrUnsupported where it has no such resource, or its
 // driver reads none.
-func (s *Sessions) Get(ctx context.Context, machine string, spec *intent.BMCSpec, path string) ([]byte, error) {
+func (s *Sessions) Get(ctx context.Context, machine string, spec *intent.BMCSpec, path string) (b []byte, err error) {
+	err = s.look(ctx, machine, spec, func(ctl bmc.Controller) error {
+		r, ok := ctl.(bmc.Reader)
+		if !ok {
+			return bmc.ErrUnsupported
+		}
+		b, err = r.Get(ctx, path)
+		return err
+	})
+	return b, err
+}
+
+// Sensors reads the sensors that a machine's BMC describes itself, behind everything else. Errors: bmc.ErrUnsupported where its driver
+// reads resources.
+func (s *Sessions) Sensors(ctx context.Context, machine string, spec *intent.BMCSpec) (out []bmc.Sensor, err error) {
+	err = s.look(ctx, machine, spec, func(ctl bmc.Controller) error {
+		r, ok := ctl.(bmc.SensorReader)
+		if !ok {
+			return bmc.ErrUnsupported
+		}
+		out, err = r.Sensors(ctx)
+		return err
+	})
+	return out, err
+}
+
+func (s *Sessions) look(ctx context.Context, machine string, spec *intent.BMCSpec, read func(bmc.Controller) error) error {
 	o, err := s.use(ctx, machine, spec)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer s.done(o)
-	r, ok := o.ctl.(bmc.Reader)
-	if !ok {
-		return nil, fmt.Errorf("cannot read sensors of %s: %w", machine, bmc.ErrUnsupported)
-	}
-	b, err := r.Get(ctx, path)
+	err = read(o.ctl)
 	if errors.Is(err, bmc.ErrAuth) || errors.Is(err, bmc.ErrPin) {
 		s.drop(machine, o) // the next one asks Logins which password works
 	}
-	return b, err
+	if err != nil {
+		return fmt.Errorf("cannot read sensors of %s: %w", machine, err)
+	}
+	return nil
 }
 
 // lent is a session that goes back, not down, when it is closed.
@@ -76,7 +101,7 @@ type lent struct {
 func (l *lent) Close(context.Context) error { l.back(); return nil }
 
 func (s *Sessions) use(ctx context.Context, machine string, spec *intent.BMCSpec) (*session, error) {
-	key := keyOf(machine, spec) + " " + spec.Secret + " " + strconv.FormatUint(s.Logins.Version(spec.Secret), 10) + " " + spec.Pin
+	key := keyOf(machine, spec) + " " + spec.Secret + " " + strconv.FormatUint(s.Logins.Version(spec.Secret), 10) + " " + spec.Pin + " " + spec.Protocol
 	s.mu.Lock()
 	o := s.open[machine]
 	if o == nil || o.key != key {

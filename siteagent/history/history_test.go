@@ -27,6 +27,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/telemetry/rrd"
+	"github.com/skerry-metal/skerry/telemetry/sensors"
 )
 
 // memory is an rrd.Raw without a disk: Badger has goroutines that a bubble cannot hold.
@@ -324,4 +325,47 @@ func TestNoDirectory(t *testing.T) {
 		}
 		k.WriteMetrics(&strings.Builder{})
 	})
+}
+
+// TestIPMI: a machine whose intent says ipmi is asked for its sensors, never for resources; they become the same series.
+func TestIPMI(t *testing.T) {
+	spec := &intent.BMCSpec{Address: "192.0.2.1", Protocol: "ipmi", Secret: "bmc"}
+	k := newKeeper(Config{
+		Get: func(context.Context, string, *intent.BMCSpec, string) ([]byte, error) {
+			return nil, errors.New("asked for a resource")
+		},
+		Sensors: func(context.Context, string, *intent.BMCSpec) ([]bmc.Sensor, error) {
+			return []bmc.Sensor{
+				{Name: "CPU", Unit: bmc.UnitCelsius, Value: 40, Known: true},
+				{Name: "Fan", Unit: bmc.UnitPercent, Value: 98, Known: true},
+				{Name: "PSU", Unit: bmc.UnitWatts},
+				{Name: "Odd", Unit: "joules", Value: 1, Known: true},
+			}, nil
+		},
+	})
+	var got []sensors.Reading
+	var err error
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		k.rota.Look = func() map[string]machine { return map[string]machine{"m1": {name: "m1", bmc: spec}} }
+		k.rota.Poll = func(ctx context.Context, name string, _ machine) error {
+			got, err = k.reader.Read(ctx, name)
+			cancel()
+			return nil
+		}
+		if err := k.rota.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	})
+	want := []sensors.Reading{
+		{Metric: sensors.Temperature, Sensor: "CPU", Value: 40, Known: true},
+		{Metric: sensors.FanRatio, Sensor: "Fan", Value: 0.98, Known: true},
+		{Metric: sensors.Power, Sensor: "PSU"},
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("%+v %v", got, err)
+	}
+	if _, err := k.reader.Read(t.Context(), "m2"); err == nil {
+		t.Fatal("a machine that is not ours was read")
+	}
 }

@@ -40,6 +40,8 @@ type Config struct {
 	Signed func() replica.State
 	// Get reads a resource of a machine's BMC behind everything else. Errors: bmc.ErrUnsupported where it has none.
 	Get func(ctx context.Context, machine string, spec *intent.BMCSpec, path string) ([]byte, error)
+	// Sensors reads what a machine's BMC says that has no resources. Errors: bmc.ErrUnsupported where it has.
+	Sensors func(ctx context.Context, machine string, spec *intent.BMCSpec) ([]bmc.Sensor, error)
 	// Members are the agents of the site, among whom its switches are shared out; Secret opens what logs in to them.
 	Members func() (uint64, []claim.Member)
 	Secret  func(name string) (seal.Secret, error)
@@ -217,15 +219,55 @@ func (k *Keeper) event(kind, message string) {
 // source serves sensors.Source by the machine's spec.
 type source struct{ k *Keeper }
 
+func (s source) spec(machine string) (*intent.BMCSpec, error) {
+	if m, ok := s.k.rota.Get(machine); ok {
+		return m.bmc, nil
+	}
+	return nil, fmt.Errorf("cannot read sensors: %s is not ours any more", machine)
+}
+
 // RedfishGet implements sensors.Source.
 func (s source) RedfishGet(ctx context.Context, machine, path string) ([]byte, error) {
-	m, ok := s.k.rota.Get(machine)
-	if !ok {
-		return nil, fmt.Errorf("cannot read %s: %s is not ours any more", path, machine)
+	spec, err := s.spec(machine)
+	if err != nil {
+		return nil, err
 	}
-	b, err := s.k.cfg.Get(ctx, machine, m.bmc, path)
+	b, err := s.k.cfg.Get(ctx, machine, spec, path)
 	if errors.Is(err, bmc.ErrUnsupported) {
 		err = fmt.Errorf("%w: %w", sensors.ErrGone, err)
 	}
 	return b, err
+}
+
+// IPMISensors implements sensors.Source: for those that the intent says to reach so.
+func (s source) IPMISensors(ctx context.Context, machine string) ([]sensors.Reading, error) {
+	spec, err := s.spec(machine)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Protocol != "ipmi" {
+		return nil, sensors.ErrGone
+	}
+	seen, err := s.k.cfg.Sensors(ctx, machine, spec)
+	if err != nil {
+		return nil, err
+	}
+	return readings(seen), nil
+}
+
+// readings names what a BMC's sensors measure, in the units of the series.
+func readings(seen []bmc.Sensor) (out []sensors.Reading) {
+	metrics := map[bmc.Unit]sensors.Metric{
+		bmc.UnitCelsius: sensors.Temperature, bmc.UnitRPM: sensors.FanRPM, bmc.UnitPercent: sensors.FanRatio, bmc.UnitWatts: sensors.Power, bmc.UnitVolts: sensors.Voltage,
+	}
+	for _, s := range seen {
+		r := sensors.Reading{Metric: metrics[s.Unit], Sensor: s.Name, ID: s.ID, Value: s.Value, Known: s.Known}
+		if s.Unit == bmc.UnitPercent {
+			r.Value /= 100
+		}
+		if r.Metric != "" {
+			out = append(out, r)
+		}
+	}
+	return out
 }

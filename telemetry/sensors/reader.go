@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
-// Source reads one resource of a machine's controller.
+// Source reads a machine's controller.
 type Source interface {
+	// IPMISensors returns what a controller without resources says, in its order; Sensor, ID, Metric and Value are the source's words.
+	// It waits while somebody controls the machine. Errors: ErrGone (the controller has resources: they are read), others as they come.
+	IPMISensors(ctx context.Context, machine string) ([]Reading, error)
 	// RedfishGet returns the body of GET path, at most 4 MiB. It waits while somebody controls the machine.
 	// Errors: ErrGone (the controller has no such resource), others as they come.
 	RedfishGet(ctx context.Context, machine, path string) ([]byte, error)
@@ -83,6 +86,11 @@ func (r *Reader) Read(ctx context.Context, machine string) ([]Reading, error) {
 		defer func() { <-t.turn }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("cannot read sensors of %s: %w", machine, ctx.Err())
+	}
+	if rr, err := r.src.IPMISensors(ctx, machine); err == nil {
+		return numbered(named(rr)), nil
+	} else if !errors.Is(err, ErrGone) {
+		return nil, fmt.Errorf("cannot read sensors of %s: %w", machine, err)
 	}
 	if time.Since(t.at) > probeAge || len(t.paths)+len(t.single) == 0 {
 		if err := r.probe(ctx, machine, t); err != nil {

@@ -205,6 +205,20 @@ func (i item) add(out []Reading, m Metric, v number) []Reading {
 	return append(out, r)
 }
 
+// named bounds the names of readings that are not read here, and leaves out those without any.
+func named(rr []Reading) (out []Reading) {
+	for _, r := range rr[:min(len(rr), maxReadings)] {
+		r.Sensor, r.ID = clip(strings.TrimSpace(strings.ToValidUTF8(r.Sensor, "")), maxName-4), clip(r.ID, 256)
+		if !r.Known {
+			r.Value = 0
+		}
+		if r.Sensor != "" {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // clip cuts s at a rune's end to at most n octets.
 func clip(s string, n int) string {
 	if len(s) <= n {

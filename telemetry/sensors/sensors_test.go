@@ -24,6 +24,14 @@ type recorded struct {
 	asked  []string
 	expand bool
 	err    error
+	ipmi   []Reading // it has no resources
+}
+
+func (r *recorded) IPMISensors(context.Context, string) ([]Reading, error) {
+	if r.ipmi == nil {
+		return nil, ErrGone
+	}
+	return r.ipmi, nil
 }
 
 func (r *recorded) RedfishGet(_ context.Context, _, path string) ([]byte, error) {
@@ -252,4 +260,27 @@ func FuzzReadings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestWithoutResources: a controller that describes its sensors itself is asked for nothing else; names are bounded and numbered, what is
+// not known is no 0 of its own.
+func TestWithoutResources(t *testing.T) {
+	src := &recorded{ipmi: []Reading{
+		{Metric: Temperature, Sensor: "CPU", ID: "7.1.1", Value: 40, Known: true},
+		{Metric: Temperature, Sensor: "CPU", ID: "7.2.1", Value: 41, Known: true},
+		{Metric: FanRPM, Sensor: " ", Value: 1, Known: true},
+		{Metric: Power, Sensor: strings.Repeat("x", 300), Value: 7},
+	}}
+	got, err := New(src).Read(t.Context(), "m1")
+	want := []Reading{
+		{Metric: Temperature, Sensor: "CPU", ID: "7.1.1", Value: 40, Known: true},
+		{Metric: Temperature, Sensor: "CPU 2", ID: "7.2.1", Value: 41, Known: true},
+		{Metric: Power, Sensor: strings.Repeat("x", 124)},
+	}
+	if err != nil || len(src.asked) != 0 {
+		t.Fatal(err, src.asked)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Fatal(d)
+	}
 }
