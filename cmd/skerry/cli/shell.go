@@ -5,6 +5,7 @@ import (
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/asset"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/doctor"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/graph"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
@@ -22,6 +23,7 @@ type shell struct{ a *app }
 var (
 	_ account.Shell   = shell{}
 	_ asset.Shell     = shell{}
+	_ doctor.Shell    = shell{}
 	_ documents.Shell = shell{}
 	_ graph.Shell     = shell{}
 	_ line.Shell      = shell{}
