@@ -1,6 +1,7 @@
 // Package sensors reads the sensors of management controllers: temperatures, fans, power, voltages.
 //
-// Holds: Reader (which resources of a controller hold sensors, remembered per machine, and what they say now), Reading, Source.
+// Holds: Reader (which resources of a controller hold sensors, remembered per machine, and what they say now; or what a controller without
+// resources says), Reading, Source.
 //
 // Imported by: siteagent/history, which serves Source on the one session that a controller gets, polls and keeps.
 //
