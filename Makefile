@@ -11,6 +11,7 @@ SLIM      := github.com/zmap github.com/weppos github.com/cloudflare github.com/
 TOOLS     := $(abspath $(BIN)/tools)
 GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+BPF2GO    := github.com/cilium/ebpf/cmd/bpf2go@v0.22.0
 DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
 TESTFLAGS ?= -timeout 14m -p 2
 # Packages begin in this order: with the longest first, no core waits for it at the end.
@@ -22,9 +23,10 @@ PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-co
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
 PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool
 PKG_DEBIAN := debootstrap openssh-client
+PKG_BPF    := clang llvm libbpf-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh bench-telemetry size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian
+.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh bench-telemetry size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian packages-bpf bpf
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +96,10 @@ soak: ## what is too long for every change, in jobs of at most an hour
 	@echo "soak kills and power cuts of series"; go test -tags soak -count 1 -timeout 60m -run '^(TestKilled|TestPowerCut)$$' ./telemetry/rrd
 	@echo "soak fuzz"; $(MAKE) --no-print-directory fuzz FUZZTIME=65s
 
+bpf: packages-bpf $(TOOLS)/gofumpt ## the probe's programs for the kernel, compiled anew; what comes out is committed
+	cd telemetry/probe && go run $(BPF2GO) -target bpfel -output-stem count -go-package probe count bpf/count.c -- -O2 -g -Wall -I/usr/include/$$(uname -m)-linux-gnu
+	$(TOOLS)/gofumpt -w telemetry/probe/count_bpfel.go
+
 size: build ## sizes against their budgets
 	@for b in skerry:34000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
 
@@ -121,5 +127,6 @@ clean-lab: ## network namespaces of dead runs
 packages-demo packages-test packages-debian: PKG = $(PKG_IMAGES) $(PKG_LAB)
 packages-test: PKG += $(PKG_PEERS)
 packages-debian: PKG += $(PKG_DEBIAN)
-packages-demo packages-test packages-debian:
+packages-bpf: PKG = $(PKG_BPF)
+packages-demo packages-test packages-debian packages-bpf:
 	@sh deploy/packages.sh $(PKG)

@@ -6,6 +6,7 @@ require (
 	filippo.io/age v1.3.2
 	github.com/VictoriaMetrics/metrics v1.44.0
 	github.com/bougou/go-ipmi v0.9.1
+	github.com/cilium/ebpf v0.22.0
 	github.com/cloudflare/cfssl v1.6.5
 	github.com/danielgtaylor/huma/v2 v2.38.0
 	github.com/dgraph-io/badger/v4 v4.9.6

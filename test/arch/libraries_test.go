@@ -22,6 +22,7 @@ func libraries() []library {
 		{"filippo.io/age", []string{"pki/seal"}, "files of operators"},
 		{"github.com/VictoriaMetrics/metrics", []string{"*"}, "metrics"},
 		{"github.com/bougou/go-ipmi", nil, "a BMC's server: another hand's reading of IPMI"},
+		{"github.com/cilium/ebpf", []string{"telemetry/probe"}, "eBPF"},
 		{"github.com/cloudflare/cfssl", []string{"pki/ca"}, "certificates"},
 		{"github.com/danielgtaylor/huma/v2", []string{"mesh/api"}, "OpenAPI 3.1"},
 		{"github.com/dgraph-io/badger/v4", []string{"storage/state"}, "all state"},

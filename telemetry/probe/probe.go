@@ -1,0 +1,238 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config says how a Probe counts.
+type Config struct {
+	// Dir is where maps and attachments are pinned, of this Probe alone, like /sys/fs/bpf/skerry/v1/lon1-a1. Where it lies on no bpffs,
+	// nothing is pinned.
+	Dir string
+	// Method is the only rung that is tried; Auto: each in turn. Off: none, and what an earlier life left is taken away.
+	Method Method
+	// Sample is N of the 1 in N frames whose headers go to Samples; 0: none.
+	Sample uint32
+	// Cgroup is the directory of the control group (version 2) whose traffic the rung Cgroup counts; empty: that of this process.
+	Cgroup string
+	// Memory is what an earlier life kept of its readings.
+	Memory Memory
+	Log    *slog.Logger
+}
+
+// Reading is what came since the reading before.
+type Reading struct {
+	Rows []Row
+	// Keep is to be kept together with Rows, all or nothing, for the Memory of the next life.
+	Keep []Saved
+	// Anew tells that the kernel's maps are not those that Memory was of: what they counted between is lost.
+	Anew bool
+}
+
+// Row is what one label counted in one direction.
+type Row struct {
+	Label   string
+	To      bool // to the machine, else from it
+	Inside  bool // the other end is of the same group
+	Total   bool // nobody looked at addresses: Inside says nothing, and L3 is 0
+	Rate    uint32
+	Samples uint64  // frames that were looked at, each for Rate; with Rate 1 every frame
+	Bytes   uint64  // of them, with FCS
+	L3      uint64  // IP packets in them
+	Frames  uint64  // of them: more than Samples where one stood for many
+	Squares float64 // sum of the squares of bytes; 0 with Rate 1
+}
+
+// Probe counts frames. It never fails: States tells what does not work.
+type Probe struct {
+	cfg    Config
+	kernel *kernel // nil: not loaded
+	broken error   // why it never will be
+	slots  *slots
+	soft   *soft
+	anew   bool
+	at     map[string]*attached // by interface
+
+	states  atomic.Pointer[[]State]
+	samples chan Sample
+	sockets chan packetSocket
+	swept   []string // the interfaces for which what is left of others was taken away
+
+	mu      sync.Mutex // guards what follows
+	lost    uint64     // samples that nobody took
+	damaged uint64
+	ring    *ebpf.Map // of the samples, once there is one
+	ringed  chan struct{}
+}
+
+// samplesQueue bounds what waits for whoever looks at samples; newer ones drop.
+const samplesQueue = 1024
+
+// maxSockets bounds the packet sockets that wait for Run.
+const maxSockets = 256
+
+// New returns a Probe that counts nothing before Attach and SetPlan.
+func New(cfg Config) *Probe {
+	if cfg.Method == "" {
+		cfg.Method = Auto
+	}
+	p := &Probe{cfg: cfg, slots: newSlots(nil), soft: newSoft(), at: map[string]*attached{}, samples: make(chan Sample, samplesQueue), sockets: make(chan packetSocket, maxSockets), ringed: make(chan struct{})}
+	p.states.Store(&[]State{})
+	return p
+}
+
+// Life names the kernel's maps; 0 where there are none.
+func (p *Probe) Life() uint64 {
+	if p.kernel == nil {
+		return 0
+	}
+	return p.kernel.life
+}
+
+// SetPlan makes plan count from now on. fresh is what is to be kept before anything else: the labels that got a slot.
+func (p *Probe) SetPlan(plan Plan) (fresh []Saved, err error) {
+	for _, n := range p.slots.set(plan.labels(), p.totals) {
+		fresh = append(fresh, p.slots.saved(n))
+	}
+	r := compile(&plan, p.slots.of, func(name string) int {
+		if a := p.at[name]; a != nil {
+			return a.index
+		}
+		return 0
+	})
+	p.soft.set(r)
+	if p.kernel != nil {
+		err = r.load(&p.kernel.maps)
+	}
+	if err == nil && r.left+p.slots.refused > 0 {
+		err = fmt.Errorf("cannot count apart all that there is: %d prefixes or interfaces and %d labels are too many (at most %d and %d)", r.left, p.slots.refused, maxPrefixes, maxSlots-1)
+	}
+	return fresh, err
+}
+
+// Read returns what was counted since the last Read, of this life or the one before.
+func (p *Probe) Read() Reading {
+	r := Reading{Anew: p.anew}
+	p.anew = false
+	if p.kernel != nil {
+		for n := range p.slots.list {
+			if !p.slots.list[n].used {
+				continue
+			}
+			d, ok := p.slots.since(uint32(n), p.totals(uint32(n)))
+			if !ok {
+				continue
+			}
+			for w := range d {
+				if d[w].Frames > 0 {
+					r.Rows = append(r.Rows, Row{
+						Label: p.slots.list[n].label, To: w&wayTo != 0, Inside: w&wayInside != 0, Rate: 1,
+						Samples: d[w].Frames, Bytes: d[w].Bytes, L3: d[w].L3, Frames: d[w].Frames,
+					})
+				}
+			}
+			r.Keep = append(r.Keep, p.slots.saved(uint32(n)))
+		}
+	}
+	for _, a := range p.at {
+		p.readCounters(a)
+	}
+	r.Rows = append(r.Rows, p.soft.drain(func(n uint32) string { return p.slots.list[n].label })...)
+	p.slots.rest()
+	return r
+}
+
+// totals reads a slot of the kernel.
+func (p *Probe) totals(n uint32) (t [ways]Totals) {
+	if p.kernel == nil {
+		return t
+	}
+	for w := range t {
+		var cpus []countCount
+		if err := p.kernel.maps.Counts.Lookup(n*ways+uint32(w), &cpus); err != nil {
+			p.cfg.Log.Warn("a count of the probe does not read", "slot", n, "err", err)
+			continue
+		}
+		for i := range cpus {
+			t[w].Bytes += cpus[i].Bytes
+			t[w].Frames += cpus[i].Frames
+			t[w].L3 += cpus[i].L3
+		}
+	}
+	return t
+}
+
+// Stats are what a Probe did with frames, since its maps were made.
+type Stats struct {
+	Seen    uint64 // frames that came by
+	Nobody  uint64 // of no known address
+	Crowd   uint64 // to everybody on the segment, so that each agent hears them: not counted
+	Short   uint64 // without a whole Ethernet header
+	Lost    uint64 // samples that nobody read in time
+	Damaged uint64 // samples that do not read
+}
+
+// Stats returns the totals. The kernel's are zero where it is not what counts.
+func (p *Probe) Stats() Stats {
+	p.mu.Lock()
+	s := Stats{Lost: p.lost, Damaged: p.damaged}
+	k := p.ring
+	p.mu.Unlock()
+	if k == nil {
+		return s
+	}
+	for i, to := range []*uint64{&s.Seen, &s.Nobody, &s.Crowd, &s.Short, &s.Lost} {
+		var cpus []uint64
+		if p.kernel.maps.Stats.Lookup(uint32(i), &cpus) == nil {
+			for _, n := range cpus {
+				*to += n
+			}
+		}
+	}
+	return s
+}
+
+// Run reads samples and packet sockets until ctx ends.
+func (p *Probe) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-p.ringed:
+			p.readRing(ctx)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case s := <-p.sockets:
+				g.Go(func() error { p.readPackets(ctx, s); return nil })
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// Close lets go of everything. What is pinned goes on counting; all else is detached.
+func (p *Probe) Close() error {
+	var errs []error
+	for _, a := range p.at {
+		errs = append(errs, a.let(p))
+	}
+	p.at = map[string]*attached{}
+	if p.kernel != nil {
+		errs = append(errs, p.kernel.close())
+	}
+	return errors.Join(errs...)
+}
