@@ -57,11 +57,12 @@ type Config struct {
 	Import   string // stick that a spare reads before it takes the place, so that it needs no live peer
 	// What opens the kit: the file of an age identity, or one with the passphrase. An environment shows to whoever reads /proc.
 	KitIdentity, KitPassphrase string
-	Management                 string   // host:port of site API and mesh, TCP and UDP
-	Boot                       []string // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
-	IPXEDir                    string   // loaders, as Debian's package ipxe has them
-	SFlow                      string   // host:port where switches send sFlow, UDP; empty: none is heard
-	Metrics                    string   // host:port of /metrics over plain HTTP; empty: none
+	Management                 string           // host:port of site API and mesh, TCP and UDP
+	Boot                       []string         // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
+	IPXEDir                    string           // loaders, as Debian's package ipxe has them
+	SFlow                      string           // host:port where switches send sFlow, UDP; empty: none is heard
+	Metrics                    string           // host:port of /metrics over plain HTTP; empty: none
+	Probe                      traffic.Counting // interfaces of this host at which machines' traffic is counted, and how; its Plan is the agent's
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
 	Spread     time.Duration
 	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
@@ -297,7 +298,7 @@ func (a *Agent) wireSite() {
 	a.site = effective.New(a.replica, a.journal)
 	a.wireAssets()
 	a.traffic = traffic.New(traffic.Config{
-		Site: a.id.Site, Self: self, Listen: a.cfg.SFlow, Store: a.raw, Peers: a.mesh, Agents: traffic.Roster(a.site), Plan: traffic.Planner(a.site), Event: a.journalEvent, Log: log,
+		Site: a.id.Site, Self: self, Listen: a.cfg.SFlow, Store: a.raw, Peers: a.mesh, Agents: traffic.Roster(a.site), Plan: traffic.Planner(a.site), Count: traffic.Counting{Interfaces: a.cfg.Probe.Interfaces, Method: a.cfg.Probe.Method, Dir: a.cfg.Probe.Dir, Plan: traffic.PointPlanner(a.site)}, Event: a.journalEvent, Log: log,
 	})
 	a.mesh.Traffic = a.traffic.Handler()
 	a.logins = &bmclogin.Logins{Config: bmclogin.Config{Site: a.id.Site, Journal: a.journal, Secret: a.site.Secret, Version: a.site.SecretVersion, Now: time.Now, Log: log, Dial: a.cfg.Network.DialContext}}
@@ -335,7 +336,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history,
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door

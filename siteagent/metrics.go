@@ -11,7 +11,6 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	exposed "github.com/skerry-metal/skerry/mesh/api/metrics"
-	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
@@ -70,20 +69,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	a.assets.Gauges(set)
 	upkeep.KeyGauges(set, a.backend.keys, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
 		func() time.Time { return a.uplink.Status().Heard })
-	for _, st := range []intent.MachineState{
-		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
-		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
-	} {
-		set.NewGauge(fmt.Sprintf("skerry_machines{state=%q}", st), func() float64 {
-			n := 0
-			for _, v := range a.site.Views() {
-				if v.Status.State == st || (v.Status.State == "" && st == intent.StateExpected) {
-					n++
-				}
-			}
-			return float64(n)
-		})
-	}
+	a.site.Gauges(set)
 }
 
 func boolGauge(b bool) float64 {

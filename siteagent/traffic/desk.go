@@ -40,6 +40,7 @@ type Config struct {
 	Peers      Peers
 	Agents     func() []string      // every agent of the site, this one too
 	Plan       func() *account.Plan // who is where now
+	Count      Counting             // at interfaces of this host
 	Event      func(kind, message string) error
 	Log        *slog.Logger
 }
@@ -50,6 +51,7 @@ type Desk struct {
 	ledger *account.Ledger
 	engine *account.Engine
 	ear    *sflow.Receiver
+	count  *counter
 }
 
 // OpenStore opens the store of telemetry below the directory of an agent; nil where it does not open, which is told: an agent serves
@@ -73,6 +75,7 @@ func New(cfg Config) *Desk {
 		}
 	}
 	d.engine = account.NewEngine(d.ledger, d.mismatch)
+	d.count = newCounter(cfg, d.engine)
 	d.ear = sflow.New(sflow.Config{Listen: cfg.Listen, Known: d.engine.Known, Sink: d.engine, Log: cfg.Log})
 	return d
 }
@@ -95,16 +98,28 @@ func (d *Desk) mismatch(m account.Mismatch) {
 // Run hears and counts until ctx ends; then what was heard is on disk, if the disk takes it. It returns no error: no trouble here may end
 // an agent.
 func (d *Desk) Run(ctx context.Context) error {
-	if d.cfg.Listen == "" {
-		return nil
+	if !d.count.on() {
+		d.count.probe.Attach(nil) // what an earlier life left in the kernel goes
+		if d.cfg.Listen == "" {
+			return nil
+		}
 	}
 	d.engine.SetPlan(d.cfg.Plan()) // before the first datagram
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { d.hear(ctx); return nil })
+	if d.cfg.Listen != "" {
+		g.Go(func() error { d.hear(ctx); return nil })
+	}
+	g.Go(func() error { return d.count.run(ctx) })
 	g.Go(func() error { d.keep(ctx); return nil })
 	err := g.Wait() // the reader is gone: nothing is added any more
 	d.engine.Tick(time.Now(), true)
+	if d.count.on() {
+		d.count.take(time.Now())
+	}
 	d.flush()
+	if err := d.count.probe.Close(); err != nil {
+		d.cfg.Log.Warn("the probe leaves something behind", "err", err)
+	}
 	return err
 }
 
@@ -135,12 +150,18 @@ func (d *Desk) keep(ctx context.Context) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	flushed, planned := time.Now(), time.Now()
+	if d.count.on() {
+		d.count.follow()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
 			d.engine.Tick(now, false)
+			if d.count.minute(now) {
+				d.count.take(now)
+			}
 			if now.Sub(flushed) >= flushEvery {
 				flushed = now
 				d.flush()
@@ -148,6 +169,9 @@ func (d *Desk) keep(ctx context.Context) {
 			if now.Sub(planned) >= planEvery {
 				planned = now
 				d.engine.SetPlan(d.cfg.Plan())
+				if d.count.on() {
+					d.count.follow()
+				}
 			}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 // WriteMetrics writes what is heard and how well it fits, in Prometheus's text format. Labels are the switches and ports of intent:
 // whoever invents agent addresses adds none.
 func (d *Desk) WriteMetrics(w io.Writer) {
+	d.count.writeMetrics(w)
 	if d.cfg.Listen == "" {
 		return
 	}

@@ -13,13 +13,19 @@ import (
 // PlanOf says who is where: ports belong to the project whose instance has the machine, addresses too; a subnet pool that projects share
 // names the subnet and no owner.
 func PlanOf(c *intent.Catalog, addrs map[string]effective.NICAddress, bindings map[string]reconcile.Binding, site string) *account.Plan {
-	p := planner{c: c, site: site, bound: map[string]reconcile.Binding{}}
+	p := planner{c: c, site: site, bound: boundOf(bindings)}
+	return account.NewPlan(p.switches(), p.prefixes(addrs))
+}
+
+// boundOf returns the bindings that stand, by machine.
+func boundOf(bindings map[string]reconcile.Binding) map[string]reconcile.Binding {
+	out := map[string]reconcile.Binding{}
 	for _, b := range bindings {
 		if !b.Released {
-			p.bound[b.Machine] = b
+			out[b.Machine] = b
 		}
 	}
-	return account.NewPlan(p.switches(), p.prefixes(addrs))
+	return out
 }
 
 type planner struct {
@@ -28,8 +34,9 @@ type planner struct {
 	bound map[string]reconcile.Binding // by machine
 }
 
-func (p *planner) switches() (out []account.Switch) {
-	nics := map[string]string{} // MAC -> machine
+// nics returns whose each hardware address is.
+func (p *planner) nics() map[string]string {
+	nics := map[string]string{}
 	for _, o := range p.c.List(intent.KindMachine) {
 		for _, n := range o.Spec.(*intent.MachineSpec).NICs {
 			if mac, ok := intent.ParseMAC(n.MAC); ok && o.Metadata.Site == p.site {
@@ -37,6 +44,11 @@ func (p *planner) switches() (out []account.Switch) {
 			}
 		}
 	}
+	return nics
+}
+
+func (p *planner) switches() (out []account.Switch) {
+	nics := p.nics()
 	for _, o := range p.c.List(intent.KindSwitch) {
 		spec := o.Spec.(*intent.SwitchSpec)
 		if o.Metadata.Site != p.site {

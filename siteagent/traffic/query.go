@@ -32,6 +32,8 @@ const (
 type sumQuestion struct {
 	Query account.Query `json:"query"`
 	Take  []account.ID  `json:"take"`
+	// But are the access ports that do not count, as hosts counted there by themselves.
+	But []account.Except `json:"but,omitempty"`
 }
 
 // Handler answers the other agents of the site. A query of theirs is checked as one of a user is.
@@ -54,7 +56,7 @@ func (d *Desk) Handler() http.Handler {
 		for _, i := range q.Take {
 			take[i] = true
 		}
-		g, err := d.sum(q.Query, take)
+		g, err := d.sum(q, take)
 		answer(w, g, err)
 	})
 	mux.HandleFunc("POST "+livePath, func(w http.ResponseWriter, _ *http.Request) { answer(w, d.engine.Live(time.Now()), nil) })
@@ -100,18 +102,18 @@ func (d *Desk) share(q account.Query) (account.Share, error) {
 	for i := range hs {
 		heard[hs[i].Key] = true
 	}
-	// A switch that is gone from intent is asked for no more, but for the time that it was there.
+	// A switch that is gone from intent, or a point at which nothing is counted any more, is asked for no more, but for the time that it was there.
 	plan := d.cfg.Plan()
-	streams := slices.DeleteFunc(d.ledger.Infos(), func(i account.StreamInfo) bool { return !heard[i.Key] && !plan.Has(i.Agent) })
+	streams := slices.DeleteFunc(d.ledger.Infos(), func(i account.StreamInfo) bool { return !heard[i.Key] && !plan.Has(i.Agent) && !d.counting(i.Key) })
 	return account.Share{Agent: d.cfg.Self, Streams: streams, Headers: hs}, err
 }
 
-func (d *Desk) sum(q account.Query, take map[account.ID]bool) ([]account.Group, error) {
-	q, err := checked(q)
+func (d *Desk) sum(a sumQuestion, take map[account.ID]bool) ([]account.Group, error) {
+	q, err := checked(a.Query)
 	if err != nil {
 		return nil, err
 	}
-	return d.ledger.Sum(q, take)
+	return d.ledger.Sum(q, take, a.But)
 }
 
 // Traffic implements telemetry.TrafficSource: what all agents of the site heard, nothing of it twice.
@@ -137,7 +139,7 @@ func (d *Desk) Traffic(ctx context.Context, site string, tq telemetry.TrafficQue
 	shares := d.shares(ctx, q, own)
 	for {
 		take := account.Merge(shares)
-		sums, failed, err := d.sums(ctx, q, shares, take)
+		sums, failed, err := d.sums(ctx, q, shares, take, account.Points(q, shares, take))
 		if err != nil {
 			return nil, invalid(err)
 		}
@@ -210,7 +212,7 @@ func (d *Desk) shares(ctx context.Context, q account.Query, own account.Share) [
 }
 
 // sums adds up what counts of each agent. failed are the peers that did not answer.
-func (d *Desk) sums(ctx context.Context, q account.Query, shares []account.Share, take map[string]map[account.ID]bool) (out [][]account.Group, failed map[string]bool, err error) {
+func (d *Desk) sums(ctx context.Context, q account.Query, shares []account.Share, take map[string]map[account.ID]bool, but []account.Except) (out [][]account.Group, failed map[string]bool, err error) {
 	failed = map[string]bool{}
 	for _, s := range shares {
 		ids := take[s.Agent]
@@ -219,10 +221,10 @@ func (d *Desk) sums(ctx context.Context, q account.Query, shares []account.Share
 		}
 		var g []account.Group
 		if s.Agent == d.cfg.Self {
-			if g, err = d.ledger.Sum(q, ids); err != nil {
+			if g, err = d.ledger.Sum(q, ids, but); err != nil {
 				return nil, nil, err
 			}
-		} else if err := d.cfg.Peers.Ask(ctx, s.Agent, sumPath, sumQuestion{q, slices.Sorted(maps.Keys(ids))}, &g); err != nil {
+		} else if err := d.cfg.Peers.Ask(ctx, s.Agent, sumPath, sumQuestion{q, slices.Sorted(maps.Keys(ids)), but}, &g); err != nil {
 			failed[s.Agent] = true
 			continue
 		}
@@ -256,7 +258,7 @@ func (d *Desk) answer(q account.Query, shares []account.Share, figures []account
 		a.Rows = append(a.Rows, telemetry.TrafficRow{
 			Project: f.Project, Network: f.Network, Subnet: f.Subnet, Machine: f.Machine, Switch: f.Switch, Direction: f.Direction, Scope: f.Scope,
 			From: f.Start.UTC(), To: f.End.UTC(), Bytes: f.Bytes, Bytes95: whole(f.Bytes95), L3Bytes: f.L3, Packets: f.Packets, Packets95: whole(f.Packets95),
-			Samples: f.Samples, Coverage: math.Floor(f.Coverage*1000+1e-6) / 1000, Confidence: confidence(f.Low), Source: "sflow", Flags: f.Flags.Names(),
+			Samples: f.Samples, Coverage: math.Floor(f.Coverage*1000+1e-6) / 1000, Confidence: confidence(f.Low), Source: f.Flags.Source(), Flags: f.Flags.Names(),
 		})
 	}
 	return a

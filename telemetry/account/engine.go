@@ -369,6 +369,11 @@ func (e *Engine) closeOldest(st *streamState) {
 		}
 		return 0
 	})
+	e.enqueue(v)
+}
+
+// enqueue makes v wait for Flush; e.mu is held.
+func (e *Engine) enqueue(v *Interval) {
 	if len(e.pending) >= maxPending {
 		e.pending = slices.Delete(e.pending, 0, 1)
 		e.dropped++

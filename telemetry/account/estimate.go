@@ -20,7 +20,22 @@ const (
 	FlagMismatch                      // three times running the samples did not fit the interface's counters
 	FlagByAddress                     // counted by address, as the exporter names no port
 	FlagTruncated                     // more distinct rows than an interval holds: some traffic is not attributed
+
+	// Where a figure is from. Sum sets them; they are not kept, and are no names.
+	flagPoint  Flags = 1 << 14 // a host counted by itself
+	flagSwitch Flags = 1 << 15 // a switch sampled
 )
+
+// Source names where a figure is from: sflow, probe, or both.
+func (f Flags) Source() string {
+	switch f & (flagPoint | flagSwitch) {
+	case flagPoint:
+		return "probe"
+	case flagPoint | flagSwitch:
+		return "probe+sflow"
+	}
+	return "sflow"
+}
 
 // Names returns the names of the set flags, in order; never nil.
 func (f Flags) Names() []string {

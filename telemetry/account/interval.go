@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skerry-metal/skerry/storage/state"
 	"github.com/skerry-metal/skerry/telemetry/sflow"
 )
 
@@ -46,6 +47,11 @@ type Interval struct {
 	AgentDrops  uint64 // samples that the exporter lost itself
 	Flags       Flags
 	Rows        []Row // sorted by label
+
+	// Of a Point, until it is written: what its stream stands in for, and what is written with it.
+	machine string
+	ways    []string
+	also    []state.Pair
 }
 
 // add adds what a later interval of the same stream and epoch holds.

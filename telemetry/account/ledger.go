@@ -89,6 +89,9 @@ type StreamInfo struct {
 	sflow.Key
 	Switch string    `json:"switch"`
 	First  time.Time `json:"first"`
+	// Machine and Ways (directions) are of a Point that stands in for access ports.
+	Machine string   `json:"machine,omitempty"`
+	Ways    []string `json:"ways,omitempty"`
 }
 
 // Ledger is the intervals on disk. Safe for concurrent use.
@@ -179,6 +182,7 @@ func (l *Ledger) some(vs []*Interval) (n int, err error) {
 			}
 			b.pairs = append(b.pairs, state.Pair{Key: binary.BigEndian.AppendUint16([]byte{tableStreams}, no), Value: raw})
 		}
+		b.pairs = append(b.pairs, v.also...)
 		if err := l.put(&b, Minutes, no, v); err != nil {
 			return 0, err
 		}
@@ -213,7 +217,7 @@ func (l *Ledger) stream(v *Interval) (uint16, *StreamInfo, error) {
 	}
 	for no := range maxStreamIDs {
 		if _, taken := l.infos[uint16(no)]; !taken {
-			return uint16(no), &StreamInfo{Key: v.Key, Switch: v.Switch, First: v.Start}, nil
+			return uint16(no), &StreamInfo{Key: v.Key, Switch: v.Switch, First: v.Start, Machine: v.machine, Ways: v.ways}, nil
 		}
 	}
 	return 0, nil, errors.New("all 65,536 streams are taken")

@@ -149,17 +149,26 @@ func (q *Query) key(v *Interval, l Label) groupKey {
 	return k
 }
 
-// Sum adds the rows of the taken parts, ordered by step, label, switch. Errors: ErrTooMuch.
-func (l *Ledger) Sum(q Query, take map[ID]bool) ([]Group, error) {
-	groups := map[groupKey]*Group{}
+// Sum adds the rows of the taken parts, but for those of access ports that a host counted itself, ordered by step, label, switch.
+// Errors: ErrTooMuch.
+func (l *Ledger) Sum(q Query, take map[ID]bool, but []Except) ([]Group, error) {
+	groups, index := map[groupKey]*Group{}, indexExcepts(but)
 	err := l.scan(q.Tier, q.From, q.To, true, func(i ID, v *Interval) error {
 		if !take[i] {
 			return nil
+		}
+		source := flagSwitch
+		if !v.Agent.IsValid() {
+			source = flagPoint
 		}
 		for _, r := range v.Rows {
 			if q.Projects != nil && !slices.Contains(q.Projects, r.Project) {
 				continue
 			}
+			if source == flagSwitch && index.has(&r.Label, v.Start, q.Tier.step()) {
+				continue
+			}
+			r.Flags |= source
 			k := q.key(v, r.Label)
 			g := groups[k]
 			if g == nil {

@@ -144,9 +144,10 @@ func ask(t testing.TB, q Query, now time.Time, agents ...*agent) []Figure {
 		shares = append(shares, Share{string(rune('a' + i)), a.l.Infos(), hs})
 	}
 	take := Merge(shares)
+	but := Points(q, shares, take)
 	var sums [][]Group
 	for i, a := range agents {
-		g, err := a.l.Sum(q, take[shares[i].Agent])
+		g, err := a.l.Sum(q, take[shares[i].Agent], but)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -9,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -79,6 +82,7 @@ func (p *Probe) Attach(names []string) []State {
 	} else if p.kernel == nil && p.broken == nil {
 		p.open()
 	}
+	p.names = names
 	for name, a := range p.at {
 		if a.index != indexOf(name) || !slices.Contains(names, name) {
 			if err := p.detach(a); err != nil {
@@ -119,7 +123,7 @@ func (p *Probe) Attach(names []string) []State {
 
 // forget takes the maps away too, once nothing is to be counted.
 func forget(dir string) {
-	if onBPFFS(filepath.Dir(dir)) == nil {
+	if _, err := os.Stat(dir); err == nil && onBPFFS(dir) == nil {
 		_ = os.RemoveAll(dir) // what stays costs memory only
 	}
 }
@@ -168,6 +172,10 @@ func (p *Probe) attach(name string) (*attached, State) {
 		off.Why = "there is no such interface"
 		return nil, off
 	}
+	if under := p.under(a.index); under != "" {
+		off.Why = "its frames pass " + under + " too, and count there"
+		return nil, off
+	}
 	rungs := Ladder()
 	if p.cfg.Method != Auto {
 		rungs = []Method{p.cfg.Method}
@@ -194,6 +202,50 @@ func (p *Probe) attach(name string) (*attached, State) {
 	}
 	off.Why = strings.Join(passed, "; ")
 	return nil, off
+}
+
+// under returns which of the interfaces that are counted carries what passes the one of index: a port of it, if that is a bridge or a bond, or
+// the one below, if it is a VLAN. Source: rtnetlink(7), IFLA_MASTER, IFLA_LINK.
+func (p *Probe) under(index int) string {
+	rib, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	if err != nil {
+		return ""
+	}
+	msgs, err := syscall.ParseNetlinkMessage(rib)
+	if err != nil {
+		return ""
+	}
+	listed := map[int]string{}
+	for _, name := range p.names {
+		listed[indexOf(name)] = name
+	}
+	for _, m := range msgs {
+		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil || m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		self := int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
+		for _, a := range attrs {
+			if len(a.Value) != 4 {
+				continue
+			}
+			other := int(binary.NativeEndian.Uint32(a.Value))
+			switch {
+			case a.Attr.Type == unix.IFLA_MASTER && other == index && listed[self] != "":
+				return listed[self]
+			case a.Attr.Type == unix.IFLA_LINK && self == index && other != index && listed[other] != "" && !foreign(attrs):
+				return listed[other]
+			}
+		}
+	}
+	return ""
+}
+
+// foreign tells whether the link below is of another namespace, as that of a veth is: its index says nothing here.
+func foreign(attrs []syscall.NetlinkRouteAttr) bool {
+	return slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == unix.IFLA_LINK_NETNSID || a.Attr.Type == unix.IFLA_LINKINFO && bytes.Contains(a.Value, []byte("veth"))
+	})
 }
 
 // rung attaches a by its Method. Errors: ebpf.ErrNotSupported leads on, ErrPermission and all else do not.

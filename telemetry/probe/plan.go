@@ -41,6 +41,8 @@ type Prefix struct {
 	Prefix netip.Prefix
 	Label  string // of what counts here
 	Group  uint32 // two ends of one group are inside; 0: in none
+	// Peer tells that it only says whose the other end is: what is its own is counted elsewhere. Label means nothing then.
+	Peer bool
 }
 
 // labels returns every label of the plan once, in order; those that do not fit are left out.
@@ -59,7 +61,9 @@ func (p *Plan) labels() []string {
 		}
 	}
 	for i := range p.Prefixes {
-		add(p.Prefixes[i].Label)
+		if !p.Prefixes[i].Peer {
+			add(p.Prefixes[i].Label)
+		}
 	}
 	return out
 }
@@ -74,6 +78,7 @@ type rules struct {
 const (
 	flagNear  = 1
 	flagWhole = 2
+	slotPeer  = 1<<32 - 1
 )
 
 // compile makes rules. slot returns the slot of a label, index the index of an interface, 0: there is none.
@@ -108,7 +113,11 @@ func compile(p *Plan, slot func(string) uint32, index func(string) int) *rules {
 			r.left++
 			continue
 		}
-		r.subnets[subnetKey(x.Table, x.Prefix)] = countSubnet{Slot: slot(x.Label), Group: x.Group}
+		v := countSubnet{Slot: slotPeer, Group: x.Group}
+		if !x.Peer {
+			v.Slot = slot(x.Label)
+		}
+		r.subnets[subnetKey(x.Table, x.Prefix)] = v
 	}
 	return r
 }

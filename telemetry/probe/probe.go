@@ -64,6 +64,7 @@ type Probe struct {
 	states  atomic.Pointer[[]State]
 	samples chan Sample
 	sockets chan packetSocket
+	names   []string // of the interfaces that it is to stand at
 	swept   []string // the interfaces for which what is left of others was taken away
 
 	mu      sync.Mutex // guards what follows

@@ -170,7 +170,7 @@ func (s *soft) count(f *frame, rate uint32) {
 	}
 	slot, group := i.Slot, i.Group
 	switch {
-	case own != nil:
+	case own != nil && own.Slot != slotPeer:
 		slot = own.Slot
 		if group == 0 {
 			group = own.Group

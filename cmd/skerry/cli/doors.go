@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -162,6 +163,10 @@ type agentFile struct {
 		Spread     string `yaml:"spread"`
 		MaxBackoff string `yaml:"maxBackoff"`
 	} `yaml:"uplink"`
+	Probe struct {
+		Interfaces []string `yaml:"interfaces"`
+		Method     string   `yaml:"method"`
+	} `yaml:"probe"`
 	ReserveBytes uint64 `yaml:"reserveBytes"`
 	Bulk         string `yaml:"bulk"`
 	LogLevel     string `yaml:"logLevel"`
@@ -193,6 +198,7 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 		{"management", env("LISTEN_MANAGEMENT", af.Listen.Management), &cfg.Management},
 		{"metrics", env("LISTEN_METRICS", af.Listen.Metrics), &cfg.Metrics},
 		{"sflow", env("LISTEN_SFLOW", af.Listen.SFlow), &cfg.SFlow},
+		{"probe-method", env("PROBE_METHOD", af.Probe.Method), &cfg.Probe.Method},
 		{"ipxe-dir", env("BOOT_IPXEDIR", af.Boot.IPXEDir), &cfg.IPXEDir},
 		{"join", env("JOIN", ""), &cfg.Join},
 		{"bulk", env("BULK", af.Bulk), &cfg.Bulk},
@@ -204,6 +210,9 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 	}
 	if boot := env("LISTEN_BOOT", strings.Join(af.Listen.Boot, ",")); boot != "" && !c.Flags().Changed("boot") {
 		cfg.Boot = strings.Split(boot, ",")
+	}
+	if ifs := env("PROBE_INTERFACES", strings.Join(af.Probe.Interfaces, ",")); ifs != "" && !c.Flags().Changed("probe") {
+		cfg.Probe.Interfaces = strings.Split(ifs, ",")
 	}
 	if af.ReserveBytes > 0 && !c.Flags().Changed("reserve-bytes") {
 		cfg.Reserve = af.ReserveBytes
@@ -273,6 +282,8 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
 		f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
 		f.StringVar(&cfg.SFlow, "sflow", "", "address to which switches send sFlow, UDP, like :6343; empty: this agent hears none")
+		f.StringSliceVar(&cfg.Probe.Interfaces, "probe", nil, "interfaces of this host at which machines' traffic is counted; none: it counts nothing by itself")
+		f.StringVar(&cfg.Probe.Method, "probe-method", "", "how --probe counts: tcx, clsact, xdp, cgroup, packet or counters; off; empty for auto, the best that this kernel has")
 		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
 		f.DurationVar(&cfg.MaxBackoff, "max-backoff", cfg.MaxBackoff, "longest pause between dials to a coordinator")
 		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
@@ -286,12 +297,14 @@ func (a *app) agentCmd() *cobra.Command {
 		if err := prepare(c); err != nil {
 			return err
 		}
-		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics, "sflow": cfg.SFlow}, func(t *table) {
+		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics, "sflow": cfg.SFlow, "probe": cfg.Probe.Interfaces, "probeMethod": cmp.Or(cfg.Probe.Method, "auto")}, func(t *table) {
 			t.row("data", cfg.Data)
 			t.row("listen.management", cfg.Management)
 			t.row("listen.boot", strings.Join(cfg.Boot, " "))
 			t.row("listen.metrics", cfg.Metrics)
 			t.row("listen.sflow", cfg.SFlow)
+			t.row("probe.interfaces", strings.Join(cfg.Probe.Interfaces, " "))
+			t.row("probe.method", cmp.Or(cfg.Probe.Method, "auto"))
 			t.row("boot.ipxeDir", cfg.IPXEDir)
 		})
 	}}

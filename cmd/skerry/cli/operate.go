@@ -244,6 +244,9 @@ func statusTable(t *table, s *api.SiteStatus) {
 	}
 	for _, ag := range s.Agents {
 		t.row("agent", ag.ID, "alive "+ag.Alive, "uplink "+ag.Uplink, "store "+cmp.Or(ag.Store, "unknown"), ag.Barred)
+		if ag.Probe != "" {
+			t.row("probe", ag.ID, ag.Probe)
+		}
 	}
 	for _, g := range s.Gateways {
 		t.row("reaches", g.Site+"/"+g.Agent, "alive "+g.Alive)

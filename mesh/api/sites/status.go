@@ -46,6 +46,7 @@ type AgentStatus struct {
 	Uplink  string      `json:"uplink"` // up, down
 	Version string      `json:"version,omitempty"`
 	Store   string      `json:"store,omitempty"`  // sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect; empty: not known here
+	Probe   string      `json:"probe,omitempty"`  // how each interface is counted at which it counts traffic, like "eth1: tcx"; empty: none, or not known here
 	Barred  string      `json:"barred,omitempty"` // why it does not count at its site: in quarantine, replaced, revoked; empty: it counts
 }
 

@@ -49,7 +49,7 @@ type TrafficRow struct {
 	Samples    uint64    `json:"samples"`
 	Coverage   float64   `json:"coverage"`   // 0 to 1: what part of the time and of the samples was heard
 	Confidence string    `json:"confidence"` // ok; low: fewer than 30 samples
-	Source     string    `json:"source"`     // sflow
+	Source     string    `json:"source"`     // sflow, probe (exact), probe+sflow
 	Flags      []string  `json:"flags"`
 }
 

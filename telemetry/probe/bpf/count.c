@@ -18,6 +18,8 @@ char terms[] SEC("license") = "Apache-2.0";
 #define NEAR 1  // the interface is the machine's own: what it sends is from the machine. Else machines are on the other side
 #define WHOLE 2 // frames of no known address count too, by slot
 
+#define PEER 0xffffffff // slot of an address that says whose the other end is, and is counted elsewhere
+
 // Bits of the index into counts, beside 4 * slot.
 #define INSIDE 1 // the other end is of the same group
 #define TO 2     // to the machine
@@ -272,6 +274,8 @@ static __always_inline void count(struct frame *f)
 		e.src.table = e.dst.table = i->table;
 		own = bpf_map_lookup_elem(&subnets, to ? &e.dst : &e.src);
 		peer = bpf_map_lookup_elem(&subnets, to ? &e.src : &e.dst);
+		if (own && own->slot == PEER)
+			own = 0;
 	}
 	if (!own && !(i->flags & WHOLE)) {
 		stat(NOBODY);

@@ -43,7 +43,8 @@ func Command(s Shell) *cobra.Command {
 	var q asked
 	c := &cobra.Command{
 		Use: "traffic", Short: "Say who had how much traffic at a site, and how sure that is", Args: s.Args(), Annotations: map[string]string{CSV: "yes"},
-		Long: "Say who had how much traffic at a site: from the sFlow samples of its switches, as all agents of the site heard them together.\n\n" +
+		Long: "Say who had how much traffic at a site: from the sFlow samples of its switches, as all agents of the site heard them together,\n" +
+			"and from what agents counted at interfaces of their own hosts, exactly (source probe).\n\n" +
 			"Each figure stands with the range in which the truth lies with 95 %, and with its coverage: what part of the time and of the samples was\n" +
 			"heard. ~ marks figures of fewer than 30 samples. Octets are those of frames, with FCS. Times are those of the site.",
 		Example: "  skerry traffic --site lon1 --project acme --since 24h\n  skerry traffic --site lon1 --by machine --since 7d --step 3600 -o csv > bill.csv\n" +
@@ -163,7 +164,7 @@ func table(t account.Table, q telemetry.TrafficQuery, rows []telemetry.TrafficRo
 	for _, f := range q.By {
 		head = append(head, strings.ToUpper(f))
 	}
-	t.Header(append(head, "BYTES", "± 95 %", "PACKETS", "± 95 %", "SAMPLES", "COVERAGE", "FLAGS")...)
+	t.Header(append(head, "BYTES", "± 95 %", "PACKETS", "± 95 %", "SAMPLES", "SOURCE", "COVERAGE", "FLAGS")...)
 	for i := range rows {
 		r := &rows[i]
 		var cols []string
@@ -178,7 +179,7 @@ func table(t account.Table, q telemetry.TrafficQuery, rows []telemetry.TrafficRo
 			rough = "~"
 		}
 		t.Row(append(cols, rough+Scaled(r.Bytes, "B"), Scaled(r.Bytes95, "B"), rough+Scaled(r.Packets, ""), Scaled(r.Packets95, ""),
-			fmt.Sprint(r.Samples), fmt.Sprintf("%.1f %%", math.Floor(r.Coverage*1000)/10), strings.Join(r.Flags, ","))...)
+			fmt.Sprint(r.Samples), r.Source, fmt.Sprintf("%.1f %%", math.Floor(r.Coverage*1000)/10), strings.Join(r.Flags, ","))...)
 	}
 }
 

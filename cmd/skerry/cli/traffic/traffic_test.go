@@ -21,15 +21,15 @@ func (l *lines) Row(c ...string)    { l.out = append(l.out, strings.Join(c, " | 
 func TestTable(t *testing.T) {
 	at := time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
 	a := &telemetry.TrafficAnswer{Missing: []string{"s2"}, Rows: []telemetry.TrafficRow{
-		{Project: "acme", Direction: "out", From: at, Bytes: 948364800000, Bytes95: 2150000000, Packets: 1204000000, Packets95: 2150000, Samples: 1204000, Coverage: 0.9989, Confidence: "ok", Flags: []string{"loss"}},
-		{Direction: "in", From: at, Bytes: 999, Bytes95: 4000, Packets: 3, Packets95: 12, Samples: 3, Coverage: 1, Confidence: "low", Flags: []string{}},
+		{Project: "acme", Direction: "out", From: at, Bytes: 948364800000, Bytes95: 2150000000, Packets: 1204000000, Packets95: 2150000, Samples: 1204000, Coverage: 0.9989, Confidence: "ok", Source: "probe+sflow", Flags: []string{"loss"}},
+		{Direction: "in", From: at, Bytes: 999, Bytes95: 4000, Packets: 3, Packets95: 12, Samples: 3, Coverage: 1, Confidence: "low", Source: "sflow", Flags: []string{}},
 	}}
 	l := &lines{}
 	table(l, telemetry.TrafficQuery{By: []string{"project", "direction"}, Step: time.Hour}, a.Rows)
 	want := []string{
-		"FROM | PROJECT | DIRECTION | BYTES | ± 95 % | PACKETS | ± 95 % | SAMPLES | COVERAGE | FLAGS",
-		"2026-11-28T10:00Z | acme | out | 948.4 GB | 2.15 GB | 1.204 G | 2.15 M | 1204000 | 99.8 % | loss",
-		"2026-11-28T10:00Z |  | in | ~999 B | 4 kB | ~3 | 12 | 3 | 100.0 % | ",
+		"FROM | PROJECT | DIRECTION | BYTES | ± 95 % | PACKETS | ± 95 % | SAMPLES | SOURCE | COVERAGE | FLAGS",
+		"2026-11-28T10:00Z | acme | out | 948.4 GB | 2.15 GB | 1.204 G | 2.15 M | 1204000 | probe+sflow | 99.8 % | loss",
+		"2026-11-28T10:00Z |  | in | ~999 B | 4 kB | ~3 | 12 | 3 | sflow | 100.0 % | ",
 		"~            fewer than 30 samples: the bound is rough",
 		"loss         samples were lost on the way; the figure is corrected by the switch's own count of packets",
 		"no answer from s2: what only they heard is missing",
