@@ -39,7 +39,7 @@ type Counting struct {
 	Method     string // of package probe; empty: auto
 	Dir        string // of pins; empty: below /sys/fs/bpf
 	// Plan says what counts as what, at interfaces that stand as told, with those hardware addresses. nil: nothing does.
-	Plan func(self string, at []probe.State, macs map[string]string) (probe.Plan, []account.Point)
+	Plan func(self string, at []probe.State, macs map[string]string) (probe.Plan, []account.Point) `json:"-"`
 }
 
 // counter is the desk's own counting.

@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // keeper is what an agent keeps of a probe's readings on disk.
@@ -53,7 +51,7 @@ func TestRestart(t *testing.T) {
 			w := &wire{t, w.host, w.machine, w.dir + "-" + string(m)}
 			k := newKeeper()
 			p := New(w.config(m))
-			before := w.still(func() {
+			w.in(func() {
 				if s := p.Attach([]string{"e0"}); s[0].Method != m {
 					t.Fatalf("%+v", s)
 				}
@@ -61,6 +59,7 @@ func TestRestart(t *testing.T) {
 				must(t, err)
 				k.keep(p, fresh)
 			})
+			before := w.still(func() { k.keep(p, p.Read().Keep) })
 			again := func() {
 				cfg := w.config(m)
 				cfg.Memory = k.Memory
@@ -92,8 +91,7 @@ func TestRestart(t *testing.T) {
 			})
 			w.udp(hostAddr, 100, 700, 0)
 			again() // over what the killed one holds
-			var now counters
-			now = w.still(func() { k.read(p) })
+			now := w.still(func() { k.read(p) })
 			in, out := now.inFrames-before.inFrames, now.outFrames-before.outFrames
 			if g := k.total["me in"]; g.Frames != in || g.Bytes != now.inBytes-before.inBytes+4*in || in < 500 {
 				t.Errorf("in: %+v, %d frames, %d octets", g, in, now.inBytes-before.inBytes)
@@ -165,34 +163,5 @@ func TestUnpinned(t *testing.T) {
 	must(t, err)
 	if strings.Contains(string(out), "skerry") {
 		t.Errorf("a filter is left: %s", out)
-	}
-}
-
-// TestRungs: each other rung that this kernel has says what it sees, and sees it.
-func TestRungs(t *testing.T) {
-	w := newWire(t)
-	w.segments("off")
-	const frames = 2000
-	group := t.TempDir()
-	must(t, unix.Mount("none", group, "cgroup2", 0, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(group, unix.MNT_DETACH)) })
-	for _, m := range Ladder() {
-		t.Run(string(m), func(t *testing.T) {
-			w := &wire{t, w.host, w.machine, w.dir + "-" + string(m)}
-			cfg := w.config(m)
-			cfg.Cgroup = group
-			plan := facing()
-			if m == Counters {
-				plan.Links[0].Whole = true
-			}
-			p := w.start(cfg, plan)
-			s := p.States()[0]
-			_ = s
-			w.udp(hostAddr, frames, 500, 0)
-			var g map[string]Totals
-			w.in(func() { g = sums(p.Read().Rows) })
-			t.Log(s, g)
-			w.in(func() { p.Attach(nil); must(t, p.Close()) })
-		})
 	}
 }

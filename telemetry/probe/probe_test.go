@@ -34,17 +34,15 @@ func TestExact(t *testing.T) {
 		t.Run(string(m), func(t *testing.T) {
 			w := &wire{t, w.host, w.machine, w.dir + "-" + string(m)}
 			p := New(w.config(m))
-			var before counters
 			w.in(func() {
 				s := p.Attach([]string{"e0"})
 				if len(s) != 1 || s[0].Method != m || !s[0].In || !s[0].Out || s[0].Why != "" {
 					t.Fatalf("%+v", s)
 				}
-			})
-			before = w.still(func() {
 				_, err := p.SetPlan(own())
 				must(t, err)
 			})
+			before := w.still(func() { p.Read() })
 			w.tcp(hostAddr, 3<<20)
 			w.tcp(hostAddr6, 1<<20)
 			w.udp(hostAddr, 200, 700, 0)
