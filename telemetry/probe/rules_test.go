@@ -99,7 +99,7 @@ func TestBothCountAlike(t *testing.T) {
 		for _, hook := range []string{countProgTcIn, countProgTcOut, countProgXdpIn} {
 			g, err := k.program(hook)
 			must(t, err)
-			for range 150 {
+			for range 50 {
 				b := randomFrame(r)
 				before := totalsOf(t, k)
 				if _, err := g.Run(&ebpf.RunOptions{Data: b}); errors.Is(err, unix.EINVAL) && hook != countProgXdpIn {

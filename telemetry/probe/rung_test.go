@@ -206,7 +206,7 @@ func TestKilled(t *testing.T) {
 func TestChild(t *testing.T) {
 	dir := os.Getenv("SKERRY_PROBE_DIR")
 	if dir == "" {
-		t.Skip("runs within TestKilled")
+		return // there is nobody to kill it
 	}
 	p := New(Config{Dir: dir, Method: Method(os.Getenv("SKERRY_PROBE_METHOD")), Log: slog.New(slog.DiscardHandler)})
 	s := p.Attach([]string{"e0"})
