@@ -2,7 +2,8 @@
 // together with the other agents of the site.
 //
 // Holds: Desk (the running part, and the answer to queries), PlanOf (switches, ports and projects' prefixes out of intent and
-// bindings), Top (what there is just now), Handler (what peers ask), gauges.
+// bindings), PointsOf (what the host's own interfaces count, so that each direction of each link counts at one point), Top (what there is
+// just now), Handler (what peers ask), gauges.
 //
 // Imported by: siteagent only.
 //
@@ -13,5 +14,6 @@
 // Concurrency: Run owns the reader of the socket and the clock of the ledger; both are gone when it returns, with all that was heard
 // on disk.
 //
-// Tests: traffic_test.go: a plan of intent, two agents over an in-memory mesh, a killed one; test/e2e hears real exporters.
+// Tests: traffic_test.go: a plan of intent, two agents over an in-memory mesh, a killed one; points_test.go: counts of a real interface,
+// over kills and beside a switch (root); test/e2e hears real exporters.
 package traffic

@@ -1,9 +1,9 @@
 // Package account makes figures of sampled packets: who had how much traffic, how sure that is, and what is missing.
 //
-// Holds: Plan (switches, ports, projects and their prefixes), Engine (counts samples into intervals of one minute), Ledger (the
-// intervals on disk: minutes for 72 h, hours for 400 d), Merge (which of several agents' intervals count), Query and Table
-// (sums with their 95 % bounds and coverage), reconciliation with the counters of interfaces; Live
-// and Top (rates of the open minute).
+// Holds: Plan (switches, ports, projects and their prefixes), Engine (counts samples into intervals of one minute), Point (what a host
+// counted by itself, in place of its access port), Ledger (the intervals on disk: minutes for 72 h, hours for 400 d), Merge (which of
+// several agents' intervals count), Query and Table (sums with their 95 % bounds and coverage), reconciliation with the counters of
+// interfaces; Live and Top (rates of the open minute).
 //
 // Imported by: siteagent/traffic. It declares Store, which storage/state.Raw is.
 //

@@ -157,7 +157,7 @@ func (p *Probe) open() {
 	if unpinned != nil {
 		p.cfg.Log.Warn("the probe's counts end with the agent", "err", unpinned)
 	}
-	p.kernel = k
+	p.kernel, p.loaded = k, nil
 	p.mu.Lock()
 	p.ring = k.maps.Stats
 	p.mu.Unlock()

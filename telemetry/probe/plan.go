@@ -12,7 +12,7 @@ import (
 const (
 	maxPrefixes = 16384 // of subnets
 	maxLinks    = 4096  // of ifaces
-	maxSlots    = 4096  // labels; of counts, 4 for each
+	maxSlots    = 1024  // labels; of counts, 4 for each: as many rows as one interval of the ledger holds
 )
 
 // Plan says what counts as what. The zero Plan counts nothing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -60,6 +61,7 @@ type Probe struct {
 	soft   *soft
 	anew   bool
 	at     map[string]*attached // by interface
+	loaded *rules               // that are in force; nil: not known
 
 	states  atomic.Pointer[[]State]
 	samples chan Sample
@@ -109,9 +111,14 @@ func (p *Probe) SetPlan(plan Plan) (fresh []Saved, err error) {
 		}
 		return 0
 	})
-	p.soft.set(r)
-	if p.kernel != nil {
-		err = r.load(&p.kernel.maps)
+	if p.loaded == nil || !maps.Equal(p.loaded.ifaces, r.ifaces) || !maps.Equal(p.loaded.subnets, r.subnets) {
+		p.soft.set(r)
+		if p.kernel != nil {
+			err = r.load(&p.kernel.maps)
+		}
+		if p.loaded = r; err != nil {
+			p.loaded = nil
+		}
 	}
 	if err == nil && r.left+p.slots.refused > 0 {
 		err = fmt.Errorf("cannot count apart all that there is: %d prefixes or interfaces and %d labels are too many (at most %d and %d)", r.left, p.slots.refused, maxPrefixes, maxSlots-1)

@@ -33,7 +33,7 @@ func TestTraffic(t *testing.T) {
 	for _, a := range []string{"a1", "a2"} {
 		s.Kill(a)
 		sflow[a], metrics[a] = procs.FreeAddr(t), procs.FreeAddr(t)
-		s.Agent(a, "--sflow", sflow[a], "--metrics", metrics[a])
+		s.Agent(a, "--sflow", sflow[a], "--metrics", metrics[a], "--probe", "nowhere0") // an interface that is not there keeps nobody from serving
 	}
 	shows := func(line string) func(context.Context) bool {
 		return func(ctx context.Context) bool {
@@ -56,6 +56,8 @@ func TestTraffic(t *testing.T) {
 		}
 	}
 	s.Until("both agents count", shows(`skerry_sflow_dropped_total{reason="source"} 0`))
+
+	s.Until("both agents say how they count at their interface", shows(`skerry_probe_attached{interface="nowhere0",method="off"} 0`))
 
 	const packets = 200
 	e := sflowtest.Exporter{Agent: netip.MustParseAddr("127.0.0.1"), Uptime: 600_000}

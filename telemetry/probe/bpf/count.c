@@ -89,7 +89,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 4 * 4096);
+	__uint(max_entries, 4 * 1024);
 	__type(key, __u32);
 	__type(value, struct count);
 } counts SEC(".maps");
