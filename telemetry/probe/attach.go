@@ -183,7 +183,7 @@ func (p *Probe) attach(name string) (*attached, State) {
 	var passed []string
 	for _, m := range rungs {
 		a.Method = m
-		err := p.rung(a)
+		err := p.try(a)
 		switch {
 		case err == nil:
 			if len(passed) > 0 {

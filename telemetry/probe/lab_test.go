@@ -81,6 +81,14 @@ func (w *wire) segments(on string) {
 	}
 }
 
+// big lets what the kernel hands on at once be as long as octets: above 65,536 the length of its IP packet does not fit into it.
+func (w *wire) big(octets string) {
+	w.Helper()
+	for _, n := range []*netlab.Namespace{w.host, w.machine} {
+		must(w, n.IP("link", "set", "dev", "e0", "gso_max_size", octets, "gro_max_size", octets))
+	}
+}
+
 // in runs fn inside the host.
 func (w *wire) in(fn func()) {
 	w.Helper()

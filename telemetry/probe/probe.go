@@ -57,6 +57,7 @@ type Probe struct {
 	cfg    Config
 	kernel *kernel // nil: not loaded
 	broken error   // why it never will be
+	try    func(*attached) error
 	slots  *slots
 	soft   *soft
 	anew   bool
@@ -89,6 +90,7 @@ func New(cfg Config) *Probe {
 	}
 	p := &Probe{cfg: cfg, slots: newSlots(nil), soft: newSoft(), at: map[string]*attached{}, samples: make(chan Sample, samplesQueue), sockets: make(chan packetSocket, maxSockets), ringed: make(chan struct{})}
 	p.states.Store(&[]State{})
+	p.try = p.rung
 	return p
 }
 

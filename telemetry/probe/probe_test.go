@@ -87,6 +87,10 @@ func TestSegments(t *testing.T) {
 			}
 			f(hostAddr, 20)
 			f(hostAddr6, 40)
+			w.big("180000")
+			f(hostAddr, 20)
+			f(hostAddr6, 40)
+			w.big("65536")
 			w.udp(hostAddr, 100, 50_000, 1000)
 			rows = nil
 			w.still(func() { rows = append(rows, p.Read().Rows...) })

@@ -2,6 +2,8 @@ package probe
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/skerry-metal/skerry/test/sim/netlab"
@@ -50,6 +53,21 @@ func TestRungs(t *testing.T) {
 		for k, v := range want {
 			if g := sums(rows)[k]; g != v {
 				t.Errorf("%s: %s: %+v, want %+v", m, k, g, v)
+			}
+		}
+		if m == XDP || m == Cgroup { // both are pinned: the next life goes on
+			k := newKeeper()
+			k.Life, k.Slots = p.Life(), []Saved{p.slots.saved(1)}
+			w.in(func() { must(t, p.Close()) })
+			w.udp(hostAddr, frames, 500, 0)
+			w.reply(frames, 500)
+			cfg.Memory = k.Memory
+			p = w.start(cfg, plan)
+			w.in(func() { k.read(p) })
+			for l, v := range want {
+				if g := k.total[l]; g != v {
+					t.Errorf("%s, after a restart: %s: %+v, want %+v", m, l, g, v)
+				}
 			}
 		}
 		w.in(func() { p.Attach(nil); must(t, p.Close()) })
@@ -241,4 +259,35 @@ func TestUnder(t *testing.T) {
 		p.Attach(nil)
 		must(t, p.Close())
 	})
+}
+
+// TestLadder: only a kernel that lacks a rung leads to the next one; all else ends at off, with the reason.
+func TestLadder(t *testing.T) {
+	no, busy := fmt.Errorf("cannot attach: %w", ebpf.ErrNotSupported), errors.New("another program is there")
+	may := fmt.Errorf("%w: CAP_BPF is missing", ErrPermission)
+	f := func(m Method, says map[Method]error, want string) {
+		t.Helper()
+		p := New(Config{Method: m, Log: slog.New(slog.DiscardHandler)})
+		p.broken = errors.New("not loaded here")
+		p.try = func(a *attached) error { a.pinned = true; return says[a.Method] }
+		s := p.Attach([]string{"lo"})
+		if len(s) != 1 || s[0].String() != want {
+			t.Errorf("%q, want %q", s[0].String(), want)
+		}
+	}
+	f(Auto, nil, "lo: tcx")
+	f(Auto, map[Method]error{TCX: no}, "lo: clsact (tcx is not supported here)")
+	f(Auto, map[Method]error{TCX: no, Clsact: no, XDP: busy}, "lo: off (xdp: another program is there)")
+	f(Auto, map[Method]error{TCX: no, Clsact: may}, "lo: off (clsact: not permitted: CAP_BPF is missing)")
+	f(Auto, map[Method]error{TCX: no, Clsact: no, XDP: no, Cgroup: no, Packet: no}, "lo: counters (tcx is not supported here; clsact is not supported here; xdp is not supported here; cgroup is not supported here; packet is not supported here)")
+	f(Clsact, map[Method]error{Clsact: no}, "lo: off (clsact is not supported here)")
+	f(XDP, nil, "lo: xdp")
+	for _, m := range append(Ladder(), Auto, Off, "") {
+		if got, err := ParseMethod(string(m)); err != nil || got != m {
+			t.Errorf("%q: %v", m, err)
+		}
+	}
+	if _, err := ParseMethod("pcap"); err == nil {
+		t.Error("pcap is no method")
+	}
 }

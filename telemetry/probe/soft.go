@@ -118,7 +118,12 @@ func (f *frame) parse() (h headers, ok bool) {
 		copy(h.src[:], l3[8:24])
 		copy(h.dst[:], l3[24:40])
 	}
-	l4 := 0
+	l4, size := 0, f.len
+	// Longer than an IPv6 header can say: an option says it, which no frame on the wire has.
+	if at := off + ip; f.mss > 0 && kind == 0x86dd && h.ip && proto == 0 && h.l3 == 0 && len(b) >= at+8 && b[at+1] == 0 && b[at+2] == 0xc2 && size >= 8 {
+		proto, size = b[at], size-8
+		b = b[8:] // what follows is where it would be without
+	}
 	switch {
 	case proto == 17:
 		l4 = 8
@@ -127,20 +132,20 @@ func (f *frame) parse() (h headers, ok bool) {
 	}
 	head := off + ip + l4
 	h.frames = 1
-	if f.mss > 0 && f.len > head {
-		h.frames = (f.len - head + f.mss - 1) / f.mss
+	if f.mss > 0 && size > head {
+		h.frames = (size - head + f.mss - 1) / f.mss
 	}
 	if h.frames > 1 && h.ip {
-		h.l3 = f.len - off + (h.frames-1)*(ip+l4)
+		h.l3 = size - off + (h.frames-1)*(ip+l4)
 	}
 	if h.ip && h.l3 == 0 {
-		h.l3 = f.len - off
+		h.l3 = size - off
 	}
 	tag := 0
 	if f.tagged {
 		tag = 4
 	}
-	h.bytes = f.len + tag + (h.frames-1)*(head+tag) + 4*h.frames
+	h.bytes = size + tag + (h.frames-1)*(head+tag) + 4*h.frames
 	return h, true
 }
 

@@ -248,7 +248,15 @@ static __always_inline void count(struct frame *f)
 	}
 	__u32 frames = f->segs;
 	if (frames > 1 || f->mss) {
-		__u32 l4 = f->xdp ? 0 : transport(f, off + ip, proto);
+		__u32 jumbo = 0;
+		__u8 hop[4];
+		// Longer than an IPv6 header can say: an option says it, which no frame on the wire has.
+		if (version == 6 && proto == 0 && !l3len && !f->xdp && !load(f, off + 40, hop, 4) && hop[1] == 0 && hop[2] == 0xc2) {
+			proto = hop[0];
+			jumbo = 8;
+			f->len -= jumbo;
+		}
+		__u32 l4 = f->xdp ? 0 : transport(f, off + ip + jumbo, proto);
 		head = off + ip + l4;
 		if (!frames && f->mss && f->len > head) // from a guest: nobody counted the segments yet
 			frames = (f->len - head + f->mss - 1) / f->mss;
