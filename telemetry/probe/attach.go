@@ -79,8 +79,8 @@ type attached struct {
 func (p *Probe) Attach(names []string) []State {
 	if p.cfg.Method == Off || len(names) == 0 {
 		names = nil
-	} else if p.kernel == nil && p.broken == nil {
-		p.open()
+	} else if p.kernel == nil {
+		p.open() // again, if it did not load: memory may be there by now
 	}
 	p.names = names
 	for name, a := range p.at {
@@ -134,13 +134,12 @@ func (p *Probe) States() []State { return *p.states.Load() }
 // open loads the kernel's part. Where it does not load, only what needs none of it is left.
 func (p *Probe) open() {
 	k, unpinned, err := openKernel(p.cfg.Dir)
-	if err != nil {
-		p.broken = err
+	if p.broken = err; err != nil {
 		return
 	}
 	if k.life != 0 && k.life != p.cfg.Memory.Life { // of an agent whose readings are not ours to go on from
 		if err := errors.Join(k.maps.Close(), k.unpin(), k.open()); err != nil {
-			p.broken = fmt.Errorf("cannot begin anew: %w", err)
+			p.broken = errors.Join(fmt.Errorf("cannot begin anew: %w", err), k.close())
 			return
 		}
 	}
@@ -151,7 +150,7 @@ func (p *Probe) open() {
 		p.slots = newSlots(p.cfg.Memory.Slots)
 	}
 	if err := k.begin(p.cfg.Sample); err != nil {
-		p.broken = fmt.Errorf("cannot begin: %w", err)
+		p.broken = errors.Join(fmt.Errorf("cannot begin: %w", err), k.close())
 		return
 	}
 	if unpinned != nil {

@@ -56,7 +56,7 @@ type Row struct {
 type Probe struct {
 	cfg    Config
 	kernel *kernel // nil: not loaded
-	broken error   // why it never will be
+	broken error   // why it is not
 	try    func(*attached) error
 	slots  *slots
 	soft   *soft

@@ -302,12 +302,12 @@ func TestLadder(t *testing.T) {
 	f := func(m Method, says map[Method]error, want string) {
 		t.Helper()
 		p := New(Config{Method: m, Log: slog.New(slog.DiscardHandler)})
-		p.broken = errors.New("not loaded here")
 		p.try = func(a *attached) error { a.pinned = true; return says[a.Method] }
 		s := p.Attach([]string{"lo"})
 		if len(s) != 1 || s[0].String() != want {
 			t.Errorf("%q, want %q", s[0].String(), want)
 		}
+		must(t, p.Close())
 	}
 	f(Auto, nil, "lo: tcx")
 	f(Auto, map[Method]error{TCX: no}, "lo: clsact (tcx is not supported here)")
