@@ -234,6 +234,9 @@ func (c *counter) take(now time.Time) {
 		}
 		if r.Anew {
 			count.Flags = account.FlagReset
+			for i := range rs {
+				rs[i].Flags |= account.FlagReset
+			}
 		}
 		c.engine.Counted(count)
 		known[p] = true

@@ -99,7 +99,7 @@ func TestCountedTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	shares := []Share{{"a", l.Infos(), hs}}
-	want := []Except{{"m1", In, start, start.Add(10 * time.Minute)}, {"m1", Out, start, start.Add(10 * time.Minute)}}
+	want := []Except{{Machine: "m1", Direction: In, From: start, To: start.Add(10 * time.Minute)}, {Machine: "m1", Direction: Out, From: start, To: start.Add(10 * time.Minute)}}
 	if got := Points(q, shares, Merge(shares)); !slices.Equal(got, want) {
 		t.Errorf("%+v", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skerry-metal/skerry/telemetry/account/point"
 	"github.com/skerry-metal/skerry/telemetry/sflow"
 )
 
@@ -152,7 +153,7 @@ func (q *Query) key(v *Interval, l Label) groupKey {
 // Sum adds the rows of the taken parts, but for those of access ports that a host counted itself, ordered by step, label, switch.
 // Errors: ErrTooMuch.
 func (l *Ledger) Sum(q Query, take map[ID]bool, but []Except) ([]Group, error) {
-	groups, index := map[groupKey]*Group{}, indexExcepts(but)
+	groups, index := map[groupKey]*Group{}, point.NewIndex(but)
 	err := l.scan(q.Tier, q.From, q.To, true, func(i ID, v *Interval) error {
 		if !take[i] {
 			return nil
@@ -165,7 +166,7 @@ func (l *Ledger) Sum(q Query, take map[ID]bool, but []Except) ([]Group, error) {
 			if q.Projects != nil && !slices.Contains(q.Projects, r.Project) {
 				continue
 			}
-			if source == flagSwitch && index.has(&r.Label, v.Start, q.Tier.step()) {
+			if source == flagSwitch && index.Has(r.Machine, r.Direction, v.Start, q.Tier.step()) {
 				continue
 			}
 			r.Flags |= source
