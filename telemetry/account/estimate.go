@@ -1,6 +1,10 @@
 package account
 
-import "math"
+import (
+	"math"
+
+	"github.com/skerry-metal/skerry/telemetry/account/poisson"
+)
 
 const (
 	z95        = 1.959964 // of the normal distribution: 95 % lie within
@@ -84,30 +88,8 @@ func (s *Sums) Bound() (bytes, packets float64, low bool) {
 		return bytes, packets, false
 	}
 	n := float64(s.Samples)
-	wide := (PoissonUpper(int(s.Samples)) - n) / n
+	wide := (poisson.Upper(int(s.Samples)) - n) / n
 	return max(bytes, wide*float64(s.Bytes)), max(packets, wide*float64(s.Packets)), true
-}
-
-// PoissonUpper returns the exact upper 95 % limit (two-sided) of a Poisson mean of which n was seen: 3.69 for none.
-// n is 0 to a few hundred. Source: Garwood 1936.
-func PoissonUpper(n int) float64 {
-	lo, hi := float64(n), float64(n)*2+10
-	for range 60 {
-		mid := (lo + hi) / 2
-		term, sum := math.Exp(-mid), 0.0
-		for k := 0; k <= n; k++ {
-			if k > 0 {
-				term *= mid / float64(k)
-			}
-			sum += term
-		}
-		if sum > 0.025 {
-			lo = mid
-		} else {
-			hi = mid
-		}
-	}
-	return lo
 }
 
 // fold is one run of samples with one rate.

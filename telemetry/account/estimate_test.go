@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/skerry-metal/skerry/telemetry/account/poisson"
 )
 
 // TestBound: of 1,000 seeded trials, each with its own mix of packets and rate and at least 100 samples expected, the 95 % bound covers
@@ -61,7 +63,7 @@ func skip(r *rand.Rand, n uint32) int {
 // TestLow: below 30 samples the bound is the exact Poisson limit.
 func TestLow(t *testing.T) {
 	for n, want := range map[int]float64{0: 3.6889, 1: 5.5716, 10: 18.3904, 29: 41.6488} { // tables of chi-squared quantiles, halved
-		if got := PoissonUpper(n); math.Abs(got-want) > 0.0005 {
+		if got := poisson.Upper(n); math.Abs(got-want) > 0.0005 {
 			t.Errorf("%d seen: at most %v, want %v", n, got, want)
 		}
 	}
