@@ -321,6 +321,43 @@ func TestProbeStandsIn(t *testing.T) {
 	end()
 }
 
+// TestTopOfProbe: what a host counts by itself is shown live, of the last minute, in the place of what its access port is sampled for.
+func TestTopOfProbe(t *testing.T) {
+	b := newBench(t)
+	must(t, b.host.IP("link", "set", "dev", "e0", "address", "52:54:00:88:00:01"))
+	must(t, b.host.Addr("e0", "10.88.0.31/16"))
+	b.now = time.Now().Add(-3 * time.Minute)
+	end := b.start(catalogOf(t, ""))
+	b.desk.count.read = b.now
+	b.send(1) // neighbours know each other
+	b.minutes(1)
+	b.send(600)
+	b.minutes(1)
+	e, from := sflowtest.Exporter{Agent: lo, Uptime: 600_000}, time.Now().Add(-30*time.Second)
+	for i := range uint32(30) {
+		for port, src := range map[uint32]string{1: "10.88.0.21", 2: "10.88.0.22"} {
+			b.desk.ear.Take(e.Datagram(sflowtest.Flow{Seq: i, Source: port, Rate: 100, Pool: i * 100, Input: port, Output: 9, Len: 1018, Header: sflowtest.Frame(netip.MustParseAddr(src), netip.MustParseAddr("203.0.113.9"), 0, 1000)}.Sample()), lo, from.Add(time.Duration(i)*time.Second))
+		}
+		e.Uptime += 1000
+	}
+	f, err := b.desk.Top(t.Context(), "lon1", telemetry.TopQuery{By: "machine", Limit: 100})
+	must(t, err)
+	got := map[string]telemetry.TopRow{}
+	for _, r := range f.Rows {
+		got[r.Machine+" "+r.Direction] = r
+	}
+	if r := got["m1 out"]; r.Packets > 1 || r.Packets95 != 0 {
+		t.Errorf("m1 by its port: %+v", r)
+	}
+	if r := got["m1 in"]; r.Packets < 10 || r.Packets > 11 || r.Packets95 != 0 || r.Seconds != 60 || r.Confidence != "ok" || r.Coverage != 1 {
+		t.Errorf("m1, counted by itself: %+v", r)
+	}
+	if r := got["m2 out"]; r.Packets < 90 || r.Packets > 110 {
+		t.Errorf("m2, by the samples of its port: %+v", r)
+	}
+	end()
+}
+
 // tq asks for everything around now.
 func tq(now time.Time) telemetry.TrafficQuery {
 	return telemetry.TrafficQuery{From: now.Add(-3 * time.Hour), To: now, By: []string{"project", "network", "machine", "direction"}}

@@ -52,6 +52,7 @@ type counter struct {
 	probe  *probe.Probe
 	points atomic.Pointer[[]account.Point]
 	said   atomic.Pointer[string] // of the states, as told last
+	last   atomic.Pointer[now]    // what the last reading gave
 	told   string                 // what went wrong, as told last
 	read   time.Time              // until when counts were read
 	was    probe.Memory           // of the life before, until it is known whether this one goes on from it
@@ -213,6 +214,7 @@ func (c *counter) take(now time.Time) {
 	if now.Before(c.read) || now.Sub(c.read) > maxStretch { // the clock was set
 		last, stretch = now.Truncate(time.Minute), 1
 	}
+	began := c.read
 	c.read = now
 	rows, saved := map[account.Point][]account.Row{}, map[account.Point][]probe.Saved{}
 	for _, p := range *c.points.Load() {
@@ -242,6 +244,7 @@ func (c *counter) take(now time.Time) {
 		known[p] = true
 	}
 	c.known = known
+	c.last.Store(nowOf(rows, c.self, began, now))
 }
 
 // label reads a label of the probe. ok is false for the one of what found no place among the others.
