@@ -104,7 +104,7 @@ size: build ## sizes against their budgets
 	@for b in skerry:34000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
 
 ramdisk: $(OUT)/ramdisk.gz ## kernel and install ramdisk into out/
-$(OUT)/ramdisk.gz: $(shell git ls-files 'cmd/skerry-installer/*.go' 'boot/install/*.go' 'boot/inventory/*.go' 'storage/image/*.go' 'mesh/intent/*.go' 'pki/document/*.go') deploy/ramdisk/build.sh go.mod
+$(OUT)/ramdisk.gz: $(shell git ls-files 'cmd/skerry-installer/*.go' 'boot/install/*.go' 'boot/inventory/*.go' 'storage/image/*.go' 'storage/erase/*.go' 'mesh/intent/*.go' 'mesh/intent/erasure/*.go' 'pki/document/*.go') deploy/ramdisk/build.sh go.mod
 	sh deploy/ramdisk/build.sh $(OUT)
 	cp $(OUT)/ramdisk/vmlinuz $(OUT)/vmlinuz && cp $(OUT)/ramdisk/ramdisk.gz $(OUT)/ramdisk.gz
 

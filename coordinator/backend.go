@@ -19,6 +19,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 	"github.com/skerry-metal/skerry/pki/join"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
@@ -177,6 +178,18 @@ func (b *backend) Explain(ctx context.Context, site, machine string) (*api.Expla
 	defer cancel()
 	e, err := cl.Explain(ctx, site, machine)
 	return e, fromSite(err)
+}
+
+// Receipts implements api.Backend.
+func (b *backend) Receipts(ctx context.Context, site, machine string) (*erasure.List, error) {
+	cl, err := b.site(site)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askSiteLimit)
+	defer cancel()
+	l, err := cl.Receipts(ctx, site, machine)
+	return l, fromSite(err)
 }
 
 // Power implements api.Backend: nothing is written to a device from here.

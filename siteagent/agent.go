@@ -37,6 +37,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
+	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sticks"
@@ -120,6 +121,7 @@ type Agent struct {
 	history *history.Keeper
 	over    *overrides
 	audit   *auditlog.Log
+	proofs  *receipts.Desk
 	end     *transport.Endpoint
 	gossip  *gossip.Pool
 	sites   *gossip.Pool // the gateways of this site and of those that it reaches
@@ -309,18 +311,13 @@ func (a *Agent) wireSite() {
 	})
 	a.fresh = freshness.New(freshness.Config{
 		Site: a.id.Site, Self: self, Life: a.life, Journal: a.journal, Replica: a.replica, Floor: a.floor, Post: a.post, Audit: a.audit, Log: log,
-		Binding: func(machine string) (*reconcile.Binding, bool) {
-			v, ok := a.control.View(machine)
-			if v.Binding != nil && v.Binding.Released {
-				return nil, ok
-			}
-			return v.Binding, ok
-		},
+		Binding: a.control.Writes,
 	})
+	a.proofs = &receipts.Desk{Site: a.site, Self: self, Sign: a.keys.Sign}
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: a.keys.Web, Sign: a.keys.Sign,
 		BootKeys: a.members.BootKeys, Control: a.control, Owners: a.mesh.Owners, Fresh: a.fresh.Fresh,
-		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Log: log,
+		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Receipts: a.proofs, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere
 	a.history = history.Open(history.Config{
@@ -336,7 +333,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, control: a.control, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Approvals: a.fresh, fresh: a.fresh, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs,
 	}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
 	a.backend.Keys, a.backend.Vault = door, door

@@ -29,6 +29,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/peers"
+	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -41,6 +42,7 @@ type backend struct {
 	api.Approvals
 	telemetry.TrafficSource
 	explain.Machines
+	*receipts.Desk
 	telemetry.Source
 	info    api.Info
 	w       *effective.Site
@@ -353,8 +355,8 @@ func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reaso
 	if err := b.may(); err != nil {
 		return err
 	}
-	if v.Status.State != intent.StateBroken && v.Status.State != intent.StateQuarantined {
-		return api.Refuse(fmt.Sprintf("%s is %s; only a broken or quarantined machine is cleared", machine, v.Status.State))
+	if !v.Clearable() {
+		return api.Refuse(fmt.Sprintf("%s is %s; only a machine that is broken, quarantined or held is cleared", machine, v.Status.State))
 	}
 	return b.control.Clear(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("clear", "Machine "+site+"/"+machine, reason)))
 }
@@ -371,17 +373,7 @@ func (b *backend) Release(ctx context.Context, by api.Caller, site, machine stri
 	if v.Binding == nil || v.Binding.Released {
 		return api.Refuse(machine + " belongs to no instance")
 	}
-	bd := *v.Binding
-	bd.Released = true
-	r, _ := b.w.Journal.Latest(reconcile.KindBinding, bd.Instance)
-	err := b.w.Journal.Append(ctx, claim.Replicated,
-		claim.Draft{Kind: reconcile.KindBinding, Key: bd.Instance, Epoch: r.Epoch, Body: bd},
-		reconcile.Event(machine, "", r.Epoch, "machine.releasing", "release asked by "+by.User, nil),
-		b.audit.Draft(by.Audit("release", "Machine "+site+"/"+machine, "instance "+bd.Instance)))
-	if errors.Is(err, claim.ErrWaitingPeer) {
-		return nil
-	}
-	return err
+	return b.control.Release(ctx, v, by.User, b.audit.Draft(by.Audit("release", "Machine "+site+"/"+machine, "instance "+v.Binding.Instance)))
 }
 
 // JoinToken implements api.Backend.

@@ -324,6 +324,10 @@ func (a *Agent) reverse() http.Handler {
 		e, err := a.backend.Explain(r.Context(), r.PathValue("site"), r.PathValue("machine"))
 		answerReverse(w, e, err)
 	})
+	mux.HandleFunc("GET /v1/sites/{site}/receipts", func(w http.ResponseWriter, r *http.Request) {
+		l, err := a.proofs.Receipts(r.Context(), r.PathValue("site"), r.URL.Query().Get("machine"))
+		answerReverse(w, l, err)
+	})
 	a.traffic.Reverse(mux)
 	mux.HandleFunc("GET /v1/sites/{site}/events", func(w http.ResponseWriter, r *http.Request) {
 		q := api.EventQuery{Site: r.PathValue("site"), Machine: r.URL.Query().Get("machine"), Follow: r.URL.Query().Get("follow") == "true"}

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
+
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 const (
@@ -191,6 +193,13 @@ func (c *Client) SendLog(ctx context.Context, lines []LogLine) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	return c.once(ctx, http.MethodPost, "log", lines, nil)
+}
+
+// Receipt hands in the proof of an erasure, until an agent signed for it. Errors: ErrStale.
+func (c *Client) Receipt(ctx context.Context, p erasure.Proof) (ReceiptPlace, error) {
+	var at ReceiptPlace
+	err := c.call(ctx, http.MethodPost, "receipt", p, &at, callTimeout, 0)
+	return at, err
 }
 
 // Done reports the end of a task, until an agent took it.

@@ -11,6 +11,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/inventory"
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 const (
@@ -54,6 +55,8 @@ type Installer struct {
 	Collect func(context.Context) (*inventory.Report, error)
 	// Open opens a disk exclusively for one image.
 	Open func(d inventory.Disk, m *chunk.Manifest) (ImageWriter, error)
+	// Erase opens a disk exclusively to be erased to a level.
+	Erase func(d inventory.Disk, want erasure.Level) (Eraser, error)
 	// Verifier makes a verifier of the keys that the hello answer gave, PKIX DER.
 	Verifier func(signKeys [][]byte) (Verifier, error)
 	Log      *slog.Logger
@@ -61,6 +64,7 @@ type Installer struct {
 	verifier Verifier
 	used     map[string]bool // permissions
 	job      *job            // unfinished, kept over a change of epoch
+	wipe     *wipe           // the same
 	lines    lineBuffer
 }
 
@@ -84,6 +88,7 @@ func (in *Installer) Run(ctx context.Context) (WorkKind, error) {
 	in.used = map[string]bool{}
 	kind, err := in.run(ctx)
 	in.closeJob()
+	in.closeWipe()
 	switch {
 	case err == nil:
 		return kind, nil
@@ -132,6 +137,8 @@ func (in *Installer) run(ctx context.Context) (WorkKind, error) {
 			}
 		case WorkInstall:
 			err = in.install(ctx, w)
+		case WorkErase:
+			err = in.erase(ctx, w)
 		default:
 			in.say(slog.LevelWarn, "order not understood", "kind", string(w.Kind))
 			err = pause(ctx, reportEvery)
@@ -252,30 +259,39 @@ func (j *job) same(w Work) bool {
 // permission asks, verifies and compares. Errors: ErrStale, ErrPermission, *DiskError.
 func (in *Installer) permission(ctx context.Context, w Work, hw *inventory.Report) (*intent.Permission, inventory.Disk, error) {
 	none := inventory.Disk{}
-	env, err := in.Client.Permit(ctx, PermissionRequest{
-		Task: w.Task, Act: intent.ActInstall, Generation: w.Generation, Epoch: w.Epoch,
-		Serial: hw.Serial, UUID: hw.UUID, Disks: hw.Disks,
-	})
+	p, err := in.permit(ctx, w, intent.ActInstall, hw)
 	if err != nil {
 		return nil, none, err
 	}
-	if err := in.verifier.Verify(intent.PayloadPermission, &env.Envelope); err != nil {
-		return nil, none, fmt.Errorf("%w: %w", ErrPermission, err)
-	}
-	var p intent.Permission
-	if err := decodeStrict(env.Envelope.Payload, &p); err != nil {
-		return nil, none, fmt.Errorf("%w: %w", ErrPermission, err)
-	}
-	if in.used[p.ID] {
-		return nil, none, fmt.Errorf("%w: %s was used before", ErrPermission, p.ID)
-	}
-	disk, err := CheckPermission(&p, w, hw)
+	disk, err := CheckPermission(p, w, hw)
 	if err != nil {
 		return nil, none, err
 	}
 	in.used[p.ID] = true
 	in.say(slog.LevelInfo, "permission granted", "id", p.ID, "disk", disk.Name, "serial", disk.Serial)
-	return &p, disk, nil
+	return p, disk, nil
+}
+
+// permit asks for a permission and verifies its signature, and that it is new. Errors: ErrStale, ErrPermission.
+func (in *Installer) permit(ctx context.Context, w Work, act intent.Act, hw *inventory.Report) (*intent.Permission, error) {
+	env, err := in.Client.Permit(ctx, PermissionRequest{
+		Task: w.Task, Act: act, Generation: w.Generation, Epoch: w.Epoch,
+		Serial: hw.Serial, UUID: hw.UUID, Disks: hw.Disks,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := in.verifier.Verify(intent.PayloadPermission, &env.Envelope); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	var p intent.Permission
+	if err := decodeStrict(env.Envelope.Payload, &p); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPermission, err)
+	}
+	if in.used[p.ID] {
+		return nil, fmt.Errorf("%w: %s was used before", ErrPermission, p.ID)
+	}
+	return &p, nil
 }
 
 // say logs to the console and keeps the line for the site.

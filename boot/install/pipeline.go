@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skerry-metal/skerry/mesh/chunk"
+	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
 // supervise runs the pipeline with a reporter beside it, which stops it at the site's word.
@@ -38,7 +39,11 @@ func (in *Installer) supervise(ctx context.Context) error {
 
 // report sends progress and obeys the answer.
 func (in *Installer) report(ctx context.Context, stop func(error)) {
-	p := in.job.progress(in.job.work.Task)
+	in.obey(ctx, in.job.progress(in.job.work.Task), in.job.work.Epoch, stop)
+}
+
+// obey reports p, of work under epoch, and stops it at the site's word.
+func (in *Installer) obey(ctx context.Context, p Progress, epoch intent.Epoch, stop func(error)) {
 	in.Log.Info("progress", "phase", p.Phase, "mib", p.Bytes>>20, "of", p.Total>>20, "bottleneck", p.Bottleneck)
 	ctl, err := in.Client.Report(ctx, p)
 	switch {
@@ -48,7 +53,7 @@ func (in *Installer) report(ctx context.Context, stop func(error)) {
 		in.Log.Warn("cannot report progress", "err", err)
 	case ctl.Abort:
 		stop(fmt.Errorf("%w: %s", ErrAborted, ctl.Reason))
-	case ctl.Epoch.Compare(in.job.work.Epoch) > 0:
+	case ctl.Epoch.Compare(epoch) > 0:
 		stop(errEpoch)
 	}
 	in.flushLog(ctx)

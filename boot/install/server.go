@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 const (
@@ -37,6 +38,9 @@ type Site interface {
 	Permit(ctx context.Context, session string, r PermissionRequest) (PermissionEnvelope, error)
 	Progress(ctx context.Context, session string, p Progress) (Control, error)
 	Log(ctx context.Context, session string, lines []LogLine) error
+	// Receipt takes the proof of an erasure, checks every field, signs a receipt and returns its place; ErrStale when a field is not as
+	// permitted. It may be called twice for one task.
+	Receipt(ctx context.Context, session string, p erasure.Proof) (ReceiptPlace, error)
 	// Done may be called twice for one task.
 	Done(ctx context.Context, session string, d Done) error
 }
@@ -67,6 +71,9 @@ func NewHandler(site Site) *Handler {
 			return nil, fmt.Errorf("cannot take %d log lines: %w", len(v), ErrBadRequest)
 		}
 		return nil, site.Log(ctx, s, v)
+	})
+	route(h, "POST /install/v1/receipt", func(ctx context.Context, s string, v erasure.Proof) (any, error) {
+		return site.Receipt(ctx, s, v)
 	})
 	route(h, "POST /install/v1/done", func(ctx context.Context, s string, v Done) (any, error) {
 		return nil, site.Done(ctx, s, v)

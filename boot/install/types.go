@@ -22,6 +22,7 @@ var (
 	ErrDisk        = errors.New("disk refused")                     // installer side, see DiskError
 	ErrImage       = errors.New("image refused")                    // installer side
 	ErrSources     = errors.New("no source gives verified content") // installer side
+	ErrErase       = errors.New("a disk was not erased")            // installer side
 )
 
 // Hello opens a session. Strings are as SMBIOS has them; MACs lower case.
@@ -62,12 +63,13 @@ const (
 	WorkWait    WorkKind = "wait"    // nothing now: ask again
 	WorkInspect WorkKind = "inspect" // send the inventory again
 	WorkInstall WorkKind = "install"
+	WorkErase   WorkKind = "erase"
 	WorkReboot  WorkKind = "reboot"
 	WorkOff     WorkKind = "off"
 	WorkHalt    WorkKind = "halt" // stay, do nothing more: a person looks
 )
 
-// Work is one order. Install is set for WorkInstall only.
+// Work is one order. Install is set for WorkInstall only, Erase for WorkErase.
 type Work struct {
 	Kind       WorkKind     `json:"kind"`
 	Task       string       `json:"task,omitempty"`
@@ -75,6 +77,7 @@ type Work struct {
 	Epoch      intent.Epoch `json:"epoch"`
 	Reason     string       `json:"reason,omitempty"` // for the console
 	Install    *InstallWork `json:"install,omitempty"`
+	Erase      *EraseWork   `json:"erase,omitempty"`
 }
 
 // InstallWork is what to write where.
@@ -172,7 +175,7 @@ type Done struct {
 	Blames     []Blame           `json:"blames,omitempty"`
 }
 
-// Code gives a failure the name that events bear: permission, disk, image, sources, aborted, stale, write.
+// Code gives a failure the name that events bear: permission, disk, image, sources, aborted, stale, erase, write.
 func Code(err error) string {
 	for _, c := range []struct {
 		err  error
@@ -184,6 +187,7 @@ func Code(err error) string {
 		{ErrSources, "sources"},
 		{ErrAborted, "aborted"},
 		{ErrStale, "stale"},
+		{ErrErase, "erase"},
 	} {
 		if errors.Is(err, c.err) {
 			return c.name

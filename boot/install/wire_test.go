@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +39,9 @@ type fakeSite struct {
 	WorkFunc   func() (Work, error)
 	PermitFunc func(PermissionRequest) (PermissionEnvelope, error)
 	ControlFn  func(Progress) (Control, error)
+
+	ReceiptFunc func(erasure.Proof) (ReceiptPlace, error)
+	proofs      []erasure.Proof
 }
 
 func (s *fakeSite) note(what string) {
@@ -77,6 +81,17 @@ func (s *fakeSite) Progress(_ context.Context, _ string, p Progress) (Control, e
 }
 
 func (s *fakeSite) Log(context.Context, string, []LogLine) error { return nil }
+
+func (s *fakeSite) Receipt(_ context.Context, _ string, p erasure.Proof) (ReceiptPlace, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, "receipt")
+	s.proofs = append(s.proofs, p)
+	if s.ReceiptFunc != nil {
+		return s.ReceiptFunc(p)
+	}
+	return ReceiptPlace{Agent: "a1", Seq: 1}, nil
+}
 
 func (s *fakeSite) Done(_ context.Context, _ string, d Done) error {
 	s.mu.Lock()

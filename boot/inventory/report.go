@@ -86,6 +86,11 @@ func (d Disk) ID() intent.DiskID {
 	return intent.DiskID{WWN: d.WWN, Serial: d.Serial, SizeBytes: d.SizeBytes}
 }
 
+// Fixed tells whether the disk belongs to the machine: it can be written, and is no medium that is plugged in or of the network.
+func (d Disk) Fixed() bool {
+	return !d.Removable && !d.ReadOnly && d.Transport != "usb" && d.Transport != "iscsi"
+}
+
 // NIC is one physical network card.
 type NIC struct {
 	Name    string `json:"name"`

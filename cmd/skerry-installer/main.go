@@ -16,7 +16,9 @@ import (
 	"github.com/skerry-metal/skerry/boot/inventory"
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 	"github.com/skerry-metal/skerry/pki/document"
+	"github.com/skerry-metal/skerry/storage/erase"
 	"github.com/skerry-metal/skerry/storage/image"
 )
 
@@ -92,7 +94,7 @@ func run(ctx context.Context, log *slog.Logger) (install.WorkKind, error) {
 		return "", err
 	}
 	collector := &inventory.Collector{}
-	in := &install.Installer{Client: client, Version: version, Collect: collector.Collect, Open: openDisk, Verifier: verifier, Log: log}
+	in := &install.Installer{Client: client, Version: version, Collect: collector.Collect, Open: openDisk, Erase: eraseDisk, Verifier: verifier, Log: log}
 	return in.Run(ctx)
 }
 
@@ -134,6 +136,14 @@ func openDisk(d inventory.Disk, m *chunk.Manifest) (install.ImageWriter, error) 
 		return nil, classify(err)
 	}
 	return &disk{w, dev}, nil
+}
+
+func eraseDisk(d inventory.Disk, want erasure.Level) (install.Eraser, error) {
+	dev, err := erase.Open("/dev/" + d.Name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", install.ErrDisk, err)
+	}
+	return erase.New(dev, erase.Disk{DiskID: d.ID(), Vendor: d.Vendor, Model: d.Model, Firmware: d.Firmware, Media: d.Media}, want), nil
 }
 
 func classify(err error) error {

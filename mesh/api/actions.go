@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
 )
 
@@ -104,7 +105,18 @@ func (a *API) siteActions() {
 			}
 			return nil, ErrElsewhere
 		})
-	a.reasoned("clear", "clear-machine", "Take a broken or quarantined machine back into service", a.b.Clear)
+	type receipts struct {
+		Site    string `path:"site" maxLength:"63"`
+		Machine string `query:"machine" maxLength:"63" doc:"only this machine's"`
+	}
+	register(a, a.op(http.MethodGet, "/v1/sites/{site}/receipts", "list-receipts", "Signed receipts of erased machines, with the rosters that prove their signers", "Machine"),
+		func(in *receipts) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}
+		},
+		func(ctx context.Context, in *receipts) (*erasure.List, error) {
+			return a.b.Receipts(ctx, in.Site, in.Machine)
+		})
+	a.reasoned("clear", "clear-machine", "Take a machine that is broken, quarantined or held back into service", a.b.Clear)
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)
 	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
 	huma.Register(a.huma, release, func(ctx context.Context, in *machineInput) (*struct{}, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api/sites"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 // Version is the version of the API in the OpenAPI document.
@@ -74,6 +75,8 @@ type Backend interface {
 	Audit(ctx context.Context, site string, fn func(AuditLine) error) error
 	// Note keeps a record of what changed nothing: a refusal, which is bounded in time, or the use of an emergency key.
 	Note(ctx context.Context, r intent.AuditRecord) error
+	// Receipts lists what was signed for erased machines of a site; machine "" asks for all.
+	Receipts(ctx context.Context, site, machine string) (*erasure.List, error)
 	// IntentFeed calls fn for the signed envelopes of the site's chain from seq on, in order.
 	IntentFeed(ctx context.Context, site string, from uint64, fn func(*intent.Envelope) error) error
 }

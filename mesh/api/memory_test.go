@@ -23,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 // memory is a Backend that keeps everything in a catalog: what the API does beside its backend is seen plainly.
@@ -186,6 +187,10 @@ func (m *memory) Top(_ context.Context, site string, q telemetry.TopQuery) (*tel
 		}
 	}
 	return f, m.call("top %s by %s", site, q.By)
+}
+
+func (m *memory) Receipts(_ context.Context, site, _ string) (*erasure.List, error) {
+	return &erasure.List{Site: site, Receipts: []*intent.Envelope{}, Rosters: []*intent.Envelope{}}, nil
 }
 
 func (m *memory) Explain(_ context.Context, site, machine string) (*Explanation, error) {

@@ -33,6 +33,7 @@ func routeTable() map[string]route {
 		"settle-proposal":  {body: `{"decision":"adopt","reason":"seen"}`}, // who may write the object: TestSettleIsTheWriters
 		"site-status":      {roles: "operator security auditor"},
 		"explain-machine":  {roles: "operator security auditor"},
+		"list-receipts":    {roles: "operator security auditor"},
 		"power-machine":    {roles: "operator", body: `{"action":"on"}`},
 		"asset-action":     {roles: "operator", body: `{"action":"verify"}`},
 		"clear-machine":    {roles: "operator", body: `{"reason":"seen"}`},

@@ -29,6 +29,7 @@ const (
 	StateInstalling  MachineState = "installing"
 	StateRunning     MachineState = "running"
 	StateReleasing   MachineState = "releasing"
+	StateErasing     MachineState = "erasing"
 	StateQuarantined MachineState = "quarantined"
 	StateMaintenance MachineState = "maintenance"
 	StateBroken      MachineState = "broken"

@@ -1,6 +1,7 @@
 package intent
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -19,7 +20,8 @@ type SiteSpec struct {
 	BootSlots   int    `json:"bootSlots,omitempty"`  // machines that may load an installer at once, default 16
 	// Installer names the assets of class boot with which machines are inspected and installed; without it none is booted.
 	Installer *InstallerSpec `json:"installer,omitempty"`
-	WAN       *WANSpec       `json:"wan,omitempty"` // budget of the site's line
+	WAN       *WANSpec       `json:"wan,omitempty"`   // budget of the site's line
+	Erase     string         `json:"erase,omitempty"` // of released machines: required (purge, default), clear (overwriting is enough), none (held until cleared)
 	// Peers names the sites whose agents this one's reach: what those have of assets is taken from them before it is asked of the
 	// coordinator, and the gateways of both gossip. At most MaxPeers. It need not hold both ways.
 	Peers []string `json:"peers,omitempty"`
@@ -42,6 +44,7 @@ func (s *SiteSpec) validate(c *checker) {
 		c.duration("staleAfter", s.StaleAfter, MinStaleAfter, MaxStaleAfter)
 	}
 	c.count("bootSlots", s.BootSlots, 0, 4096)
+	c.oneOf("erase", cmp.Or(s.Erase, "required"), "required", "clear", "none")
 	if s.Installer != nil {
 		c.label("installer.kernel", s.Installer.Kernel)
 		c.label("installer.ramdisk", s.Installer.Ramdisk)
@@ -114,9 +117,7 @@ func (s *MachineSpec) validate(c *checker) {
 	if s.UUID != "" && !isUUID(s.UUID) {
 		c.add("uuid", fmt.Sprintf("%q is not a UUID", clip(s.UUID, 60)), "write it in lower case, like 4c4c4544-0042-3510-8051-b4c04f4d3132")
 	}
-	if s.Onboard != "" {
-		c.oneOf("onboard", s.Onboard, "as-is")
-	}
+	c.oneOf("onboard", cmp.Or(s.Onboard, "as-is"), "as-is")
 	if s.BMC != nil {
 		s.BMC.validate(c.below("bmc"))
 	}
@@ -258,9 +259,7 @@ func (s *SubnetPoolSpec) validate(c *checker) {
 		c.addr(fmt.Sprintf("relays[%d]", i), a)
 	}
 	c.text("domain", s.Domain, 253)
-	if s.DHCP != "" {
-		c.oneOf("dhcp", s.DHCP, "authoritative", "off")
-	}
+	c.oneOf("dhcp", cmp.Or(s.DHCP, "authoritative"), "authoritative", "off")
 	ranges := func(path string, r *AddrRange) {
 		if r == nil {
 			return
@@ -367,9 +366,7 @@ func (s *ImageSpec) validate(c *checker) {
 	if s.DefaultUser != "" && !IsLabel(s.DefaultUser) {
 		c.add("defaultUser", fmt.Sprintf("%q is not a user name", clip(s.DefaultUser, 40)), "use a-z, 0-9 and -")
 	}
-	if s.Verify != "" {
-		c.oneOf("verify", s.Verify, "full", "sample")
-	}
+	c.oneOf("verify", cmp.Or(s.Verify, "full"), "full", "sample")
 }
 
 // SecretSpec holds values that only the readers' agents ever see: Data is written, sealed and never returned.

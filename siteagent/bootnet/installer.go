@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
@@ -34,10 +35,11 @@ type installers struct {
 	bootKeys func() ([]seal.Secret, error)
 	control  *reconcile.Controller
 	// forward asks the agent that owns the machine for the permission.
-	forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
-	owners  func(id string) []string
-	fresh   func(ctx context.Context, b reconcile.Binding) (string, error)
-	log     *slog.Logger
+	forward  func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
+	owners   func(id string) []string
+	receipts *receipts.Desk
+	fresh    func(ctx context.Context, b reconcile.Binding) (string, error)
+	log      *slog.Logger
 
 	mu     sync.Mutex           // guards what follows
 	noted  map[string]time.Time // machine -> last progress record
@@ -195,7 +197,7 @@ func factsOf(r *inventory.Report, now time.Time) reconcile.Facts {
 		f.MACs = append(f.MACs, n.MAC)
 	}
 	for _, d := range r.Disks {
-		if d.Removable || d.ReadOnly || d.Transport == "usb" || d.Transport == "iscsi" {
+		if !d.Fixed() {
 			continue
 		}
 		f.Disks = append(f.Disks, reconcile.DiskFacts{DiskID: d.ID(), Media: d.Media, Model: d.Model})
@@ -245,6 +247,8 @@ func (i *installers) order(ctx context.Context, v reconcile.MachineView, s recon
 			return install.Work{Kind: install.WorkWait, Reason: err.Error()}, nil
 		}
 		w.Task, w.Install = v.TaskID(), iw
+	case reconcile.OrderErase:
+		w.Task, w.Erase = v.TaskID(), eraseWork(v)
 	case reconcile.OrderReboot, reconcile.OrderOff:
 		phase := map[reconcile.Order]string{reconcile.OrderReboot: reconcile.ProgressBoot, reconcile.OrderOff: reconcile.ProgressOff}[order]
 		err := i.w.Journal.Append(context.WithoutCancel(ctx), claim.Local,
@@ -371,7 +375,8 @@ func (i *installers) Progress(ctx context.Context, session string, p install.Pro
 	if e, err := intent.ParseEpoch(v.Status.Epoch); err == nil {
 		c.Epoch = e
 	}
-	if !ok || v.Status.State == intent.StateQuarantined || (v.Binding != nil && v.Binding.Released) {
+	taken := v.Binding != nil && v.Binding.Released && v.Status.State != intent.StateErasing
+	if !ok || v.Status.State == intent.StateQuarantined || taken {
 		c.Abort, c.Reason = true, "the machine was taken back"
 	}
 	return c, nil
@@ -409,11 +414,14 @@ func (i *installers) Done(ctx context.Context, session string, d install.Done) e
 		return nil // told twice
 	}
 	rec := reconcile.Done{Session: s.ID, Task: d.Task, Generation: d.Generation, OK: d.OK, Reason: strings.TrimSpace(d.Code + ": " + d.Error), Facts: doneFacts(d)}
-	kind, msg := "image.written", fmt.Sprintf("%d MiB written and read back", d.Bytes>>20)
-	if !d.OK {
-		kind, msg = "image.failed", rec.Reason
+	kind, msg, step := "image.written", fmt.Sprintf("%d MiB written and read back", d.Bytes>>20), "write"
+	if strings.HasPrefix(d.Task, "erase/") { // only a receipt ends it well
+		rec.OK, d.OK, step = false, false, "erase"
 	}
-	task := reconcile.TaskRecord{Task: d.Task, Device: "machine/" + s.Machine, Step: "write", Class: "destructive", State: "done", Result: msg}
+	if !d.OK {
+		kind, msg = map[string]string{"write": "image.failed", "erase": "erase.refused"}[step], rec.Reason
+	}
+	task := reconcile.TaskRecord{Task: d.Task, Device: "machine/" + s.Machine, Step: step, Class: "destructive", State: "done", Result: msg}
 	if !d.OK {
 		task.State = "failed"
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
+	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
@@ -99,7 +100,8 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 		Recovering: func() bool { return false }, Log: log, Fit: func() error { return b.unfit },
 	})
 	s := New(Config{
-		Site: b.site, Self: id, Domain: "edge.example", Sign: func() ed25519.PrivateKey { return author.Writer }, Control: control, Log: log,
+		Receipts: &receipts.Desk{Site: b.site, Self: id, Sign: func() ed25519.PrivateKey { return author.Writer }},
+		Site:     b.site, Self: id, Domain: "edge.example", Sign: func() ed25519.PrivateKey { return author.Writer }, Control: control, Log: log,
 		BootKeys: func() ([]seal.Secret, error) { return b.keys, nil },
 		Owners:   func(string) []string { return []string{id} },
 		Fresh: func(context.Context, reconcile.Binding) (string, error) {

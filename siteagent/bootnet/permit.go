@@ -41,8 +41,8 @@ func (i *installers) Permit(ctx context.Context, session string, r install.Permi
 func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.PermissionRequest) (install.PermissionEnvelope, error) {
 	var none install.PermissionEnvelope
 	v, ok := i.control.View(s.Machine)
-	if !ok || v.Binding == nil || v.Binding.Released || v.Accepted == nil || v.Status.State != intent.StateInstalling ||
-		v.Status.Phase != reconcile.PhaseWrite || r.Act != intent.ActInstall || r.Task != v.TaskID() || r.Generation != v.Binding.Generation {
+	b := v.Writes()
+	if !ok || b == nil || v.Accepted == nil || !due(v, r.Act, b.Released) || r.Task != v.TaskID() || r.Generation != b.Generation {
 		return none, i.refuse(ctx, s.Machine, r, "the machine is not to be written now, or the work is of another attempt")
 	}
 	if why := differs(v.Accepted, r); why != "" {
@@ -54,7 +54,7 @@ func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.
 		}
 		return none, i.refuse(ctx, s.Machine, r, why)
 	}
-	fresh, err := i.fresh(ctx, *v.Binding)
+	fresh, err := i.fresh(ctx, *b)
 	if err != nil {
 		return none, i.wait(ctx, s.Machine, r, err)
 	}
@@ -63,7 +63,18 @@ func (i *installers) permit(ctx context.Context, s reconcile.Session, r install.
 		i.log.Warn("permission waits for the claim", "machine", s.Machine, "err", err)
 		return none, install.ErrBusy
 	}
-	return i.grant(ctx, v, s, r, terms{cl, fresh})
+	return i.grant(ctx, v, s, r, terms{claim: cl, fresh: fresh, binding: *b})
+}
+
+// due tells whether the act is what the machine is in the middle of, and may be done now.
+func due(v reconcile.MachineView, act intent.Act, released bool) bool {
+	switch act {
+	case intent.ActInstall:
+		return !released && v.Status.State == intent.StateInstalling && v.Status.Phase == reconcile.PhaseWrite
+	case intent.ActErase:
+		return released && v.Status.State == intent.StateErasing && v.Status.Phase == reconcile.PhaseErase && v.MayErase() == nil
+	}
+	return false
 }
 
 // differs compares the hardware as found with the accepted inventory; the permission is made of the latter alone.
@@ -75,6 +86,12 @@ func differs(a *reconcile.Facts, r install.PermissionRequest) string {
 		found := slices.ContainsFunc(r.Disks, func(x inventory.Disk) bool { return x.ID() == d.DiskID })
 		if !found {
 			return fmt.Sprintf("disk %s %s of the accepted inventory is not there", d.WWN, d.Serial)
+		}
+	}
+	for _, x := range r.Disks {
+		known := slices.ContainsFunc(a.Disks, func(d reconcile.DiskFacts) bool { return x.ID() == d.DiskID })
+		if r.Act == intent.ActErase && x.Fixed() && !known { // what an instance wrote there would stay
+			return fmt.Sprintf("disk %s %s is there and not in the accepted inventory", x.WWN, x.Serial)
 		}
 	}
 	return ""
@@ -106,8 +123,9 @@ func (i *installers) wait(ctx context.Context, machine string, r install.Permiss
 
 // terms are what a permission is given under: the claim, and by what the act is fresh.
 type terms struct {
-	claim intent.Claim
-	fresh string
+	claim   intent.Claim
+	fresh   string
+	binding reconcile.Binding
 }
 
 // grant signs one permission per task, session and claim epoch: a repeated request gets the same one; an installer that goes
@@ -128,16 +146,22 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 	}
 	p := intent.Permission{
 		Site: i.w.ID(), Agent: i.self, Seq: prev.Seq + 1, Time: time.Now().UTC(), ID: id, Act: r.Act, Machine: v.Name,
-		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: v.Binding.Generation, Claim: cl.Epoch, Cause: v.Binding.Cause, Fresh: by.fresh,
+		UUID: v.Accepted.UUID, Serial: v.Accepted.Serial, Generation: by.binding.Generation, Claim: cl.Epoch, Cause: by.binding.Cause, Fresh: by.fresh,
 	}
 	if had {
 		p.Prev = old.Digest().String()
 	}
-	work, err := i.installWork(v)
-	if err != nil {
-		return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+	step, what := "erase", fmt.Sprintf("erase %d disks", len(v.Accepted.Disks))
+	if p.Act == intent.ActErase {
+		p.Disks = eraseWork(v).Disks
+	} else {
+		work, err := i.installWork(v)
+		if err != nil {
+			return install.PermissionEnvelope{}, fmt.Errorf("%w: %w", install.ErrBusy, err)
+		}
+		p.Disks = []intent.DiskID{work.Disk} // the only disk that may be written
+		step, what = "write", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial)
 	}
-	p.Disks = []intent.DiskID{work.Disk} // the only disk that may be written
 	payload, err := json.Marshal(p)
 	if err != nil {
 		return install.PermissionEnvelope{}, fmt.Errorf("cannot encode permission: %w", err)
@@ -146,11 +170,11 @@ func (i *installers) grant(ctx context.Context, v reconcile.MachineView, s recon
 	if err != nil {
 		return install.PermissionEnvelope{}, err
 	}
-	rec := reconcile.TaskRecord{Task: r.Task, Device: "machine/" + v.Name, Step: "write", Class: "destructive", State: "started", Epoch: cl.Epoch}
+	rec := reconcile.TaskRecord{Task: r.Task, Device: "machine/" + v.Name, Step: step, Class: "destructive", State: "started", Epoch: cl.Epoch}
 	err = i.w.Journal.Append(ctx, claim.Replicated,
 		claim.Draft{Kind: reconcile.KindTask, Key: r.Task, Epoch: cl.Epoch, Body: rec},
 		claim.Draft{Kind: reconcile.KindPermission, Key: v.Name, Epoch: cl.Epoch, Body: env},
-		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", fmt.Sprintf("write %s on disk %s%s", v.Binding.Image, work.Disk.WWN, work.Disk.Serial), map[string]string{
+		reconcile.Event(v.Name, r.Task, cl.Epoch, "permit.granted", what, map[string]string{
 			"permission": id, "serial": p.Serial, "generation": fmt.Sprint(p.Generation), "cause": p.Cause, "fresh": p.Fresh, "digest": env.Digest().Short(),
 		}))
 	if err != nil {

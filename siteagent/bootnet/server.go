@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
+	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
@@ -45,7 +46,9 @@ type Config struct {
 	Forward func(ctx context.Context, owner, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	Blobs   *blob.Store
 	Relay   Relay
-	Log     *slog.Logger
+	// Receipts signs for erased disks.
+	Receipts *receipts.Desk
+	Log      *slog.Logger
 }
 
 // Server is the agent's side of the boot network.
@@ -60,7 +63,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	inst := &installers{
 		w: cfg.Site, self: cfg.Self, domain: cfg.Domain, sign: cfg.Sign, bootKeys: cfg.BootKeys, control: cfg.Control, forward: cfg.Forward,
-		owners: cfg.Owners, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
+		owners: cfg.Owners, receipts: cfg.Receipts, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
 	}
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
 		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: make(chan claim.Draft, maxPending),

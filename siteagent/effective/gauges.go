@@ -12,7 +12,7 @@ import (
 func (w *Site) Gauges(set *metrics.Set) {
 	for _, st := range []intent.MachineState{
 		intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling,
-		intent.StateRunning, intent.StateReleasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
+		intent.StateRunning, intent.StateReleasing, intent.StateErasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
 	} {
 		set.NewGauge(fmt.Sprintf("skerry_machines{state=%q}", st), func() float64 {
 			n := 0

@@ -1,6 +1,7 @@
 package effective
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -154,11 +155,17 @@ const defaultBootSlots = 16
 
 // Around is what the planners see beside intent and journal.
 func (w *Site) Around() reconcile.Surroundings {
-	slots := defaultBootSlots
-	if s := w.Spec(); s != nil && s.BootSlots > 0 {
-		slots = s.BootSlots
+	slots, erase := defaultBootSlots, ""
+	if s := w.Spec(); s != nil {
+		slots, erase = cmp.Or(s.BootSlots, slots), s.Erase
 	}
-	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots}
+	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots, Erase: erase, Acked: w.acked}
+}
+
+// acked tells whether the coordinator took an override over, or had what it said already.
+func (w *Site) acked(id string) bool {
+	a, ok := w.Now().State.Acks[id]
+	return ok && a.Decision != "discard"
 }
 
 // Spec returns the site's object, or nil.

@@ -25,8 +25,7 @@ import (
 
 // The journal's kinds.
 const (
-	kindBeacon   = "beacon"   // key: the agent that asked; body: held
-	kindApproval = "approval" // key: machine; body: Approval
+	kindBeacon = "beacon" // key: the agent that asked; body: held
 )
 
 // The ways in which an act is fresh, as a permission says them.
@@ -51,7 +50,7 @@ type Config struct {
 	Floor      *trust.Floor
 	// Post sends a body to the coordinator and returns status and answer. Errors: at once when there is no session.
 	Post func(ctx context.Context, path string, body []byte) (int, string, error)
-	// Binding returns whose a machine is; nil: nobody's, or released. ok is false for a machine that is not known.
+	// Binding returns what a permission for a machine is about: whose it is, or the released one after which it is to be erased; nil: none. ok is false for a machine that is not known.
 	Binding func(machine string) (b *reconcile.Binding, ok bool)
 	Audit   *auditlog.Log
 	Log     *slog.Logger
@@ -73,16 +72,6 @@ type held struct {
 	Life   string           `json:"life"` // of the process that asked
 	Nonce  string           `json:"nonce"`
 	Beacon *intent.Envelope `json:"beacon"`
-}
-
-// Approval is an operator's word, given with a registered key, that one allocation of a machine may be written.
-type Approval struct {
-	Machine    string    `json:"machine"`
-	Generation uint64    `json:"generation"` // of the allocation; the next one needs another
-	User       string    `json:"user"`
-	Via        string    `json:"via"` // key:…
-	Reason     string    `json:"reason"`
-	Time       time.Time `json:"time"`
 }
 
 // New returns a keeper over the journal's newest beacon.
@@ -183,7 +172,7 @@ func (k *Keeper) Fresh(ctx context.Context, b reconcile.Binding) (string, error)
 
 // Decide is Fresh by what is known now.
 func (k *Keeper) Decide(b reconcile.Binding) (string, error) {
-	if a, ok := claim.Load[Approval](k.Journal, kindApproval, b.Machine); ok && a.Generation == b.Generation {
+	if a, ok := claim.Load[reconcile.Approval](k.Journal, reconcile.KindApproval, b.Machine); ok && a.Generation == b.Generation && a.Erase == b.Released {
 		return ByOperator, nil
 	}
 	if err := k.level(b.Machine); err != nil {
@@ -278,14 +267,14 @@ func (k *Keeper) Approve(ctx context.Context, by api.Caller, site, machine, reas
 		return api.ErrNotFound
 	}
 	if b == nil {
-		return api.Refuse(machine + " belongs to no instance: there is nothing to approve")
+		return api.Refuse(machine + " belongs to no instance and is not to be erased: there is nothing to approve")
 	}
 	if !strings.HasPrefix(by.Via, "key:") {
 		return api.Refuse("a token is not enough to approve a dangerous act: use a context with --key, of a key that stands on your user")
 	}
-	a := Approval{Machine: machine, Generation: b.Generation, User: by.User, Via: by.Via, Reason: reason, Time: time.Now().UTC()}
+	a := reconcile.Approval{Machine: machine, Generation: b.Generation, Erase: b.Released, User: by.User, Via: by.Via, Reason: reason, Time: time.Now().UTC()}
 	err := k.Journal.Append(ctx, claim.Replicated,
-		claim.Draft{Kind: kindApproval, Key: machine, Body: a}, k.Audit.Draft(by.Audit("approve", "Machine "+site+"/"+machine, reason)),
+		claim.Draft{Kind: reconcile.KindApproval, Key: machine, Body: a}, k.Audit.Draft(by.Audit("approve", "Machine "+site+"/"+machine, reason)),
 		reconcile.Event(machine, "", intent.Epoch{}, "permit.approved", "approved by "+by.User+": "+reason, map[string]string{"via": by.Via, "generation": fmt.Sprint(b.Generation)}))
 	if errors.Is(err, claim.ErrWaitingPeer) {
 		return nil // it is on disk here, and goes to the peer when that answers

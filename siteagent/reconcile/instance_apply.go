@@ -34,7 +34,7 @@ func (c *Controller) instanceView(want Want) InstanceView {
 	for _, m := range BuildViews(c.cfg.Journal, want.Catalog, c.cfg.Around()) {
 		free := m.Binding == nil || m.Binding.Released
 		if m.Status.State == intent.StateAvailable && free && m.Accepted != nil && !m.Spec.Maintenance {
-			v.Candidates = append(v.Candidates, Candidate{Name: m.Name, Type: m.Status.MachineType})
+			v.Candidates = append(v.Candidates, Candidate{Name: m.Name, Type: m.Status.MachineType, Generation: m.lastGeneration()})
 		}
 	}
 	return v
@@ -110,9 +110,13 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 		kind, msg = "instance.displaced", fmt.Sprintf("%s/%s/%d had %s, which instance %s has by a decision of another half of the site; it gets another machine",
 			b.Project, b.Array, b.Index, b.Machine, displaced(c.cfg.Journal)[b.Instance])
 	}
-	return c.cfg.Journal.Append(ctx, claim.Replicated,
+	var drafts []claim.Draft
+	if t.Release {
+		drafts = append(drafts, b.Ends(t.Cause)) // first: who hears of the binding's end knows what the machine owes
+	}
+	return c.cfg.Journal.Append(ctx, claim.Replicated, append(drafts,
 		claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: epoch, Body: b},
-		Event(b.Machine, id, epoch, kind, msg, map[string]string{"cause": b.Cause, "generation": fmt.Sprint(b.Generation)}))
+		Event(b.Machine, id, epoch, kind, msg, map[string]string{"cause": b.Cause, "generation": fmt.Sprint(b.Generation)}))...)
 }
 
 // taken says why the decision no longer fits the bindings as they are now, under the machine's claim.
@@ -127,7 +131,7 @@ func (t BindTask) taken(now map[string]Binding, displaced map[string]string) str
 		}
 		return ""
 	}
-	if have.Generation+1 != t.Binding.Generation || (have.Instance != "" && !have.Released) {
+	if have.Generation != t.Was || (have.Instance != "" && !have.Released) {
 		return "the instance was given a machine meanwhile"
 	}
 	for uid, b := range now {

@@ -18,6 +18,8 @@ func InstanceUID(arrayUID string, index int) string {
 type Candidate struct {
 	Name string
 	Type string
+	// Generation is the highest that an allocation of the machine ever had: tasks, permissions and phone-homes are told apart by it.
+	Generation uint64
 }
 
 // InstanceView is everything that decides who gets which machine.
@@ -36,6 +38,8 @@ type InstanceView struct {
 type BindTask struct {
 	Binding Binding
 	Release bool
+	Was     uint64 // generation of the instance's binding when this was planned
+	Cause   string // of a release
 }
 
 // PlanInstances returns the bindings to make and to release, in a fixed order. Bindings are sticky: a standing one is kept
@@ -64,7 +68,7 @@ func PlanInstances(v InstanceView) []BindTask {
 				continue
 			}
 			taken[m] = true
-			tasks = append(tasks, BindTask{Binding: v.bind(o, spec, i, m)})
+			tasks = append(tasks, BindTask{Binding: v.bind(o, spec, i, m), Was: v.Bindings[uid].Generation})
 		}
 	}
 	for _, uid := range slices.Sorted(maps.Keys(v.Bindings)) {
@@ -82,7 +86,7 @@ func PlanInstances(v InstanceView) []BindTask {
 		b.Displaced = v.Displaced[uid] != ""
 		if shrunk || (!seen[b.ArrayUID] && v.Deleted[b.ArrayUID]) || b.Displaced {
 			b.Released = true
-			tasks = append(tasks, BindTask{Binding: b, Release: true})
+			tasks = append(tasks, BindTask{Binding: b, Release: true, Cause: v.ended(b.ArrayUID)})
 		}
 	}
 	return tasks
@@ -92,7 +96,7 @@ func (v InstanceView) bind(o *intent.Object, spec *intent.InstanceArraySpec, i i
 	uid := InstanceUID(o.Metadata.UID, i)
 	b := Binding{
 		Instance: uid, Project: o.Metadata.Project, Array: o.Metadata.Name, ArrayUID: o.Metadata.UID, Index: i, Machine: machine,
-		Generation: v.Bindings[uid].Generation + 1, Image: spec.Image, Cause: v.Cause(o.Metadata.UID),
+		Generation: v.generation(uid, machine) + 1, Image: spec.Image, Cause: v.Cause(o.Metadata.UID),
 	}
 	if img, _, ok := intent.Lookup[*intent.ImageSpec](v.Catalog, intent.KindImage, "", spec.Image); ok {
 		if a, _, ok := intent.Lookup[*intent.AssetSpec](v.Catalog, intent.KindAsset, "", img.Asset); ok {
@@ -100,6 +104,25 @@ func (v InstanceView) bind(o *intent.Object, spec *intent.InstanceArraySpec, i i
 		}
 	}
 	return b
+}
+
+// ended says what released an instance of an array: the change that stands over the array, or the intent.
+func (v InstanceView) ended(arrayUID string) string {
+	if v.Cause == nil {
+		return ""
+	}
+	return v.Cause(arrayUID)
+}
+
+// generation returns the highest that the instance or the machine had.
+func (v InstanceView) generation(uid, machine string) uint64 {
+	n := v.Bindings[uid].Generation
+	for _, c := range v.Candidates {
+		if c.Name == machine {
+			n = max(n, c.Generation)
+		}
+	}
+	return n
 }
 
 // choose returns the machine for an instance: the first fitting one by name, so that small sites fill in the order in which

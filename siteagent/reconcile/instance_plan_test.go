@@ -46,7 +46,7 @@ func drawView(t *rapid.T) InstanceView {
 	}
 	v := siteView(rapid.Bool().Draw(t, "majority"), arrays...)
 	for i := range rapid.IntRange(0, 6).Draw(t, "machines") {
-		v.Candidates = append(v.Candidates, Candidate{fmt.Sprintf("m%d", i), rapid.SampledFrom([]string{"small", "big"}).Draw(t, "machine type")})
+		v.Candidates = append(v.Candidates, Candidate{Name: fmt.Sprintf("m%d", i), Type: rapid.SampledFrom([]string{"small", "big"}).Draw(t, "machine type")})
 	}
 	return v
 }
@@ -141,7 +141,7 @@ func checkRelease(t *rapid.T, v InstanceView, task BindTask) {
 }
 
 func TestPlanInstances(t *testing.T) {
-	three := []Candidate{{"m2", "small"}, {"m1", "small"}, {"m3", "big"}}
+	three := []Candidate{{Name: "m2", Type: "small"}, {Name: "m1", Type: "small"}, {Name: "m3", Type: "big"}}
 	t.Run("fills by name", func(t *testing.T) {
 		v := siteView(true, array("web", "small", 3))
 		v.Candidates = three
@@ -187,7 +187,7 @@ func TestTaken(t *testing.T) {
 		for _, x := range now {
 			m[x.Instance] = x
 		}
-		if got := (BindTask{b, release}).taken(m, nil); (got != "") != want {
+		if got := (BindTask{Binding: b, Release: release, Was: b.Generation - 1}).taken(m, nil); (got != "") != want {
 			t.Errorf("%s: taken = %q, want taken %v", name, got, want)
 		}
 	}
@@ -213,7 +213,7 @@ func TestTaken(t *testing.T) {
 func TestShrunkIsNotBehind(t *testing.T) {
 	v := siteView(true, array("web", "small", 3))
 	for _, m := range []string{"m1", "m2", "m3"} {
-		v.Candidates = append(v.Candidates, Candidate{m, "small"})
+		v.Candidates = append(v.Candidates, Candidate{Name: m, Type: "small"})
 	}
 	v.Cause = func(string) string { return "intent 1.9" }
 	v = carry(v, PlanInstances(v))

@@ -282,7 +282,7 @@ func (c *Controller) acted(v MachineView, step Step, task string) bool {
 // resting states hold no claim: the natural owner may take the machine back.
 func resting(s intent.MachineStatus) bool {
 	switch s.State {
-	case intent.StateInstalling, intent.StateAllocated:
+	case intent.StateInstalling, intent.StateAllocated, intent.StateErasing:
 		return false
 	case intent.StateExpected, intent.StateDiscovered:
 		return s.Phase == ""
@@ -432,7 +432,7 @@ func (c *Controller) Permitted(ctx context.Context, v MachineView) (intent.Claim
 	return cl, c.cfg.Claims.Confirm(ctx, cl, fence)
 }
 
-// Clear takes a broken or quarantined machine back into service, under the claim: it is inspected again, and installed again
+// Clear takes a machine that is broken, quarantined or held back into service, under the claim: it is inspected again, and installed again
 // if it belongs to an instance. more is journaled with it.
 func (c *Controller) Clear(ctx context.Context, v MachineView, why string, more ...claim.Draft) error {
 	_, fence, err := c.device(ctx, v)
@@ -451,6 +451,11 @@ func (c *Controller) Clear(ctx context.Context, v MachineView, why string, more 
 		{Kind: KindEvidence, Key: v.Name, Body: Evidence{What: "settled: " + why, Time: v.Now}},
 		{Kind: KindSession, Key: v.Name, Body: Session{Machine: v.Name, Nonce: "cleared", Agent: c.cfg.Self, Since: v.Now}},
 		Event(v.Name, "", cl.Epoch, "machine.cleared", why, map[string]string{"was": string(v.Status.State), "reason": v.Status.Reason}),
+	}
+	if v.owes() {
+		r := *v.Release
+		r.Generation++ // as below
+		drafts = append(drafts, claim.Draft{Kind: KindRelease, Key: v.Name, Epoch: cl.Epoch, Body: r})
 	}
 	if v.Binding != nil && !v.Binding.Released {
 		b := *v.Binding

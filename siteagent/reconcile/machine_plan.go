@@ -39,6 +39,11 @@ type MachineView struct {
 	Binding   *Binding
 	Successor string // machine that its instance has by a later decision; "" = none
 	Window    *Window
+	Release   *Release  // the last one
+	Erased    *Erased   // the last one
+	Approval  *Approval // the last one
+	Policy    string    // Site.spec.erase
+	Acked     bool      // the coordinator settled the override that released it
 	Session   *Session
 	LastWord  time.Time // of the session's installer
 	Closed    bool      // the installer was told to reboot or power off
@@ -53,6 +58,7 @@ type MachineView struct {
 	Now     time.Time
 	Entered time.Time // into the state and phase
 	Opened  time.Time // of the window
+	Freed   time.Time // when the release was learnt of
 	Newer   bool      // the inventory is newer than the session, or there is none of the two
 	Pressed bool      // the window is newer than the status
 }
@@ -135,7 +141,9 @@ func PlanMachine(v MachineView) Step {
 	case intent.StateRunning:
 		return v.running()
 	case intent.StateReleasing:
-		return idle() // held: a machine leaves a project only with proof of erasure
+		return v.releasing()
+	case intent.StateErasing:
+		return v.erasing()
 	case intent.StateBroken:
 		return v.broken()
 	default:
@@ -152,7 +160,7 @@ func (v MachineView) accused() bool {
 // state whatever is said with the token of its past boot: anybody on the boot network may have read that.
 func mayLoad(s intent.MachineState) bool {
 	switch s {
-	case intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling:
+	case intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling, intent.StateErasing:
 		return true
 	}
 	return false
@@ -172,7 +180,7 @@ func (v MachineView) live() bool {
 
 func (v MachineView) maintenance() Step {
 	if v.Spec.Maintenance {
-		if v.Status.State == intent.StateInstalling {
+		if v.Status.State == intent.StateInstalling || v.Status.State == intent.StateErasing {
 			return idle() // a step that writes ends first
 		}
 		st := v.enter(intent.StateMaintenance, string(v.Status.State), "spec.maintenance", "machine.maintenance", "held by an operator")
@@ -214,6 +222,9 @@ func (v MachineView) judge() Step {
 	name := MatchType(v.Types, f)
 	if name == "" {
 		return v.hold("no machine type fits: "+f.describe(), "no machine type fits")
+	}
+	if v.owes() {
+		return v.eraseAfterClear(name, f)
 	}
 	if f.Signed && v.Spec.Onboard != "as-is" {
 		return v.hold("a disk holds data; set spec.onboard: as-is to accept the machine as it is", "held: a disk bears a signature")
@@ -348,11 +359,19 @@ func (v MachineView) running() Step {
 	return idle()
 }
 
-func (v MachineView) release() Step { return v.off("released by its instance") }
+func (v MachineView) release() Step {
+	if v.owes() {
+		st := v.off("released by its instance")
+		st.Status.Phase, st.Status.Reason, st.Status.Attempts = PhaseOff, "powered off; its disks are to be erased", 0
+		st.Status.Generation = v.Release.Generation
+		return st
+	}
+	return v.off("released by its instance")
+}
 
 // off powers a machine off that belonged to an instance.
 func (v MachineView) off(why string) Step {
-	st := v.enter(intent.StateReleasing, "held", "powered off and held: it becomes available only with proof of erasure", "machine.releasing", why)
+	st := v.enter(intent.StateReleasing, "held", "powered off and held, not erased: `skerry machine clear "+v.Name+" --reason TEXT` takes it back into service", "machine.releasing", why)
 	st.Action = ActionOff
 	return st
 }
@@ -361,15 +380,22 @@ func (v MachineView) off(why string) Step {
 // another machine, this one is powered off and held, never erased (mesh.md section 7: a double binding after a heal). That a
 // binding is merely absent is not deletion (promise 4).
 func (v MachineView) unbound() Step {
+	if v.owes() {
+		return v.release() // the instance was given another machine since
+	}
 	if v.Successor == "" {
 		return idle()
 	}
 	return v.off(fmt.Sprintf("its instance %s has machine %s by a later decision", v.Status.Instance, v.Successor))
 }
 
-// TaskID names the installation that the machine is in: another attempt is another task, with another permission.
+// TaskID names the installation or erasure that the machine is in: another attempt is another task, with another permission.
 func (v MachineView) TaskID() string {
-	return fmt.Sprintf("install/%s/%d/%d", v.Name, v.Status.Generation, v.Status.Attempts)
+	verb := "install"
+	if v.Status.State == intent.StateErasing {
+		verb = "erase"
+	}
+	return fmt.Sprintf("%s/%s/%d/%d", verb, v.Name, v.Status.Generation, v.Status.Attempts)
 }
 
 // late gives up a phase that took too long, and tries again or calls the machine broken.
@@ -382,6 +408,9 @@ func (v MachineView) late(limit time.Duration, what string) Step {
 
 // failed ends an attempt. The next one begins from allocated or expected, under a new window and permission.
 func (v MachineView) failed(reason string) Step {
+	if v.Status.State == intent.StateErasing {
+		return v.eraseFailed(reason)
+	}
 	if v.Status.Attempts >= maxAttempts || v.Status.State == intent.StateInstalling && v.Status.Phase == PhaseWrite {
 		st := v.enter(intent.StateBroken, "", reason, "machine.broken", reason)
 		return st

@@ -20,6 +20,9 @@ const (
 	KindDone       = "done"       // machine: Done
 	KindPhoneHome  = "phonehome"  // machine: PhoneHome
 	KindTask       = "task"       // task id: TaskRecord
+	KindRelease    = "release"    // machine: Release, written together with the binding's end
+	KindErased     = "erased"     // machine: Erased, written together with the receipt
+	KindApproval   = "approval"   // machine: Approval
 )
 
 // Facts are what an inventory says about a machine, as far as planning needs it.
@@ -58,6 +61,39 @@ type Binding struct {
 	Cause      string        `json:"cause"`  // "intent 1.42" or "override ID"
 	Released   bool          `json:"released,omitempty"`
 	Displaced  bool          `json:"displaced,omitempty"` // released because another instance has the machine: it gets another one
+}
+
+// Release says that a machine was taken from an instance, and is not to be given to another one before its disks were erased. It is a
+// record of its own: the instance's binding may name another machine a moment later.
+type Release struct {
+	Instance   string    `json:"instance"`
+	Project    string    `json:"project"`
+	Generation uint64    `json:"generation"` // of the binding that ended
+	Cause      string    `json:"cause"`      // "intent 1.42", "override ID" or "operator NAME"
+	Displaced  bool      `json:"displaced,omitempty"`
+	Time       time.Time `json:"time"`
+}
+
+// Erased says that the machine's disks were erased after a release, and where the receipt is.
+type Erased struct {
+	Instance   string        `json:"instance"`
+	Generation uint64        `json:"generation"`
+	Task       string        `json:"task"`
+	Agent      string        `json:"agent"`
+	Seq        uint64        `json:"seq"`
+	Digest     intent.Digest `json:"digest"` // of the receipt's payload
+	Disks      int           `json:"disks"`
+}
+
+// Approval is an operator's word, given with a registered key, that one allocation of a machine may be written, or erased after it.
+type Approval struct {
+	Machine    string    `json:"machine"`
+	Generation uint64    `json:"generation"` // of the allocation; the next one needs another
+	Erase      bool      `json:"erase,omitempty"`
+	User       string    `json:"user"`
+	Via        string    `json:"via"` // key:…
+	Reason     string    `json:"reason"`
+	Time       time.Time `json:"time"`
 }
 
 // Window is a journaled power-on whose boot is awaited: only while it is open does a script with a token go out.

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -25,6 +26,10 @@ type Surroundings struct {
 	Heard func(machine string) time.Time
 	// Assets says why boot assets or the binding's image are not complete at the site; "" = they are. b is nil for inspection.
 	Assets func(b *Binding) string
+	// Acked tells whether the coordinator settled an override; nil: none is.
+	Acked func(id string) bool
+	// Erase is the site's policy, as intent.SiteSpec has it.
+	Erase string
 	// BootSlots is how many machines may load an installer at once.
 	BootSlots int
 }
@@ -57,7 +62,10 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 		if v.loading() {
 			busy++
 		}
-		v.Assets = s.Assets(v.Binding)
+		v.Policy = s.Erase
+		if v.Assets = s.Assets(v.Binding); v.owes() {
+			v.Assets = s.Assets(nil)
+		}
 		out = append(out, v)
 	}
 	for i := range out {
@@ -69,7 +77,7 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 // loading tells whether the machine occupies a boot slot: from its power-on to the end of its installation's first boot.
 func (v MachineView) loading() bool {
 	switch v.Status.State {
-	case intent.StateInstalling:
+	case intent.StateInstalling, intent.StateErasing:
 		return true
 	case intent.StateAllocated:
 		return v.live()
@@ -95,6 +103,12 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 		Accepted: load[Facts](j, KindAccepted, name), Inventory: load[Facts](j, KindInventory, name),
 		Window: load[Window](j, KindWindow, name), Session: load[Session](j, KindSession, name),
 		Evidence: load[Evidence](j, KindEvidence, name), Done: load[Done](j, KindDone, name), PhoneHome: load[PhoneHome](j, KindPhoneHome, name),
+		Release: load[Release](j, KindRelease, name), Erased: load[Erased](j, KindErased, name), Approval: load[Approval](j, KindApproval, name),
+	}
+	if v.Release != nil {
+		v.Freed = s.Learned("release/"+name, v.Release.Time)
+		id, local := strings.CutPrefix(v.Release.Cause, "override ")
+		v.Acked = !local || (s.Acked != nil && s.Acked(id))
 	}
 	if st := load[intent.MachineStatus](j, KindMachine, name); st != nil {
 		v.Status = *st

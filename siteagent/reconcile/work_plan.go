@@ -14,6 +14,7 @@ const (
 	OrderWait    Order = "wait"
 	OrderInspect Order = "inspect"
 	OrderInstall Order = "install"
+	OrderErase   Order = "erase"
 	OrderReboot  Order = "reboot"
 	OrderOff     Order = "off"
 	OrderHalt    Order = "halt"
@@ -40,6 +41,13 @@ func DecideWork(v MachineView, spare bool) (Order, string) {
 		}
 		if v.Status.Phase == PhaseWrite && v.Binding != nil && !v.Binding.Released && v.Accepted != nil {
 			return OrderInstall, ""
+		}
+	case intent.StateErasing:
+		switch {
+		case v.Done != nil && v.Done.Task == v.TaskID():
+			return OrderWait, v.Done.Reason
+		case v.Status.Phase == PhaseErase && v.owes() && v.Accepted != nil && v.MayErase() == nil:
+			return OrderErase, ""
 		}
 	case intent.StateAvailable:
 		if spare && (v.Binding == nil || v.Binding.Released) {

@@ -26,6 +26,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/inventory"
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 	"github.com/skerry-metal/skerry/test/sim/bmc"
@@ -55,6 +56,7 @@ type scenario struct {
 	userData  string
 	limit     time.Duration      // of the whole: ten times what a quiet machine takes
 	done      func(install.Done) // told of the end of the task; may be nil
+	disks     []vm.Disk          // empty: one virtual disk of diskBytes
 	files     string             // base URL of image and manifest; "" = the rack's server
 }
 
@@ -63,6 +65,7 @@ type site struct {
 	scenario
 	key      ed25519.PrivateKey
 	manifest *chunk.Manifest
+	as       install.Site // who answers; nil: the site itself
 
 	mu     sync.Mutex // guards what follows
 	hellos int
@@ -147,6 +150,10 @@ func (s *site) Log(_ context.Context, _ string, lines []install.LogLine) error {
 	defer s.mu.Unlock()
 	s.log = append(s.log, lines...)
 	return nil
+}
+
+func (s *site) Receipt(context.Context, string, erasure.Proof) (install.ReceiptPlace, error) {
+	return install.ReceiptPlace{}, install.ErrStale
 }
 
 func (s *site) Done(_ context.Context, _ string, d install.Done) error {
@@ -235,6 +242,13 @@ func installBareDisk(t testing.TB, sc scenario) (context.Context, *vm.Machine, *
 	return ctx, machine, rack
 }
 
+func (s *site) answers() install.Site {
+	if s.as != nil {
+		return s.as
+	}
+	return s
+}
+
 // open makes the rack's network with the install server and the image in it. It returns the namespace, the server's pin,
 // and what was posted to phone-home.
 func (s *site) open(t testing.TB, img []byte) (*netlab.Namespace, string, <-chan string) {
@@ -261,7 +275,7 @@ func (s *site) open(t testing.TB, img []byte) (*netlab.Namespace, string, <-chan
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve(t, tls.NewListener(api, &tls.Config{Certificates: []tls.Certificate{cert}}), install.NewHandler(s))
+	serve(t, tls.NewListener(api, &tls.Config{Certificates: []tls.Certificate{cert}}), install.NewHandler(s.answers()))
 	files, err := rack.Listen("tcp", serverIP+":7480")
 	if err != nil {
 		t.Fatal(err)
@@ -289,9 +303,12 @@ func newMachine(t testing.TB, sc scenario, rack *netlab.Namespace, pin string) (
 	ctx, cancel := context.WithTimeout(context.Background(), sc.limit)
 	dir := t.TempDir()
 	var controller *bmc.BMC
-	disk := vm.Disk{Path: filepath.Join(dir, "disk.img"), SizeBytes: sc.diskBytes, Serial: diskSerial}
+	disks := sc.disks
+	if disks == nil {
+		disks = []vm.Disk{{Path: filepath.Join(dir, "disk.img"), SizeBytes: sc.diskBytes, Serial: diskSerial}}
+	}
 	machine, err := vm.New(vm.Config{
-		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: sc.fw, MemoryMiB: sc.memoryMiB, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}}, Disks: []vm.Disk{disk},
+		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: sc.fw, MemoryMiB: sc.memoryMiB, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}}, Disks: disks,
 		Serial: machineSerial, UUID: machineUUID, Manufacturer: "ACME", Product: "R1",
 		Boot: func() vm.Device { return controller.NextBoot() }, OnEvent: func(e vm.Event) {
 			t.Logf("%s %s %s %s", e.Machine, e.Kind, e.Boot, e.Detail)

@@ -42,7 +42,7 @@ func (w *world) installer() {
 		_, err := c.Upload(w.Context(), name, "boot", strings.NewReader(name), int64(len(name)))
 		w.must(err)
 	}
-	_, err := c.Apply(w.Context(), rawDocs(`{"kind":"Site","metadata":{"name":"s1"},"spec":{"region":"eu","zone":"z","installer":{"kernel":"vmlinuz","ramdisk":"ramdisk"}}}`), false, "")
+	_, err := c.Apply(w.Context(), rawDocs(`{"kind":"Site","metadata":{"name":"s1"},"spec":{"region":"eu","zone":"z","erase":"none","installer":{"kernel":"vmlinuz","ramdisk":"ramdisk"}}}`), false, "")
 	w.must(err)
 	w.until("s1 is level", func() bool { return w.level("s1") })
 }

@@ -119,7 +119,7 @@ func (a *app) machineCmd() *cobra.Command {
 		},
 	}
 	release := &cobra.Command{
-		Use: "release NAME", Short: "Take a machine back from its instance: off, and held until it is erased", Args: args("NAME"),
+		Use: "release NAME", Short: "Take a machine back from its instance: off, erased, and available with a receipt", Args: args("NAME"),
 		RunE: func(c *cobra.Command, given []string) error {
 			cl, err := a.client()
 			if err != nil {
@@ -135,8 +135,8 @@ func (a *app) machineCmd() *cobra.Command {
 			return err
 		},
 	}
-	clearCmd := a.reasonedCmd("clear", "Take a broken or quarantined machine back into service",
-		"Take a broken or quarantined machine back into service, after the cause was settled: it is inspected again,\nand installed again, under a new permission, if it belongs to an instance.",
+	clearCmd := a.reasonedCmd("clear", "Take a machine that is broken, quarantined or held back into service",
+		"Take a machine that is broken, quarantined or held back into service, after the cause was settled: it is inspected again, and\ninstalled again, under a new permission, if it belongs to an instance; erased again, if it was released and has no receipt.",
 		"is cleared", (*client.Client).Clear)
 	approve := a.reasonedCmd("approve", "Let a machine be written though no coordinator was heard lately",
 		"Let a machine be written, for its present allocation, though no coordinator was heard within the site's staleAfter. Ask an agent of\nthe site, with a context that has --key: a token is not enough. `machine explain` says whether a machine waits for this.",
@@ -251,7 +251,7 @@ func statusTable(t *table, s *api.SiteStatus) {
 	for _, g := range s.Gateways {
 		t.row("reaches", g.Site+"/"+g.Agent, "alive "+g.Alive)
 	}
-	for _, st := range []string{"expected", "discovered", "available", "allocated", "installing", "running", "releasing", "quarantined", "maintenance", "broken"} {
+	for _, st := range []string{"expected", "discovered", "available", "allocated", "installing", "running", "releasing", "erasing", "quarantined", "maintenance", "broken"} {
 		if n := s.Machines[st]; n > 0 {
 			t.row("machines", st, fmt.Sprint(n))
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 )
 
 // maxAnswer bounds one JSON answer; 10,000 machines are about 20 MiB.
@@ -288,6 +289,12 @@ func machinePath(site, machine, verb string) string {
 func (c *Client) Explain(ctx context.Context, site, machine string) (*api.Explanation, error) {
 	out := &api.Explanation{}
 	return out, c.call(ctx, http.MethodGet, machinePath(site, machine, "explain"), nil, nil, out)
+}
+
+// Receipts lists the receipts of a site's erased machines, or of one ("": all), with what proves their signers.
+func (c *Client) Receipts(ctx context.Context, site, machine string) (*erasure.List, error) {
+	out := &erasure.List{}
+	return out, c.call(ctx, http.MethodGet, "/v1/sites/"+url.PathEscape(site)+"/receipts", url.Values{"machine": {machine}}, nil, out)
 }
 
 // Power asks for a power change: on, off, cycle, soft-off, status.
