@@ -24,7 +24,7 @@ func (b *bench) freeing() string {
 	id := b.writing()
 	e := intent.Epoch{Generation: 1, N: 1}
 	bd := reconcile.Binding{Instance: "inst", Project: "acme", Array: "web", Machine: "m1", Generation: 1, Image: "tiny", Cause: "intent 1.1", Released: true}
-	d := bd.Ends("intent 1.2")
+	d := bd.Ends("intent 1.2", e)
 	b.add(d.Kind, d.Key, d.Epoch, d.Body)
 	b.add(reconcile.KindBinding, "inst", e, bd)
 	b.erasing(1)
@@ -201,5 +201,42 @@ func TestErasureIsNotDoneByWord(t *testing.T) {
 	v, _ := b.inst.control.View("m1")
 	if step := reconcile.PlanMachine(v); step.Status.State != intent.StateQuarantined || step.Event != "erase.failed" {
 		t.Errorf("%+v", step)
+	}
+}
+
+// TestReleaseAfterClear: a machine that was cleared, given to another instance and released again owes an erasure for that one: the record
+// that the clearing wrote, under a claim's epoch, does not stand above it.
+func TestReleaseAfterClear(t *testing.T) {
+	b := newBench(t)
+	b.freeing()
+	b.add(reconcile.KindRelease, "m1", intent.Epoch{Generation: 1, N: 5}, reconcile.Release{Instance: "inst", Project: "acme", Generation: 2, Cause: "intent 1.2", Time: time.Now().UTC()})
+	e := intent.Epoch{Generation: 1, N: 9}
+	b.add(reconcile.KindErased, "m1", intent.Epoch{}, reconcile.Erased{Instance: "inst", Generation: 2})
+	b.add(reconcile.KindBinding, "other", e, reconcile.Binding{Instance: "other", Project: "acme", Machine: "m1", Generation: 3, Cause: "intent 1.3"})
+	b.add(reconcile.KindMachine, "m1", e, intent.MachineStatus{State: intent.StateRunning, Generation: 3, Epoch: e.String(), InstanceUID: "other", Since: time.Now()})
+	v, _ := b.inst.control.View("m1")
+	if err := b.inst.control.Release(t.Context(), v, "ana"); err != nil {
+		t.Fatal(err)
+	}
+	v, _ = b.inst.control.View("m1")
+	if step := reconcile.PlanMachine(v); v.Release.Instance != "other" || step.Status.Phase != reconcile.PhaseOff || step.Status.Generation != 3 {
+		t.Errorf("release %+v, step %+v", v.Release, step)
+	}
+}
+
+// TestOfflineDeleteIsHeld: F13. What was deleted at the site waits a day by this process's clock, whatever the records' clocks say.
+func TestOfflineDeleteIsHeld(t *testing.T) {
+	b := newBench(t)
+	b.freeing()
+	b.add(reconcile.KindRelease, "m1", intent.Epoch{Generation: 1, N: 1}, reconcile.Release{
+		Instance: "inst", Project: "acme", Generation: 1, Cause: "override lon1-1", Time: time.Now().Add(-10 * 365 * 24 * time.Hour).UTC(),
+	})
+	v, _ := b.inst.control.View("m1")
+	if err := v.MayErase(); err == nil {
+		t.Error("it may be erased at once: its record is dated ten years back")
+	}
+	v.Now = v.Now.Add(25 * time.Hour)
+	if err := v.MayErase(); err != nil {
+		t.Errorf("a day later: %v", err)
 	}
 }

@@ -159,14 +159,11 @@ func (w *Site) Around() reconcile.Surroundings {
 	if s := w.Spec(); s != nil {
 		slots, erase = cmp.Or(s.BootSlots, slots), s.Erase
 	}
-	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots, Erase: erase, Acked: w.acked}
+	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots, Erase: erase, Decision: w.decision, Born: w.born}
 }
 
-// acked tells whether the coordinator took an override over, or had what it said already.
-func (w *Site) acked(id string) bool {
-	a, ok := w.Now().State.Acks[id]
-	return ok && a.Decision != "discard"
-}
+// decision is the coordinator's about an override, "" while it was not heard.
+func (w *Site) decision(override string) string { return string(w.Now().State.Acks[override].Decision) }
 
 // Spec returns the site's object, or nil.
 func (w *Site) Spec() *intent.SiteSpec {

@@ -64,16 +64,22 @@ func (v MachineView) approved() bool {
 
 // MayErase says why a machine that is to be erased has to wait; nil: it need not.
 func (v MachineView) MayErase() error {
-	if v.Acked || v.approved() || v.Now.Sub(v.Freed) >= offlineHold {
+	id, local := strings.CutPrefix(v.Release.Cause, "override ")
+	way := fmt.Sprintf("an operator with a registered key approves: `skerry machine approve %s --reason TEXT`", v.Name)
+	switch {
+	case !local || v.approved() || v.Decision == "adopt":
 		return nil
+	case v.Decision == "discard":
+		return fmt.Errorf("the coordinator discarded the deletion %s: its disks are kept until %s", id, way)
+	case v.Now.Sub(v.Freed) < offlineHold:
+		return fmt.Errorf("deleted at the site by %s: held for %s, until the coordinator takes the change over, or %s", id, offlineHold, way)
 	}
-	return fmt.Errorf("deleted at the site by %s: held for %s, until the coordinator takes the change over, or an operator with a registered key approves: "+
-		"`skerry machine approve %s --reason TEXT`", strings.TrimPrefix(v.Release.Cause, "override "), offlineHold, v.Name)
+	return nil
 }
 
-// Ends is the record that the machine of b is free of it.
-func (b Binding) Ends(cause string) claim.Draft {
-	return claim.Draft{Kind: KindRelease, Key: b.Machine, Body: Release{
+// Ends is the record that the machine of b is free of it. epoch is that of the record that ends the binding.
+func (b Binding) Ends(cause string, epoch intent.Epoch) claim.Draft {
+	return claim.Draft{Kind: KindRelease, Key: b.Machine, Epoch: epoch, Body: Release{
 		Instance: b.Instance, Project: b.Project, Generation: b.Generation, Cause: cause, Displaced: b.Displaced, Time: time.Now().UTC(),
 	}}
 }
@@ -176,7 +182,7 @@ func (c *Controller) Release(ctx context.Context, v MachineView, who string, mor
 	b.Released = true
 	r, _ := c.cfg.Journal.Latest(KindBinding, b.Instance)
 	err := c.cfg.Journal.Append(ctx, claim.Replicated, append([]claim.Draft{
-		b.Ends("operator " + who),
+		b.Ends("operator "+who, r.Epoch),
 		{Kind: KindBinding, Key: b.Instance, Epoch: r.Epoch, Body: b},
 		Event(v.Name, "", r.Epoch, "machine.releasing", "release asked by "+who, nil),
 	}, more...)...)

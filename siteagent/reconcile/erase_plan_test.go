@@ -18,7 +18,7 @@ import (
 func freed(state intent.MachineState, phase string) MachineView {
 	v := viewIn(state, phase)
 	v.Binding = standing()
-	v.Binding.Released, v.Accepted, v.Acked = true, goodFacts(), true
+	v.Binding.Released, v.Accepted = true, goodFacts()
 	v.Release, v.Freed = &Release{Instance: "i1", Project: "shop", Generation: 1, Cause: "intent 1.9", Time: at(0)}, at(0)
 	v.Status.Generation, v.Status.Attempts, v.Status.Instance, v.Status.Project = 1, 1, "shop/web/0", "shop"
 	if phase == PhaseErase {
@@ -36,7 +36,7 @@ func TestPlanErase(t *testing.T) {
 	later := func(d time.Duration) func(*MachineView) {
 		return func(v *MachineView) { v.Now = v.Now.Add(d) }
 	}
-	local := func(v *MachineView) { v.Release.Cause, v.Acked = "override lon1-1", false }
+	local := func(v *MachineView) { v.Release.Cause = "override lon1-1" }
 	happenings := []happening{
 		{"nothing", func(*MachineView) {}},
 		{"hello", hello},
@@ -51,6 +51,8 @@ func TestPlanErase(t *testing.T) {
 		{"deleted at the site, 25 h later", func(v *MachineView) { local(v); later(25 * time.Hour)(v) }},
 		{"deleted at the site, approved", func(v *MachineView) { local(v); v.Approval = &Approval{Generation: 1, Erase: true} }},
 		{"deleted at the site, writing was approved", func(v *MachineView) { local(v); v.Approval = &Approval{Generation: 1} }},
+		{"deleted at the site, adopted", func(v *MachineView) { local(v); v.Decision = "adopt" }},
+		{"deleted at the site, discarded, 25 h later", func(v *MachineView) { local(v); later(25 * time.Hour)(v); v.Decision = "discard" }},
 		{"displaced", func(v *MachineView) { v.Release.Displaced = true }},
 		{"no release, binding absent", func(v *MachineView) { v.Release, v.Binding = nil, nil }},
 		{"bound again", func(v *MachineView) { v.Binding = standing(); v.Binding.Generation = 2 }},
@@ -131,7 +133,9 @@ func TestNeverAvailableWithoutReceipt(t *testing.T) {
 			case 8:
 				v.Binding = rapid.SampledFrom([]*Binding{nil, v.Binding}).Draw(t, "binding")
 			case 9:
-				v.Acked = rapid.Bool().Draw(t, "acked")
+				r := *v.Release
+				r.Cause = rapid.SampledFrom([]string{"intent 1.9", "override lon1-1"}).Draw(t, "cause")
+				v.Release, v.Decision = &r, rapid.SampledFrom([]string{"", "adopt", "discard"}).Draw(t, "decision")
 			case 10:
 				v.PhoneHome = &PhoneHome{Generation: 1}
 			case 11:

@@ -112,7 +112,7 @@ func (c *Controller) bind(ctx context.Context, id string, t BindTask, majority b
 	}
 	var drafts []claim.Draft
 	if t.Release {
-		drafts = append(drafts, b.Ends(t.Cause)) // first: who hears of the binding's end knows what the machine owes
+		drafts = append(drafts, b.Ends(t.Cause, epoch)) // first: who hears of the binding's end knows what the machine owes
 	}
 	return c.cfg.Journal.Append(ctx, claim.Replicated, append(drafts,
 		claim.Draft{Kind: KindBinding, Key: b.Instance, Epoch: epoch, Body: b},

@@ -43,7 +43,7 @@ type MachineView struct {
 	Erased    *Erased   // the last one
 	Approval  *Approval // the last one
 	Policy    string    // Site.spec.erase
-	Acked     bool      // the coordinator settled the override that released it
+	Decision  string    // adopt, discard: of the coordinator, about the override that released it
 	Session   *Session
 	LastWord  time.Time // of the session's installer
 	Closed    bool      // the installer was told to reboot or power off
@@ -58,7 +58,7 @@ type MachineView struct {
 	Now     time.Time
 	Entered time.Time // into the state and phase
 	Opened  time.Time // of the window
-	Freed   time.Time // when the release was learnt of
+	Freed   time.Time // when this process learnt of the release: a clock that leaps while it is down shortens no hold
 	Newer   bool      // the inventory is newer than the session, or there is none of the two
 	Pressed bool      // the window is newer than the status
 }

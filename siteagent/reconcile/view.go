@@ -26,8 +26,10 @@ type Surroundings struct {
 	Heard func(machine string) time.Time
 	// Assets says why boot assets or the binding's image are not complete at the site; "" = they are. b is nil for inspection.
 	Assets func(b *Binding) string
-	// Acked tells whether the coordinator settled an override; nil: none is.
-	Acked func(id string) bool
+	// Decision is the coordinator's about an override: adopt, discard or ""; nil: none is heard.
+	Decision func(override string) string
+	// Born is when this process began.
+	Born time.Time
 	// Erase is the site's policy, as intent.SiteSpec has it.
 	Erase string
 	// BootSlots is how many machines may load an installer at once.
@@ -106,9 +108,12 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 		Release: load[Release](j, KindRelease, name), Erased: load[Erased](j, KindErased, name), Approval: load[Approval](j, KindApproval, name),
 	}
 	if v.Release != nil {
-		v.Freed = s.Learned("release/"+name, v.Release.Time)
-		id, local := strings.CutPrefix(v.Release.Cause, "override ")
-		v.Acked = !local || (s.Acked != nil && s.Acked(id))
+		if v.Freed = s.Learned("release/"+name, v.Release.Time); v.Freed.Before(s.Born) {
+			v.Freed = s.Born
+		}
+		if id, ok := strings.CutPrefix(v.Release.Cause, "override "); ok && s.Decision != nil {
+			v.Decision = s.Decision(id)
+		}
 	}
 	if st := load[intent.MachineStatus](j, KindMachine, name); st != nil {
 		v.Status = *st
