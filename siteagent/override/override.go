@@ -76,7 +76,7 @@ func Standing(active *intent.Catalog, acks map[string]intent.AckBody, overrides 
 type Overlay struct {
 	Catalog *intent.Catalog
 	Deleted map[string]bool   // uids that an override removed, or that only discarded ones made
-	Cause   map[string]string // uid -> id of the override that stands over it
+	Cause   map[string]string // uid -> id of the override that stands over it, or that deleted it
 }
 
 // Effective lays unsettled overrides over the active objects, in the order in which they were made; the last one of an
@@ -102,7 +102,7 @@ func Effective(active *intent.Catalog, acks map[string]intent.AckBody, overrides
 		}
 		if d.Op == intent.OverrideTombstone {
 			o.Catalog.Delete(d.Key)
-			o.Deleted[uid] = true
+			o.Deleted[uid], o.Cause[uid] = true, d.ID
 			continue
 		}
 		obj.Metadata.Origin = "override"

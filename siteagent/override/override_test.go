@@ -106,7 +106,7 @@ func TestEffective(t *testing.T) {
 	f("adopted: the active intent has it by itself", map[string]int{"web": 2}, map[string]string{"o1": "adopt"}, o1)
 	f("the earlier one settled", map[string]int{"web": 1}, map[string]string{"o1": "adopt"}, o1, o2)
 	f("in conflict it still stands", map[string]int{"web": 5}, nil, stale)
-	if o := f("tombstone", map[string]int{}, nil, gone); !o.Deleted["uid-web"] {
+	if o := f("tombstone", map[string]int{}, nil, gone); !o.Deleted["uid-web"] || o.Cause["uid-web"] != "o3" { // its machine is held, not erased at once
 		t.Error("a tombstone does not say what it deleted")
 	}
 	if o := f("tombstone discarded", map[string]int{"web": 2}, map[string]string{"o3": "discard"}, gone); o.Deleted["uid-web"] {
