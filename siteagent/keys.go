@@ -57,7 +57,7 @@ func (a *Agent) behind(seq uint64) (late, unknown []string) {
 // installing tells whether a machine is in its ramdisk, or may boot into it: it knows the agents by their keys.
 func (a *Agent) installing() bool {
 	for _, v := range a.site.Views() {
-		if v.Status.State == intent.StateInstalling || v.Open() {
+		if v.Status.State == intent.StateInstalling || v.Status.State == intent.StateErasing || v.Open() {
 			return true
 		}
 	}

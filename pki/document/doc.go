@@ -1,6 +1,6 @@
 // Package document signs and verifies the documents that decide everything: DSSE envelopes and the chains they form.
 //
-// Holds: Sign and Open (one envelope), Encode and Decode (its wire form), and three pure chain verifiers: TrustChain,
+// Holds: Sign and Open (one envelope), Encode and Decode (its wire form), receipts of erasure (receipt.go: signed, verified offline), and three pure chain verifiers: TrustChain,
 // RevocationChain, IntentChain. No I/O, no clock.
 //
 // Imported by: pki/*, coordinator, siteagent, cmd/skerry/cli. It is the one room that imports go-securesystemslib, and only

@@ -10,5 +10,5 @@
 //
 // Concurrency: Issue is serialised, so that the chain has no gap and no fork.
 //
-// Tests: receipts_test.go: each field wrong in turn; two agents' chains verified offline.
+// Tests: siteagent/bootnet has them, with the permission before: each field wrong in turn, the chain, what is told twice.
 package receipts
