@@ -38,6 +38,7 @@ type member struct {
 	origin *wire
 	asking time.Time        // until when other sites are asked
 	abroad []*wire          // to agents of other sites that have all, the nearest first
+	found  time.Time        // from when on they are known
 	to     map[string]*wire // to peers
 	up     atomic.Bool      // its line to the coordinator
 	alive  atomic.Bool      // gossip sees it
@@ -69,6 +70,9 @@ func newSite(t *testing.T, n, size int) *site {
 				return Source{Name: "coordinator", Tier: TierOrigin, RT: a.origin}, a.up.Load()
 			},
 			Sites: func(intent.Digest) (out []Source, asking bool) {
+				if time.Now().Before(a.found) {
+					return nil, time.Now().Before(a.asking)
+				}
 				for i, w := range a.abroad {
 					out = append(out, Source{Name: fmt.Sprintf("far%d/a1", i+1), Tier: TierSite, RT: w})
 				}
