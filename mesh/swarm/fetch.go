@@ -41,6 +41,7 @@ type job struct {
 	busy    map[int]int // chunk -> orders for it
 	running map[*running]struct{}
 	twice   int              // chunks that were asked of two
+	pressed int              // chunks over the line that made way for readers
 	peers   map[string]*peer // by name
 	met     bool             // peers was filled: before it nobody is alone
 	line    line
@@ -221,6 +222,7 @@ func (j *job) watchLine(now time.Time, others int) {
 		j.forsake(l.src)
 		j.yield(errThin)
 	case j.pressing(now):
+		j.pressed++
 		j.yield(errEnough)
 	case !j.may(l.stripe, now), j.m != nil && l.trying && l.next < len(j.m.Chunks) && held(j.holders(now), l.next):
 		j.yield(errEnough)

@@ -1,7 +1,10 @@
 package swarm
 
 import (
+	"context"
 	"errors"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,6 +118,63 @@ func TestLatePeer(t *testing.T) {
 		}
 		if over := sent - int64(len(s.b)); over > twiceLeast*chunk.Size {
 			s.Errorf("%d MiB came twice", over>>20)
+		}
+	})
+}
+
+// TestReaderToAndFro: a reader that stands now here and now there, for less time than a chunk takes, holds nothing up, and next to nothing comes
+// twice.
+func TestReaderToAndFro(t *testing.T) {
+	inBubble(t, 1, 96<<20, func(s *site) {
+		a := s.agents[0]
+		a.origin.octets = 256 << 10
+		s.start(a)
+		ctx, stop := context.WithCancel(s.Context())
+		defer stop()
+		s.wg.Go(func() {
+			r := a.swarm.Reader(s.m.Content)
+			defer r.Close()
+			for i := 0; ctx.Err() == nil; i++ {
+				wctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+				at := i / 2 % 30
+				if i%2 == 1 {
+					at = len(s.m.Chunks) - 1 - at
+				}
+				_ = r.Wait(wctx, at)
+				cancel()
+				sleep(ctx, time.Second)
+			}
+		})
+		s.complete(15*time.Minute, a)
+		stop()
+		if s.wan() > 1.2 {
+			s.Errorf("%.3f times over the WAN", s.wan())
+		}
+	})
+}
+
+// TestNeedToAndFro: a peer whose readers wait now here and now there, or that lies about it, holds nothing up either.
+func TestNeedToAndFro(t *testing.T) {
+	inBubble(t, 2, 96<<20, func(s *site) {
+		a, liar := s.agents[0], s.agents[1]
+		a.origin.octets, liar.stop = 256<<10, func() {}
+		a.to[liar.name].h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, "/have") {
+				http.NotFound(w, r)
+				return
+			}
+			for i := uint32(0); r.Context().Err() == nil; i++ {
+				word := &word{manifest: s.m.Digest(), stripe: noStripe, patience: idlePatience, chunks: len(s.m.Chunks), need: i%6 + 1}
+				if _, err := w.Write(word.encode(false)); err != nil {
+					return
+				}
+				sleep(r.Context(), 3*time.Second)
+			}
+		})
+		s.start(a)
+		s.complete(15*time.Minute, a)
+		if s.wan() > 1.2 {
+			s.Errorf("%.3f times over the WAN", s.wan())
 		}
 	})
 }

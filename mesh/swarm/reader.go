@@ -77,7 +77,7 @@ func (j *job) readers() (at []int) {
 		}
 	}
 	slices.Sort(at)
-	return at
+	return slices.Compact(at)
 }
 
 // need is the stripe that readers here wait for, of which nobody at the site has all: the first one, plus 1; or 0. The caller holds mu.
@@ -202,10 +202,14 @@ func (j *job) next(holders, ready []*peer, wanted func(int) bool) int {
 	return j.rarest(holders, ready, wanted)
 }
 
+// pressLeast is how many chunks may break off over the line for who reads, whatever the size of the asset; else one in twiceShare: who reads
+// now here and now there, or tells that somebody does, neither has the line carry them again and again nor holds up what comes.
+const pressLeast = 4
+
 // pressing tells whether what comes over the line now makes way: a reader, here or at a peer, waits for a chunk of which nothing comes, and which
 // this agent may fetch; what comes now nobody waits for. The caller holds mu.
 func (j *job) pressing(now time.Time) bool {
-	if j.m == nil || !j.line.trying || j.line.next >= len(j.m.Chunks) {
+	if j.m == nil || !j.line.trying || j.line.next >= len(j.m.Chunks) || j.pressed >= max(pressLeast, len(j.m.Chunks)/twiceShare) {
 		return false
 	}
 	holders := j.holders(now)
