@@ -74,11 +74,14 @@ const firstByte = 2 * time.Second
 // retryAfter is what a 503 asks for, in seconds.
 const retryAfter = "2"
 
-type handler struct{ cfg Config }
+type handler struct {
+	cfg     Config
+	readers readers
+}
 
 // NewHandler returns the handler of boot HTTP.
 func NewHandler(cfg Config) http.Handler {
-	return &handler{cfg}
+	return &handler{cfg: cfg, readers: readers{of: map[netip.Addr]int{}}}
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -202,8 +205,7 @@ func (h *handler) asset(w *counter, r *http.Request, name string) {
 	w.Header().Set("ETag", `"sha256-`+d.Hex()+`"`)
 	if _, whole := f.(*os.File); whole {
 		http.ServeContent(w, r, "", time.Time{}, f)
-	} else if h := (&held{counter: w}); !h.serve(r, f) {
-		fail(w, http.StatusServiceUnavailable, "this part is not here yet")
+	} else if !h.read(w, r, f) {
 		return
 	}
 	// ServeContent ends quietly when the source fails: the promised length is then missing, and net/http closes the
@@ -214,6 +216,56 @@ func (h *handler) asset(w *counter, r *http.Request, name string) {
 			h.cfg.Seen(Served{What: "asset", Remote: remote(r), Name: name, Status: 0, Octets: w.n})
 		}
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// read serves what is read chunk by chunk, and tells whether an answer with content was begun.
+func (h *handler) read(w *counter, r *http.Request, f io.ReadSeeker) bool {
+	from := remote(r)
+	if !h.readers.enter(from) {
+		w.Header().Del("ETag")
+		fail(w, http.StatusServiceUnavailable, "too many read what is not whole here")
+		return false
+	}
+	defer h.readers.leave(from)
+	if held := (&held{counter: w}); !held.serve(r, f) {
+		fail(w, http.StatusServiceUnavailable, "this part is not here yet")
+		return false
+	}
+	return true
+}
+
+// A reader of what is not a file here holds a chunk of it, the usual 1 MiB, for as long as it likes to take it: of all connections that would
+// be 4 GiB. maxReaders bounds them, and readersEach those of one address: iPXE and the installer have one or two.
+const (
+	maxReaders  = 256
+	readersEach = 8
+)
+
+// readers counts who reads what is not a file here. It is safe for concurrent use.
+type readers struct {
+	mu  sync.Mutex // guards what follows
+	of  map[netip.Addr]int
+	all int
+}
+
+func (r *readers) enter(from netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all >= maxReaders || r.of[from] >= readersEach {
+		return false
+	}
+	r.all++
+	r.of[from]++
+	return true
+}
+
+func (r *readers) leave(from netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all--
+	if r.of[from]--; r.of[from] == 0 {
+		delete(r.of, from)
 	}
 }
 

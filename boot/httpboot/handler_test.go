@@ -94,6 +94,8 @@ func newBench(t *testing.T) *bench {
 				return failing{bytes.NewReader(content), 1_500_000}, nil
 			case id("late"):
 				return failing{bytes.NewReader(content), 0}, nil
+			case id("endless"):
+				return seeker{io.NewSectionReader(zeros{}, 0, 1<<40)}, nil
 			case id("relayed"):
 				return seeker{bytes.NewReader(content)}, nil
 			case id("pending"):
@@ -234,6 +236,53 @@ func TestNothingInTime(t *testing.T) {
 	f("HEAD", 200, 0)
 	if r, _, err := b.do(t, "GET", "/assets/"+id("relayed").Hex()+"/image", "Range", "bytes=9999999-"); err != nil || r.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("%v, %v", r, err)
+	}
+}
+
+// zeros has as many of them as anybody likes to read.
+type zeros struct{}
+
+func (zeros) ReadAt(b []byte, _ int64) (int, error) { return len(b), nil }
+
+// TestSlowReaders: one client that does not take what it asks for holds a bounded number of chunks in memory; of what is a file it may ask as
+// often as it likes, and when it goes others can read.
+func TestSlowReaders(t *testing.T) {
+	b := newBench(t)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	ask := func(name string) *http.Response {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/assets/"+id(name).Hex()+"/image", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { res.Body.Close() })
+		return res
+	}
+	for range readersEach {
+		if res := ask("endless"); res.StatusCode != http.StatusOK {
+			t.Fatal(res.Status)
+		}
+	}
+	for range 3 {
+		if res := ask("endless"); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || res.Header.Get("ETag") != "" {
+			t.Errorf("%s %v", res.Status, res.Header)
+		}
+		<-b.seen
+	}
+	if res := ask("file"); res.StatusCode != http.StatusOK {
+		t.Error(res.Status)
+	}
+	stop()
+	for range readersEach + 1 {
+		<-b.seen
+	}
+	if res, got, err := b.do(t, http.MethodGet, "/assets/"+id("relayed").Hex()+"/image"); err != nil || res.StatusCode != http.StatusOK || !bytes.Equal(got, content) {
+		t.Errorf("%d octets, %v", len(got), err)
 	}
 }
 
