@@ -1,5 +1,7 @@
 package probe
 
+import "slices"
+
 // Totals are counts since their maps were made.
 type Totals struct {
 	Bytes  uint64 `json:"b"` // frames with FCS
@@ -36,7 +38,7 @@ type slots struct {
 }
 
 type slot struct {
-	label string
+	label string // of a free one: that it had last, as whoever keeps what was read still has it
 	base  [ways]Totals
 	used  bool
 	gone  uint8 // reads since its label left the plan, plus 1
@@ -84,8 +86,7 @@ func (s *slots) set(labels []string, now func(uint32) [ways]Totals) (fresh []uin
 				s.refused++
 				continue
 			}
-			n = s.free[len(s.free)-1]
-			s.free = s.free[:len(s.free)-1]
+			n = s.take(l)
 			s.list[n] = slot{label: l, base: now(n), used: true}
 			s.byLabel[l] = n
 			fresh = append(fresh, n)
@@ -101,6 +102,17 @@ func (s *slots) set(labels []string, now func(uint32) [ways]Totals) (fresh []uin
 	return fresh
 }
 
+// take takes a free slot for a label: the one that it had before, if nobody had that since, so that what is kept on disk names it once.
+func (s *slots) take(label string) uint32 {
+	i := slices.IndexFunc(s.free, func(n uint32) bool { return s.list[n].label == label })
+	if i < 0 {
+		i = len(s.free) - 1
+	}
+	n := s.free[i]
+	s.free = slices.Delete(s.free, i, i+1)
+	return n
+}
+
 // rest is told after a read of everything: a slot whose label is gone is read once more, and is free after that.
 func (s *slots) rest() {
 	for i := range s.list {
@@ -110,7 +122,7 @@ func (s *slots) rest() {
 			x.gone = 2
 		default:
 			delete(s.byLabel, x.label)
-			*x = slot{}
+			*x = slot{label: x.label}
 			s.free = append(s.free, uint32(i))
 		}
 	}
