@@ -190,7 +190,7 @@ func (j *job) meet(listed []Source, now time.Time) (fresh []*peer, gone []string
 	for i, src := range listed {
 		p := j.peers[src.Name]
 		if p == nil {
-			p = &peer{src: src, since: now}
+			p = &peer{src: src, since: now, gave: now}
 			j.peers[src.Name] = p
 			fresh = append(fresh, p)
 		}
@@ -480,6 +480,8 @@ func (j *job) store(r *running, i int, raw []byte) error {
 	a.fails = 0
 	if src.far() {
 		j.line.next = i + 1
+	} else if p := j.peers[src.Name]; p != nil {
+		p.gave = now
 	}
 	if bit(j.have, i) { // a second order brought it first
 		j.s.mu.Unlock()

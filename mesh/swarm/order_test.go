@@ -153,28 +153,62 @@ func TestReaderToAndFro(t *testing.T) {
 	})
 }
 
+// says makes what an agent tells of the asset fn's, for all that it gives nothing. fn is asked every three seconds.
+func (s *site) says(liar *member, fn func(i int) *word) {
+	liar.stop = func() {}
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/have") {
+			http.NotFound(w, r)
+			return
+		}
+		for i := 0; r.Context().Err() == nil; i++ {
+			word := fn(i)
+			word.manifest, word.patience, word.chunks = s.m.Digest(), idlePatience, len(s.m.Chunks)
+			if _, err := w.Write(word.encode(false)); err != nil {
+				return
+			}
+			sleep(r.Context(), 3*time.Second)
+		}
+	})
+	for _, a := range s.agents {
+		if a != liar {
+			a.to[liar.name].h = h
+		}
+	}
+}
+
 // TestNeedToAndFro: a peer whose readers wait now here and now there, or that lies about it, holds nothing up either.
 func TestNeedToAndFro(t *testing.T) {
 	inBubble(t, 2, 96<<20, func(s *site) {
-		a, liar := s.agents[0], s.agents[1]
-		a.origin.octets, liar.stop = 256<<10, func() {}
-		a.to[liar.name].h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !strings.HasSuffix(r.URL.Path, "/have") {
-				http.NotFound(w, r)
-				return
-			}
-			for i := uint32(0); r.Context().Err() == nil; i++ {
-				word := &word{manifest: s.m.Digest(), stripe: noStripe, patience: idlePatience, chunks: len(s.m.Chunks), need: i%6 + 1}
-				if _, err := w.Write(word.encode(false)); err != nil {
-					return
-				}
-				sleep(r.Context(), 3*time.Second)
-			}
-		})
+		a := s.agents[0]
+		a.origin.octets = 256 << 10
+		s.says(s.agents[1], func(i int) *word { return &word{stripe: noStripe, need: uint32(i)%6 + 1} })
 		s.start(a)
 		s.complete(15*time.Minute, a)
 		if s.wan() > 1.2 {
 			s.Errorf("%.3f times over the WAN", s.wan())
 		}
 	})
+}
+
+// TestOwnerGivesNothing: a peer that says that octets come to it, for nothing or for whatever others fetch, is not waited for for ever.
+func TestOwnerGivesNothing(t *testing.T) {
+	for _, claims := range []bool{false, true} {
+		inBubble(t, 2, 33<<20, func(s *site) {
+			liar, a := s.order(0)[0], s.order(0)[1]
+			s.says(liar, func(i int) *word {
+				w := &word{stripe: noStripe, able: true, octets: uint64(i)}
+				if claims {
+					w.stripe = uint32(i) % 3
+				}
+				return w
+			})
+			s.start(a)
+			within := 10 * time.Minute
+			if claims {
+				within += ownerWait
+			}
+			s.complete(within, a)
+		})
+	}
 }

@@ -25,7 +25,7 @@ const (
 	idlePatience  = 30 * time.Second
 	// turn is how long nothing may move before the next in order does not wait any longer for one that says that it could.
 	turn = 30 * time.Second
-	// ownerWait is how long an owner may bring no whole chunk, whatever it says of octets: the usual 1 MiB at 2.3 kbit/s.
+	// ownerWait is how long an owner may bring no whole chunk, and give none to this agent, whatever it says: the usual 1 MiB at 2.3 kbit/s.
 	ownerWait = time.Hour
 	// An order to another site that brings less than thinRate octets a second for thinAfter makes way for somebody else who has it: the
 	// nearest by the time of an answer may be the one with the thinnest line.
@@ -69,6 +69,7 @@ type peer struct {
 	w      *word     // nil: never heard
 	grew   time.Time // what it has, or took from the coordinator, or it began a stripe
 	gained time.Time // a chunk, or it began a stripe
+	gave   time.Time // a chunk to this agent; before the first, when it was listened to
 }
 
 // hear takes a word, and tells whether something grew.
@@ -84,11 +85,11 @@ func (p *peer) hear(w *word, now time.Time) bool {
 	if more || began {
 		p.gained = now
 	}
-	if more || began || w.octets > old.octets {
+	came := w.octets > old.octets && (w.stripe != noStripe || old.stripe != noStripe)
+	if more || began || came {
 		p.grew = now
-		return more || w.octets > old.octets
 	}
-	return false
+	return more || came
 }
 
 // fresh tells whether what it said last still holds. Of an agent that gossip does not see any more little is believed.
@@ -206,7 +207,7 @@ func (j *job) may(stripe uint32, now time.Time) bool {
 	for name, p := range j.peers {
 		before := better(j.d, stripe, name, j.s.cfg.Self)
 		switch {
-		case j.s.account(j.d, p.src).strikes >= strikes: // what it fetches is worth nothing here
+		case j.s.account(j.d, p.src).strikes >= strikes, now.Sub(p.gave) > ownerWait: // what it fetches is worth nothing here
 		case p.fetches(stripe, now) && (before || !mine):
 			return false
 		case mine:
