@@ -90,10 +90,13 @@ func (c *Controller) SetPassword(ctx context.Context, cl intent.Claim, password 
 	return &bmc.QuirkError{Quirk: "password-ignored", Err: fmt.Errorf("cannot change password: %w: the one before still logs in", bmc.ErrNoEffect)}
 }
 
+// passwordChange is what is written to an account.
+type passwordChange struct{ Password string }
+
 // patchPassword writes the password under If-Match, in both forms of an ETag and with a fresh one where the resource moved.
 func (c *Controller) patchPassword(ctx context.Context, a *account, password string) (err error) {
 	for range patchTries {
-		err = c.patchAt(ctx, a.ID, a.ETag, map[string]string{"Password": password})
+		err = c.patchAt(ctx, a.ID, a.ETag, passwordChange{password})
 		if !errors.Is(err, errStale) {
 			break
 		}

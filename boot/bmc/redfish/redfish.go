@@ -109,7 +109,7 @@ func (c *Controller) session(ctx context.Context) (*gofish.APIClient, error) {
 			Endpoint: c.cfg.Address, Username: c.cfg.User, Password: c.credential(),
 			HTTPClient: &http.Client{Transport: c.gov, CheckRedirect: noRedirect}, NoModifyTransport: true, ReuseConnections: true,
 		})
-		return classify(err)
+		return classify(err, c.credential())
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +147,8 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%d %s: %.200s", e.status, e.id, e.text) }
 
-// classify turns gofish's errors into ours.
-func classify(err error) error {
+// classify turns gofish's errors into ours. Passwords are taken out of what the controller says: some quote the value that they refuse.
+func classify(err error, passwords ...string) error {
 	var e *schemas.Error
 	if err == nil || !errors.As(err, &e) {
 		return err
@@ -156,6 +156,11 @@ func classify(err error) error {
 	s := &statusError{status: e.HTTPReturnedStatusCode, id: e.Code, text: e.Message}
 	if len(e.ExtendedInfos) > 0 {
 		s.id, s.text = e.ExtendedInfos[0].MessageID, e.ExtendedInfos[0].Message
+	}
+	for _, p := range passwords {
+		if p != "" {
+			s.id, s.text = strings.ReplaceAll(s.id, p, "***"), strings.ReplaceAll(s.text, p, "***")
+		}
 	}
 	switch {
 	case s.status == http.StatusUnauthorized || s.status == http.StatusForbidden:
@@ -252,7 +257,8 @@ func send(cl *gofish.APIClient, method, path string, payload any, header map[str
 		return nil, "", fmt.Errorf("cannot send %s", method)
 	}
 	if err != nil {
-		return nil, "", classify(err)
+		change, _ := payload.(passwordChange)
+		return nil, "", classify(err, change.Password)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -202,6 +203,46 @@ func TestWrongPassword(t *testing.T) {
 	}
 	if n != 1 {
 		t.Fatalf("%d logins with a wrong password", n)
+	}
+}
+
+// TestQuotesPassword: a controller that quotes the password that it refuses, at a login or a change, does not get it into an error.
+func TestQuotesPassword(t *testing.T) {
+	x := newBox(t, sim.PasswordPolicy)
+	next := http.HandlerFunc(x.b.ServeHTTP)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		maps.Copy(w.Header(), rec.Header())
+		if w.Header().Del("Content-Length"); rec.Code < 400 {
+			w.WriteHeader(rec.Code)
+			_, err = w.Write(rec.Body.Bytes())
+		} else {
+			w.WriteHeader(rec.Code)
+			said := map[string]any{"code": "Base.1.8.PropertyValueFormatError", "message": "The value is of a different format: " + string(b)}
+			err = json.NewEncoder(w).Encode(map[string]any{"error": said})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}))
+	defer srv.Close()
+	x.addr = strings.TrimPrefix(srv.URL, "https://")
+	c := x.driver()
+	defer c.Close(context.Background())
+	err := c.SetPassword(t.Context(), intent.Claim{}, "thenextone1")
+	wrong := x.driver()
+	wrong.password = "thewrongone1"
+	_, lerr := wrong.Power(t.Context())
+	for _, err := range []error{err, lerr} {
+		if err == nil || strings.Contains(err.Error(), "one1") || !strings.Contains(err.Error(), "different format") {
+			t.Errorf("%v", err)
+		}
 	}
 }
 
