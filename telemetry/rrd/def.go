@@ -186,10 +186,14 @@ func (d Def) Key() string {
 	return b.String()
 }
 
-// device is what the limit of one device counts by: the first of these labels that the series has; empty: none.
+// device is what the limit of one device counts by: the first of these labels that the series has, and who says it, which is its name up
+// to a second underscore: what runs on a machine cannot take the room of what its BMC says. Empty: none.
 func (d Def) device() string {
 	for _, l := range []string{"machine", "switch", "agent"} {
 		if v := d.Labels[l]; v != "" {
+			if parts := strings.SplitN(d.Name, "_", 3); len(parts) == 3 {
+				return l + "/" + v + " " + parts[0] + "_" + parts[1]
+			}
 			return l + "/" + v
 		}
 	}

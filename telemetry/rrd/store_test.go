@@ -270,6 +270,30 @@ func TestClocks(t *testing.T) {
 	}
 }
 
+// TestGuestAndBMC: what a machine's guest makes up takes no room of what its BMC says.
+func TestGuestAndBMC(t *testing.T) {
+	s, err := Open(Config{Raw: newMemory(), Log: slog.New(slog.DiscardHandler), MaxDevice: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, label string
+		want        error
+	}{
+		{"skerry_snmp_port_up", "a", nil},
+		{"skerry_snmp_port_up", "b", nil},
+		{"skerry_snmp_load_average", "c", ErrLimit},
+		{"skerry_bmc_power_watts", "d", nil},
+		{"skerry_bmc_temperature_celsius", "e", nil},
+		{"skerry_bmc_voltage_volts", "f", ErrLimit},
+	} {
+		d := Def{Name: c.name, Labels: map[string]string{"machine": "m1", "of": c.label}, Type: Gauge, Profile: "fast"}
+		if _, err := s.Series(d, at(0)); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", d.Key(), err, c.want)
+		}
+	}
+}
+
 // TestLimits: series above a limit are refused and nobody gives way; a removed one makes room, and its place and keys are used again.
 func TestLimits(t *testing.T) {
 	m := newMemory()
