@@ -235,10 +235,15 @@ func numbered(rr []Reading) []Reading {
 	rr = rr[:min(len(rr), maxReadings)]
 	seen := map[string]int{}
 	for i := range rr {
-		k := string(rr[i].Metric) + "\x00" + rr[i].Sensor
-		if seen[k]++; seen[k] > 1 {
-			rr[i].Sensor += " " + strconv.Itoa(seen[k])
+		base := string(rr[i].Metric) + "\x00" + rr[i].Sensor
+		k, number := base, ""
+		for seen[k] > 0 { // also by a name that the controller itself numbered so
+			seen[base]++
+			number = " " + strconv.Itoa(seen[base])
+			k = base + number
 		}
+		seen[k]++
+		rr[i].Sensor += number
 	}
 	return rr
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -260,6 +261,17 @@ func FuzzReadings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSameNames: no two sensors of a kind get one name, also where the controller itself has one with a number.
+func TestSameNames(t *testing.T) {
+	var got []string
+	for _, r := range numbered([]Reading{{Metric: FanRPM, Sensor: "fan"}, {Metric: FanRPM, Sensor: "fan"}, {Metric: FanRPM, Sensor: "fan 2"}, {Metric: Power, Sensor: "fan"}, {Metric: FanRPM, Sensor: "fan"}}) {
+		got = append(got, r.Sensor)
+	}
+	if want := []string{"fan", "fan 2", "fan 2 2", "fan", "fan 3"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
 }
 
 // TestWithoutResources: a controller that describes its sensors itself is asked for nothing else; names are bounded and numbered, what is

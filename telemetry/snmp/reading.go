@@ -107,16 +107,20 @@ func printable(s string, n int) string {
 	return s
 }
 
-// namer gives equal names numbers, in the order in which they are asked for: "fan", "fan 2".
+// namer gives equal names numbers, in the order in which they are asked for: "fan", "fan 2". It remembers what it gave, so that a device's
+// own "fan 2" is another one still.
 type namer map[string]int
 
 func (n namer) name(text, fallback string) string {
-	s := printable(text, maxName)
-	if s == "" {
-		s = fallback
+	base := printable(text, maxName)
+	if base == "" {
+		base = fallback
 	}
-	if n[s]++; n[s] > 1 {
-		s += " " + strconv.Itoa(n[s])
+	s := base
+	for n[s] > 0 {
+		n[base]++
+		s = base + " " + strconv.Itoa(n[base])
 	}
+	n[s]++
 	return s
 }

@@ -349,6 +349,18 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestSameNames: no two things of a device get one name, also where the device itself has one with a number.
+func TestSameNames(t *testing.T) {
+	n := namer{}
+	var got []string
+	for _, s := range []string{"fan", "fan", "fan 2", "fan", "fan 2", "", "index 7"} {
+		got = append(got, n.name(s, "index 7"))
+	}
+	if want := []string{"fan", "fan 2", "fan 2 2", "fan 3", "fan 2 3", "index 7", "index 7 2"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestMetrics: each metric has a unit, and those that count are those that end with _total.
 func TestMetrics(t *testing.T) {
 	for i, x := range metrics() {
