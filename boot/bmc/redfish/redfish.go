@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -71,6 +72,9 @@ func New(cfg Config) (*Controller, error) {
 		return nil, fmt.Errorf("cannot use controller: address, user or logger is missing")
 	}
 	if !strings.Contains(cfg.Address, "://") {
+		if a, err := netip.ParseAddr(cfg.Address); err == nil && a.Is6() {
+			cfg.Address = "[" + cfg.Address + "]"
+		}
 		cfg.Address = "https://" + cfg.Address
 	}
 	p := &pinner{pin: strings.ToLower(cfg.Pin), onPin: cfg.OnPin}

@@ -246,6 +246,23 @@ func TestQuotesPassword(t *testing.T) {
 	}
 }
 
+// TestIPv6: an address of IPv6 needs no brackets.
+func TestIPv6(t *testing.T) {
+	for address, want := range map[string]string{"2001:db8::5": "[2001:db8::5]:443", "[2001:db8::5]:8443": "[2001:db8::5]:8443", "[2001:db8::5]": "[2001:db8::5]:443"} {
+		var got string
+		c, err := New(Config{Address: address, User: "admin", Password: "secret", Logger: slog.New(slog.DiscardHandler), RatePerSec: simRate, Dial: func(_ context.Context, _, addr string) (net.Conn, error) {
+			got = addr
+			return nil, errors.New("no")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Power(t.Context()); err == nil || got != want {
+			t.Errorf("%s: dialled %q, %v", address, got, err)
+		}
+	}
+}
+
 // TestPin: the first key is reported and kept; another one is refused.
 func TestPin(t *testing.T) {
 	x := newBox(t)
