@@ -221,6 +221,11 @@ func (h *handler) asset(w *counter, r *http.Request, name string) {
 
 // read serves what is read chunk by chunk, and tells whether an answer with content was begun.
 func (h *handler) read(w *counter, r *http.Request, f io.ReadSeeker) bool {
+	if strings.Contains(r.Header.Get("Range"), ",") { // each part would read a chunk of a peer, or over the line
+		w.Header().Del("ETag")
+		fail(w, http.StatusRequestedRangeNotSatisfiable, "one range at a time")
+		return false
+	}
 	from := remote(r)
 	if !h.readers.enter(from) {
 		w.Header().Del("ETag")

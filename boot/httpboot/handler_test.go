@@ -234,6 +234,7 @@ func TestNothingInTime(t *testing.T) {
 	f("GET", 206, 7, "Range", "bytes=5-11")
 	f("GET", 304, 0, "If-None-Match", `"sha256-`+id("relayed").Hex()+`"`)
 	f("HEAD", 200, 0)
+	f("GET", 416, len("one range at a time\n"), "Range", "bytes=0-1,5-6")
 	if r, _, err := b.do(t, "GET", "/assets/"+id("relayed").Hex()+"/image", "Range", "bytes=9999999-"); err != nil || r.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("%v, %v", r, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
 	"github.com/skerry-metal/skerry/boot/bmc/ipmi"
@@ -89,7 +90,13 @@ type examination struct {
 }
 
 func (e *examination) say(name string, res Result, format string, args ...any) {
-	e.checks = append(e.checks, Check{e.protocol, name, res, fmt.Sprintf(format, args...)})
+	said := strings.Map(func(r rune) rune { // a controller may say what it likes, and somebody's terminal shows it
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	e.checks = append(e.checks, Check{e.protocol, name, res, said})
 	if res == Fails || res == Limited {
 		e.worst = Limited
 	}
@@ -178,6 +185,9 @@ func (e *examination) identity(ctx context.Context) {
 	}
 }
 
+// restoreLimit is how long putting the override back may take, on its own.
+const restoreLimit = 30 * time.Second
+
 // boot reads the override, and where it may changes it and puts it back.
 func (e *examination) boot(ctx context.Context) {
 	was, err := e.ctl.Boot(ctx)
@@ -203,8 +213,11 @@ func (e *examination) boot(ctx context.Context) {
 	} else {
 		e.say("boot-write", Works, "a boot from the network, once, was set and read back")
 	}
-	if _, err := e.ctl.SetBoot(ctx, claim, bmc.BootSpec{Device: bmc.BootNone}); err != nil {
-		e.say("boot-restore", Limited, "the override may still be there: %s", reason(err))
+	// Also when somebody pressed Ctrl-C or the time is up: a machine that boots from the network next time is not what was there.
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreLimit)
+	defer cancel()
+	if _, err := e.ctl.SetBoot(back, claim, bmc.BootSpec{Device: bmc.BootNone}); err != nil {
+		e.say("boot-restore", Fails, "the machine may boot from the network next time: %s", reason(err))
 	}
 }
 

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -154,6 +155,30 @@ func TestRedfish(t *testing.T) {
 	f(true, "fence", Limited, "strength soft", bmc.ETagIgnored)
 	f(true, "boot-write", Works, "read back")
 	f(true, "boot-write", Fails, "enable-reverts", bmc.EnableReverts)
+	e := &examination{}
+	if e.say("identity", Works, "%s", "ACME\x1b]0;pwned\a"); e.checks[0].Says != "ACME?]0;pwned?" {
+		t.Errorf("%q", e.checks[0].Says)
+	}
+}
+
+// TestInterrupted: whoever presses Ctrl-C while the override is tried gets it put back.
+func TestInterrupted(t *testing.T) {
+	b := bmc.New(bmc.Config{User: "admin", Password: "secret", Firmware: vm.UEFIPXE, UUID: uuid, Serial: "SN1", Maker: "ACME", LoginTime: time.Millisecond}, off{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	boots := 0
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.ServeHTTP(w, r)
+		if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/Systems/") {
+			boots++ // one request at a time
+			cancel()
+		}
+	}))
+	defer srv.Close()
+	Examine(ctx, Config{Redfish: strings.TrimPrefix(srv.URL, "https://"), User: "admin", Password: "secret", Rate: 500, Write: true, Limit: 20 * time.Second})
+	if boots < 2 || b.Sessions() != 0 {
+		t.Errorf("the override was written %d times, %d sessions", boots, b.Sessions())
+	}
 }
 
 // TestChoice: Redfish first; IPMI where there is none; a wrong password is tried once by each, and told in words without it.

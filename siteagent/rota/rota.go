@@ -144,7 +144,8 @@ func (r *Rota[D]) due(now time.Time, n int) map[string]D {
 	defer r.mu.Unlock()
 	out := map[string]D{}
 	for name, t := range r.devices {
-		if len(out) < n && !r.busy[name] && !t.next.After(now) {
+		set := t.next.Sub(now) > rest+Every // the clock was set back since
+		if len(out) < n && !r.busy[name] && (set || !t.next.After(now)) {
 			r.busy[name] = true
 			out[name] = t.d
 		}

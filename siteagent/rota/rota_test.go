@@ -81,3 +81,14 @@ func TestRota(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// TestClockSetBack: a clock that is set back by a day stops no polling.
+func TestClockSetBack(t *testing.T) {
+	r := &Rota[int]{Look: func() map[string]int { return map[string]int{"a": 1} }}
+	r.refresh()
+	now := time.Now()
+	r.devices["a"].next = now.Add(24 * time.Hour) // by the clock of before
+	if due := r.due(now, 8); len(due) != 1 {
+		t.Errorf("due are %v", due)
+	}
+}

@@ -197,12 +197,17 @@ func Roster(w *effective.Site) func() []string {
 
 // Planner returns the Plan of a site as it is when it is called. While no switch is in intent it costs nothing.
 func Planner(w *effective.Site) func() *account.Plan {
+	last := account.NewPlan(nil, nil)
 	return func() *account.Plan {
 		e := w.Now()
-		if e.Err != nil || len(e.Overlay.Catalog.List(intent.KindSwitch)) == 0 {
+		if e.Err != nil {
+			return last // as it was: what is not known now is no reason to count nothing
+		}
+		if len(e.Overlay.Catalog.List(intent.KindSwitch)) == 0 {
 			return account.NewPlan(nil, nil)
 		}
 		c := e.Overlay.Catalog
-		return PlanOf(c, effective.Addresses(c, e.State.Roster, w.ID()), reconcile.Bindings(w.Journal), w.ID())
+		last = PlanOf(c, effective.Addresses(c, e.State.Roster, w.ID()), reconcile.Bindings(w.Journal), w.ID())
+		return last
 	}
 }

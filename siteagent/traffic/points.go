@@ -148,12 +148,15 @@ func (b *pointer) own(machine string, at []stand) {
 
 // PointPlanner returns PointsOf a site as it is when it is called.
 func PointPlanner(w *effective.Site) func(string, []probe.State, map[string]string) (probe.Plan, []account.Point) {
+	var plan probe.Plan
+	var points []account.Point
 	return func(self string, at []probe.State, macs map[string]string) (probe.Plan, []account.Point) {
 		e := w.Now()
 		if e.Err != nil {
-			return probe.Plan{}, nil
+			return plan, points // as it was: what is not known now is no reason to count nothing
 		}
 		c := e.Overlay.Catalog
-		return PointsOf(c, effective.Addresses(c, e.State.Roster, w.ID()), reconcile.Bindings(w.Journal), w.ID(), self, at, macs)
+		plan, points = PointsOf(c, effective.Addresses(c, e.State.Roster, w.ID()), reconcile.Bindings(w.Journal), w.ID(), self, at, macs)
+		return plan, points
 	}
 }

@@ -111,6 +111,9 @@ func TestBothCountAlike(t *testing.T) {
 				want := map[uint32]Totals{}
 				for key, row := range soft.rows {
 					want[key.at] = Totals{row.Bytes, row.Frames, row.L3}
+					if row.L3 > uint64(len(b)) {
+						t.Fatalf("seed %d: %d octets of IP in a frame of %d: a header may say what it likes", seed, row.L3, len(b))
+					}
 				}
 				soft.rows = map[softKey]*Row{}
 				got := map[uint32]Totals{}

@@ -138,7 +138,7 @@ func (f *frame) parse() (h headers, ok bool) {
 	if h.frames > 1 && h.ip {
 		h.l3 = size - off + (h.frames-1)*(ip+l4)
 	}
-	if h.ip && h.l3 == 0 {
+	if h.ip && (h.l3 == 0 || h.frames == 1 && h.l3 > size-off) {
 		h.l3 = size - off
 	}
 	tag := 0

@@ -6,7 +6,7 @@
 // Imported by: siteagent/devices, which says whom to read, and keeps what they say.
 //
 // Promises: 10 (no such object, text for a number, a sensor that is not ok: unknown, never 0), 12 (object names strictly rise and stay in
-// their subtree, a reading takes at most 10,000 variables and 20 s with one request in flight, names are clipped and made printable; what
+// their subtree, a column has at most 10,000 variables, a reading takes 20 s with one request in flight, names are clipped and made printable; what
 // breaks this costs that part of the reading, never the rest).
 //
 // Versions: 2c, and 3 with SHA-256 and AES-128 (RFC 7860, RFC 3826), both mandatory.

@@ -93,7 +93,7 @@ func (r *Reader) Read(ctx context.Context, name string, t Target) ([]Reading, er
 
 // read reads part by part: one that makes no sense is left out.
 func (d *device) read(ctx context.Context, s session) (out []Reading, err error) {
-	w := &walk{ctx: ctx, s: s, d: d, left: maxVariables, last: map[string]uint64{}, speeds: map[string]float64{}}
+	w := &walk{ctx: ctx, s: s, d: d, last: map[string]uint64{}, speeds: map[string]float64{}}
 	defer w.adapt()
 	defer w.remember()
 	begun, err := w.get(sysUpTime())

@@ -306,7 +306,7 @@ func FuzzAnswer(f *testing.F) {
 		g.Conn.Close()
 		g.Conn = &wire{parts: [][]byte{one, two, one, two, two, one}}
 		root, n := ifXEntry(1), 0
-		w := &walk{ctx: t.Context(), s: s, d: &device{bulk: firstBulk}, left: maxVariables}
+		w := &walk{ctx: t.Context(), s: s, d: &device{bulk: firstBulk}}
 		err = w.tree(root, func(index oid, v value) {
 			n++
 			if len(index) == 0 || len(index)+len(root) > maxOID || len(v.s) > maxText {
@@ -387,6 +387,18 @@ func TestInventsNames(t *testing.T) {
 		if d := r.devices["sw1"]; len(d.last) > maxRemembered || len(d.speeds) > maxRemembered {
 			t.Fatalf("after %d readings %d counters and %d speeds are remembered", i, len(d.last), len(d.speeds))
 		}
+	}
+}
+
+// TestManyPorts: a switch with more objects than one column may have is read all the same.
+func TestManyPorts(t *testing.T) {
+	all := fmt.Sprintf(uptime, 100_000)
+	for i := range 2000 {
+		all += port(i+1, fmt.Sprint("e", i), 1, 0)
+	}
+	rr, err := over(&mute{most: 1000, objects: objects(t, all)}).Read(t.Context(), "sw1", Target{})
+	if err != nil || len(rr) < maxPorts {
+		t.Errorf("%d readings, %v", len(rr), err)
 	}
 }
 

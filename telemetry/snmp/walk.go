@@ -10,7 +10,7 @@ import (
 
 const (
 	readLimit    = 20 * time.Second // of a whole reading: the next is a minute later
-	maxVariables = 10_000           // of a whole reading; a switch of 128 ports has about 3,000
+	maxVariables = 10_000           // of one column; a switch of 128 ports has a few hundred
 	maxTries     = 3                // of one request, each for fewer variables
 
 	// Variables asked for at once: the first guess, and the most. An answer of 50 counters fits into a datagram of 1,500 octets.
@@ -21,7 +21,7 @@ const (
 
 var (
 	errLoop = errors.New("names of objects do not rise: the device goes in circles")
-	errMany = fmt.Errorf("the device has more than %d variables to tell", maxVariables)
+	errMany = fmt.Errorf("the device has more than %d variables of one kind to tell", maxVariables)
 )
 
 // walk is one reading of a device.
@@ -29,7 +29,6 @@ type walk struct {
 	ctx  context.Context
 	s    session
 	d    *device
-	left int  // variables
 	slow bool // a request was not answered in time
 	// What the device will be remembered by.
 	last   map[string]uint64
@@ -70,7 +69,7 @@ func (w *walk) get(name oid) (v value, err error) {
 // fn was then called for a part.
 // Source: RFC 3416 section 4.2.3; gosnmp#408 and datadog-agent#52318 for what devices do instead.
 func (w *walk) tree(root oid, fn func(index oid, v value)) error {
-	for at := root; ; {
+	for at, left := root, maxVariables; ; {
 		vv, err := w.bulk(at)
 		if err != nil {
 			return err
@@ -83,7 +82,7 @@ func (w *walk) tree(root oid, fn func(index oid, v value)) error {
 			if slices.Compare(v.name, at) <= 0 {
 				return errLoop
 			}
-			if w.left--; w.left < 0 {
+			if left--; left < 0 {
 				return errMany
 			}
 			at = v.name

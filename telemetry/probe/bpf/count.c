@@ -265,8 +265,8 @@ static __always_inline void count(struct frame *f)
 	}
 	if (!frames)
 		frames = 1;
-	if (ip && !l3len)
-		l3len = f->len - off;
+	if (ip && (!l3len || (frames == 1 && l3len > f->len - off)))
+		l3len = f->len - off; // a header may say what it likes
 	take(f, frames);
 	if (!i)
 		return;

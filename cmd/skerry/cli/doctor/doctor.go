@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -98,13 +99,14 @@ func confirm(o options, address string) error {
 
 func password(s Shell, o options) (string, error) {
 	if o.file != "" {
-		info, err := os.Stat(o.file)
-		if err == nil && info.Size() > maxPassword {
-			err = fmt.Errorf("%d octets, at most %d", info.Size(), maxPassword)
+		f, err := os.Open(o.file)
+		if err != nil {
+			return "", fmt.Errorf("cannot read password: %w", err)
 		}
-		var b []byte
-		if err == nil {
-			b, err = os.ReadFile(o.file)
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, maxPassword+1)) // it may be a device without an end
+		if err == nil && len(b) > maxPassword {
+			err = fmt.Errorf("more than %d octets", maxPassword)
 		}
 		if err != nil {
 			return "", fmt.Errorf("cannot read password: %w", err)
