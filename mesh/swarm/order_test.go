@@ -44,14 +44,14 @@ func TestReaderComesFirst(t *testing.T) {
 
 // TestReaderAtAPeer: the agent that owns a stripe fetches it first when somebody waits for it at another one.
 func TestReaderAtAPeer(t *testing.T) {
-	inBubble(t, 2, 160<<20, func(s *site) {
+	inBubble(t, 2, 96<<20, func(s *site) {
 		last := uint32(0)
-		for stripe := range uint32(10) {
+		for stripe := range uint32(6) {
 			if s.order(stripe)[0] == s.agents[0] {
 				last = stripe
 			}
 		}
-		if last < 5 {
+		if last < 4 {
 			s.Fatalf("the last stripe of the first agent is %d: another size is needed", last)
 		}
 		s.startAll()
