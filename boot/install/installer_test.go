@@ -177,7 +177,7 @@ func TestFailedVerifyAborts(t *testing.T) {
 func TestNewEpochKeepsWhatIsWritten(t *testing.T) {
 	s := newScene(t)
 	gate := make(chan struct{})
-	var once sync.Once
+	var once, moved sync.Once
 	src := s.source(func(w http.ResponseWriter, r *http.Request) bool {
 		var from int64
 		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
@@ -185,6 +185,7 @@ func TestNewEpochKeepsWhatIsWritten(t *testing.T) {
 			select { // the first claim never gets the second half
 			case <-gate:
 			case <-r.Context().Done():
+				moved.Do(func() { close(gate) })
 			}
 		}
 		return false
@@ -194,7 +195,6 @@ func TestNewEpochKeepsWhatIsWritten(t *testing.T) {
 		once.Do(func() {
 			c.Epoch = intent.Epoch{Generation: 1, N: 2}
 			s.perm.ID, s.perm.Claim = "p2", c.Epoch
-			close(gate)
 		})
 		return c, nil
 	}

@@ -18,6 +18,7 @@ import (
 // TestHistory: the sensors of a machine's BMC are read and kept, and answered through the coordinator; with the coordinator gone by each
 // agent; after an agent was killed as before. A machine that is removed takes its series along. Real processes.
 func TestHistory(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := procs.New(t, buildSkerry(t), "a1", "a2")
 	const password = "history-password"
 	controller, addr := rackBMC(t, password)
@@ -54,6 +55,7 @@ func TestHistory(t *testing.T) {
 
 // TestSNMP: what Debian's snmpd says, by version 3 with a sealed secret, is kept by one agent of the site and answered by all; a switch that is removed takes its series along. Real processes.
 func TestSNMP(t *testing.T) {
+	t.Parallel() // it mostly waits
 	lab.Need(t, lab.Tool("snmpd", "snmpd"))
 	dir := t.TempDir()
 	addr := freeUDP(t)

@@ -110,7 +110,7 @@ func Alive(st *api.SiteStatus) string {
 // Coordinator starts the coordinator and waits until it answers.
 func (s *Site) Coordinator() {
 	s.tb.Helper()
-	s.Start("coordinator", "coordinator", "--listen", s.Addr["coordinator"], "--spread", "1s")
+	s.Start("coordinator", "coordinator", "--listen", s.Addr["coordinator"], "--metrics", "", "--spread", "1s")
 	s.Until("the coordinator answers", func(ctx context.Context) bool {
 		_, err := s.API("coordinator").Whoami(ctx)
 		return err == nil
