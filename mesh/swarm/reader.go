@@ -82,11 +82,12 @@ func (j *job) readers() (at []int) {
 
 // need is the stripe that readers here wait for, of which nobody at the site has all: the first one, plus 1; or 0. The caller holds mu.
 func (j *job) need(now time.Time) uint32 {
-	if j.m == nil {
+	readers := j.readers()
+	if j.m == nil || len(readers) == 0 { // as for most assets, and it is asked after each chunk
 		return 0
 	}
 	holders := j.holders(now)
-	for _, at := range j.readers() {
+	for _, at := range readers {
 		for i := range j.ahead(at) {
 			if !bit(j.have, i) && !held(holders, i) {
 				return stripeOf(j.m, i) + 1
@@ -212,12 +213,16 @@ func (j *job) pressing(now time.Time) bool {
 	if j.m == nil || !j.line.trying || j.line.next >= len(j.m.Chunks) || j.pressed >= max(pressLeast, len(j.m.Chunks)/twiceShare) {
 		return false
 	}
+	readers, needed := j.readers(), j.needed(now)
+	if len(readers)+len(needed) == 0 {
+		return false
+	}
 	holders := j.holders(now)
 	waits := func(i int) bool { // nobody brings it
 		return !bit(j.have, i) && j.busy[i] == 0 && !held(holders, i) && j.may(stripeOf(j.m, i), now)
 	}
 	press := false
-	for _, at := range j.readers() {
+	for _, at := range readers {
 		for i := range j.ahead(at) {
 			if i == j.line.next {
 				return false
@@ -225,7 +230,7 @@ func (j *job) pressing(now time.Time) bool {
 			press = press || i == at && waits(i)
 		}
 	}
-	for _, stripe := range j.needed(now) {
+	for _, stripe := range needed {
 		if j.line.stripe == stripe {
 			return false
 		}

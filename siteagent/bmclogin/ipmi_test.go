@@ -3,7 +3,6 @@ package bmclogin
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
@@ -15,24 +14,8 @@ import (
 // ipmiBox starts a controller that speaks IPMI alone, with the password before a change.
 func ipmiBox(t *testing.T) (*sim.BMC, *intent.BMCSpec) {
 	t.Helper()
-	b, err := sim.New(sim.Config{User: "root", Password: before, UUID: "00112233-4455-4677-8899-aabbccddeeff", Serial: "SN1"}, off{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- b.Serve(ctx, conn) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	return b, &intent.BMCSpec{Address: conn.LocalAddr().String(), Protocol: "ipmi", Secret: "bmc"}
+	b, addr := sim.Start(t, sim.Config{User: "root", Password: before, UUID: "00112233-4455-4677-8899-aabbccddeeff", Serial: "SN1"}, off{})
+	return b, &intent.BMCSpec{Address: addr, Protocol: "ipmi", Secret: "bmc"}
 }
 
 // TestIPMI: the protocol in the intent chooses the driver; its session is shared, its password changed under the claim and proven, and

@@ -39,24 +39,7 @@ func redfishBox(t *testing.T, faults ...bmc.Fault) (*bmc.BMC, string) {
 
 func ipmiBox(t *testing.T, faults ...ipmi.Fault) (*ipmi.BMC, string) {
 	t.Helper()
-	b, err := ipmi.New(ipmi.Config{User: "admin", Password: "secret", UUID: uuid, Serial: "SN1", Maker: "ACME"}, off{}, faults...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- b.Serve(ctx, conn) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	return b, conn.LocalAddr().String()
+	return ipmi.Start(t, ipmi.Config{User: "admin", Password: "secret", UUID: uuid, Serial: "SN1", Maker: "ACME"}, off{}, faults...)
 }
 
 // show writes a report in short: "NAME RESULT".

@@ -11,8 +11,8 @@ import (
 
 // instances starts the binding decisions that this agent owns. A release belongs to whoever acts on the machine: its claim is
 // not given to anybody else while the machine is being installed.
-func (c *Controller) instances(ctx context.Context, want Want) {
-	v := c.instanceView(want)
+func (c *Controller) instances(ctx context.Context, want Want, views []MachineView) {
+	v := c.instanceView(want, views)
 	for _, t := range PlanInstances(v) {
 		id := "binding/" + t.Binding.Instance
 		if (t.Release && c.Owns(t.Binding.Machine)) || (!t.Release && c.owns(id)) {
@@ -21,7 +21,7 @@ func (c *Controller) instances(ctx context.Context, want Want) {
 	}
 }
 
-func (c *Controller) instanceView(want Want) InstanceView {
+func (c *Controller) instanceView(want Want, views []MachineView) InstanceView {
 	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause, Knows: want.Knows, Displaced: displaced(c.cfg.Journal)}
 	_, members := c.cfg.Members()
 	alive := 0
@@ -31,7 +31,7 @@ func (c *Controller) instanceView(want Want) InstanceView {
 		}
 	}
 	v.Majority = alive*2 > len(members)
-	for _, m := range BuildViews(c.cfg.Journal, want.Catalog, c.cfg.Around()) {
+	for _, m := range views {
 		free := m.Binding == nil || m.Binding.Released
 		if m.Status.State == intent.StateAvailable && free && m.Accepted != nil && !m.Spec.Maintenance {
 			v.Candidates = append(v.Candidates, Candidate{Name: m.Name, Type: m.Status.MachineType, Generation: m.lastGeneration()})
@@ -143,12 +143,7 @@ func (t BindTask) taken(now map[string]Binding, displaced map[string]string) str
 }
 
 func (c *Controller) viewOf(machine string) (MachineView, bool) {
-	for _, v := range BuildViews(c.cfg.Journal, c.cfg.Want().Catalog, c.cfg.Around()) {
-		if v.Name == machine {
-			return v, true
-		}
-	}
-	return MachineView{}, false
+	return BuildView(c.cfg.Journal, c.cfg.Want().Catalog, c.cfg.Around(), machine)
 }
 
 // View returns the view of one machine as of now.

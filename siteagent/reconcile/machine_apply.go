@@ -83,8 +83,10 @@ func (c *Controller) Run(ctx context.Context) error {
 		_, wake := c.cfg.Journal.Rev()
 		want, began := c.cfg.Want(), time.Now()
 		if !c.cfg.Recovering() {
-			c.machines(ctx, want)
-			c.instances(ctx, want)
+			around := c.cfg.Around()
+			views := BuildViews(c.cfg.Journal, want.Catalog, around)
+			c.machines(ctx, views, around.BootSlots)
+			c.instances(ctx, want, views)
 		}
 		select {
 		case <-ctx.Done():
@@ -150,10 +152,7 @@ func machineID(name string) string { return "machine/" + name }
 
 // machines starts the next step of every machine that this agent owns. Netboots take the free boot slots one by one, so
 // that two machines never share the last one.
-func (c *Controller) machines(ctx context.Context, want Want) {
-	around := c.cfg.Around()
-	views := BuildViews(c.cfg.Journal, want.Catalog, around)
-	slots := around.BootSlots
+func (c *Controller) machines(ctx context.Context, views []MachineView, slots int) {
 	for _, v := range views {
 		if v.loading() {
 			slots--

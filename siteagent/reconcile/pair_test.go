@@ -171,13 +171,22 @@ func (p *pair) round() {
 
 // turn plans and acts once. Nobody rests: turns take no time.
 func (h *half) turn() {
-	for _, plan := range []func(context.Context, Want){h.machines, h.instances} {
-		plan(h.p.t.Context(), h.cfg.Want())
-		h.wg.Wait()
-	}
+	h.machines(h.p.t.Context(), h.views(), h.cfg.Around().BootSlots)
+	h.wg.Wait()
+	h.bindings()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.busy)
+}
+
+func (h *half) views() []MachineView {
+	return BuildViews(h.journal, h.cfg.Want().Catalog, h.cfg.Around())
+}
+
+// bindings plans and makes bindings once.
+func (h *half) bindings() {
+	h.instances(h.p.t.Context(), h.cfg.Want(), h.views())
+	h.wg.Wait()
 }
 
 // until lets rounds go by until ok, and fails after twenty.
@@ -287,15 +296,13 @@ func TestReleaseBeforeInstalling(t *testing.T) {
 	p.until("the inspection", p.is(intent.StateAvailable))
 	p.cat.Put(first)
 	h := p.half[owner]
-	h.instances(t.Context(), h.cfg.Want())
-	h.wg.Wait()
+	h.bindings()
 	if b := Bindings(h.journal)[InstanceUID(first.Metadata.UID, 0)]; b.Machine != "m1" {
 		t.Fatalf("m1 was not bound: %+v", b)
 	}
 	p.cat.Delete(first.Key())
 	p.gone[first.Metadata.UID] = true
-	h.instances(t.Context(), h.cfg.Want())
-	h.wg.Wait()
+	h.bindings()
 	p.cat.Put(second)
 	p.until("the second installation", p.is(intent.StateInstalling))
 }

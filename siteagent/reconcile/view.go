@@ -36,37 +36,56 @@ type Surroundings struct {
 	BootSlots int
 }
 
-// BuildViews folds the journal and the effective intent into one view per declared machine, in order of names.
-func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineView {
-	types := map[string]*intent.MachineTypeSpec{}
+// fold is what the views of all machines share.
+type fold struct {
+	j         *claim.Journal
+	s         Surroundings
+	types     map[string]*intent.MachineTypeSpec
+	bindings  map[string]Binding  // by instance
+	byMachine map[string]*Binding // that stands, else the last one
+}
+
+func newFold(j *claim.Journal, c *intent.Catalog, s Surroundings) *fold {
+	f := &fold{j, s, map[string]*intent.MachineTypeSpec{}, Bindings(j), map[string]*Binding{}}
 	for _, o := range c.List(intent.KindMachineType) {
-		types[o.Metadata.Name] = o.Spec.(*intent.MachineTypeSpec)
+		f.types[o.Metadata.Name] = o.Spec.(*intent.MachineTypeSpec)
 	}
-	byMachine := map[string]*Binding{}
-	bindings, losers := Bindings(j), displaced(j)
-	for _, uid := range slices.Sorted(maps.Keys(bindings)) { // every agent picks the same of two
-		b := bindings[uid]
+	losers := displaced(j)
+	for _, uid := range slices.Sorted(maps.Keys(f.bindings)) { // every agent picks the same of two
+		b := f.bindings[uid]
 		if losers[uid] != "" {
 			continue
 		}
-		if old := byMachine[b.Machine]; old == nil || (old.Released && !b.Released) || (old.Released == b.Released && b.Generation > old.Generation) {
-			byMachine[b.Machine] = &b
+		if old := f.byMachine[b.Machine]; old == nil || (old.Released && !b.Released) || (old.Released == b.Released && b.Generation > old.Generation) {
+			f.byMachine[b.Machine] = &b
 		}
 	}
+	return f
+}
+
+// view is that of one declared machine, without SlotFree.
+func (f *fold) view(o *intent.Object) MachineView {
+	v := view(f.j, o.Metadata.Name, f.s)
+	v.Spec, v.Types, v.Binding = o.Spec.(*intent.MachineSpec), f.types, f.byMachine[o.Metadata.Name]
+	if b, ok := f.bindings[v.Status.InstanceUID]; ok && b.Machine != v.Name {
+		v.Successor = b.Machine
+	}
+	v.Policy = f.s.Erase
+	if v.Assets = f.s.Assets(v.Binding); v.owes() {
+		v.Assets = f.s.Assets(nil)
+	}
+	return v
+}
+
+// BuildViews folds the journal and the effective intent into one view per declared machine, in order of names.
+func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineView {
+	f := newFold(j, c, s)
 	var out []MachineView
 	busy := 0
 	for _, o := range c.List(intent.KindMachine) {
-		v := view(j, o.Metadata.Name, s)
-		v.Spec, v.Types, v.Binding = o.Spec.(*intent.MachineSpec), types, byMachine[o.Metadata.Name]
-		if b, ok := bindings[v.Status.InstanceUID]; ok && b.Machine != v.Name {
-			v.Successor = b.Machine
-		}
+		v := f.view(o)
 		if v.loading() {
 			busy++
-		}
-		v.Policy = s.Erase
-		if v.Assets = s.Assets(v.Binding); v.owes() {
-			v.Assets = s.Assets(nil)
 		}
 		out = append(out, v)
 	}
@@ -74,6 +93,32 @@ func BuildViews(j *claim.Journal, c *intent.Catalog, s Surroundings) []MachineVi
 		out[i].SlotFree = busy < s.BootSlots
 	}
 	return out
+}
+
+// BuildView is BuildViews for one machine: of the others it looks only at those that may occupy a boot slot. ok is false for one that is
+// not declared.
+func BuildView(j *claim.Journal, c *intent.Catalog, s Surroundings, machine string) (v MachineView, ok bool) {
+	f, busy := newFold(j, c, s), 0
+	for _, o := range c.List(intent.KindMachine) {
+		name := o.Metadata.Name
+		if name == machine {
+			v, ok = f.view(o), true
+		}
+		if st := claim.Shared[intent.MachineStatus](j, KindMachine, name); st != nil && mayOccupy(st.State) && view(j, name, s).loading() {
+			busy++
+		}
+	}
+	v.SlotFree = ok && busy < s.BootSlots
+	return v, ok
+}
+
+// mayOccupy tells whether a machine of that state may occupy a boot slot: see loading.
+func mayOccupy(s intent.MachineState) bool {
+	switch s {
+	case intent.StateInstalling, intent.StateErasing, intent.StateAllocated, intent.StateExpected, intent.StateDiscovered:
+		return true
+	}
+	return false
 }
 
 // loading tells whether the machine occupies a boot slot: from its power-on to the end of its installation's first boot.

@@ -3,7 +3,9 @@ package reconcile
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -12,21 +14,23 @@ import (
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
-// BenchmarkBuildViews: a site of 1,000 machines that run, each with an inventory of eight disks, is looked at, as after every record.
-func BenchmarkBuildViews(b *testing.B) {
-	const machines = 1000
+const largeMachines = 1000
+
+// largeSite is one of machines that run, each with an inventory of eight disks.
+func largeSite(b *testing.B) (*claim.Journal, *intent.Catalog, Surroundings) {
+	b.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db, err := state.Open(state.Config{Dir: filepath.Join(b.TempDir(), "state"), Key: make([]byte, 32), Logger: log})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer db.Close()
+	b.Cleanup(func() { _ = db.Close() })
 	j, err := claim.OpenJournal(db, "lon1", "a1", log)
 	if err != nil {
 		b.Fatal(err)
 	}
 	c := intent.NewCatalog()
-	for i := range machines {
+	for i := range largeMachines {
 		name := fmt.Sprintf("m%d", i)
 		c.Put(&intent.Object{Kind: intent.KindMachine, Metadata: intent.Metadata{Name: name, Site: "lon1"}, Spec: &intent.MachineSpec{}})
 		f := Facts{Serial: name, UUID: name, CPUs: 64, MemoryMiB: 1 << 20, MACs: []string{"52:54:00:00:00:01", "52:54:00:00:00:02"}}
@@ -48,9 +52,25 @@ func BenchmarkBuildViews(b *testing.B) {
 		Now: time.Now(), Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return time.Time{} },
 		Assets: func(*Binding) string { return "" }, BootSlots: 4,
 	}
+	return j, c, s
+}
+
+// BenchmarkBuildViews: a site of 1,000 machines is looked at, as after every record.
+func BenchmarkBuildViews(b *testing.B) {
+	j, c, s := largeSite(b)
 	for b.Loop() {
-		if vv := BuildViews(j, c, s); len(vv) != machines || vv[7].Inventory == nil || vv[7].Status.State != intent.StateRunning {
+		if vv := BuildViews(j, c, s); len(vv) != largeMachines || vv[7].Inventory == nil || vv[7].Status.State != intent.StateRunning {
 			b.Fatal("not every machine has its view")
+		}
+	}
+}
+
+// BenchmarkBuildView: one machine of a site of 1,000 is looked at, as for every packet that it sends.
+func BenchmarkBuildView(b *testing.B) {
+	j, c, s := largeSite(b)
+	for b.Loop() {
+		if v, ok := BuildView(j, c, s, "m7"); !ok || v.Inventory == nil {
+			b.Fatal("no view")
 		}
 	}
 }
@@ -85,5 +105,60 @@ func TestShared(t *testing.T) {
 	put(intent.StateAvailable)
 	if now := load[intent.MachineStatus](j, KindMachine, "m1"); now.State != intent.StateAvailable || first.State != intent.StateRunning {
 		t.Errorf("%+v, %+v", now, first)
+	}
+}
+
+// TestBuildView: the view of one machine is that which it has among all, whatever states, sessions and bindings there are.
+func TestBuildView(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	log := slog.New(slog.DiscardHandler)
+	db, err := state.Open(state.Config{Dir: filepath.Join(quickDir(t), "state"), Key: make([]byte, 32), Logger: log, UserFraction: -1, UserFree: 1, VitalFree: 1, StopFree: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	j, err := claim.OpenJournal(db, "lon1", "a1", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := []intent.MachineState{
+		"", intent.StateExpected, intent.StateDiscovered, intent.StateAvailable, intent.StateAllocated, intent.StateInstalling, intent.StateRunning,
+		intent.StateReleasing, intent.StateErasing, intent.StateQuarantined, intent.StateMaintenance, intent.StateBroken,
+	}
+	c, now := intent.NewCatalog(), time.Now()
+	const machines = 6
+	s := Surroundings{
+		Now: now, Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return now },
+		Assets: func(b *Binding) string { return map[bool]string{true: "the image"}[b != nil] },
+	}
+	for i := range machines {
+		c.Put(&intent.Object{Kind: intent.KindMachine, Metadata: intent.Metadata{Name: fmt.Sprintf("m%d", i), Site: "lon1"}, Spec: &intent.MachineSpec{}})
+	}
+	free := map[bool]int{}
+	for range 200 {
+		m := fmt.Sprintf("m%d", r.IntN(machines))
+		uid := fmt.Sprintf("i%d", r.IntN(machines))
+		d := []claim.Draft{
+			{Kind: KindMachine, Key: m, Body: intent.MachineStatus{State: states[r.IntN(len(states))], Phase: []string{"", PhaseNetboot, PhaseWrite}[r.IntN(3)], InstanceUID: uid}},
+			{Kind: KindBinding, Key: uid, Body: Binding{Instance: uid, Machine: m, Generation: r.Uint64N(3), Released: r.IntN(2) == 0}},
+			{Kind: KindWindow, Key: m, Body: Window{Machine: m, Nonce: fmt.Sprint(r.IntN(2)), Opened: now}},
+			{Kind: KindSession, Key: m, Body: Session{ID: m, Machine: m, Nonce: fmt.Sprint(r.IntN(2)), Since: now}},
+			{Kind: KindRelease, Key: m, Body: Release{Instance: uid, Generation: r.Uint64N(3)}},
+		}[r.IntN(5)]
+		if err := j.Append(t.Context(), claim.Local, d); err != nil {
+			t.Fatal(err)
+		}
+		s.BootSlots = 1 + r.IntN(4)
+		for _, want := range BuildViews(j, c, s) {
+			free[want.SlotFree]++
+			if got, ok := BuildView(j, c, s, want.Name); !ok || !reflect.DeepEqual(got, want) {
+				t.Fatalf("%s: %+v, want %+v", want.Name, got, want)
+			}
+		}
+	}
+	if _, ok := BuildView(j, c, s, "nobody"); ok || free[true] == 0 || free[false] == 0 {
+		t.Errorf("%v, slots free %v", ok, free)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -59,28 +58,10 @@ type box struct {
 func newBox(t *testing.T, faults ...sim.Fault) *box {
 	t.Helper()
 	x := &box{t: t, p: &plug{}}
-	var err error
-	x.b, err = sim.New(sim.Config{
+	x.b, x.addr = sim.Start(t, sim.Config{
 		User: "admin", Password: "secret", UUID: simUUID, Maker: "ACME", Model: "R1", Serial: "SN1",
 		Sensors: simSensors(), StaleTime: time.Second,
 	}, x.p, faults...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.addr = conn.LocalAddr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- x.b.Serve(ctx, conn) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
 	return x
 }
 

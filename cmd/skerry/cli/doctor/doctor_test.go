@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,24 +56,7 @@ func run(f *fake, args ...string) error {
 
 // TestBMC runs the verb against a controller that speaks IPMI: IPMI has no fence, so the exit code is that of what works in part.
 func TestBMC(t *testing.T) {
-	b, err := ipmi.New(ipmi.Config{User: "admin", Password: "secret", UUID: "00112233-4455-4677-8899-aabbccddeeff", Serial: "SN1"}, off{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- b.Serve(ctx, conn) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	addr := conn.LocalAddr().String()
+	b, addr := ipmi.Start(t, ipmi.Config{User: "admin", Password: "secret", UUID: "00112233-4455-4677-8899-aabbccddeeff", Serial: "SN1"}, off{})
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
