@@ -84,6 +84,7 @@ func newSite(names ...string) *site {
 	secrets := map[string]string{
 		"two": `{"community":"hush"}`, "three": `{"username":"w","auth-password":"hushhush","priv-password":"hushhush"}`, "broken": `[]`,
 	}
+	log := slog.New(slog.NewTextHandler(&s.log, nil)) // one: two handlers would write into the buffer at once
 	for a := range s.alive {
 		s.p[a] = New(Config{
 			Site: "lon1", Self: a, Catalog: s.catalog, OwnsMachine: func(string) bool { return a == "a1" }, Signed: func() replica.State { return replica.State{Tombs: s.tombs} },
@@ -109,7 +110,7 @@ func newSite(names ...string) *site {
 					s.kept[a] = append(s.kept[a], fmt.Sprintf("%s %s %d %v max %g of %s", d.Key(), d.Type, v.N, v.Unknown, *d.Max, d.Owner))
 				}
 			},
-			Log: slog.New(slog.NewTextHandler(&s.log, nil)),
+			Log: log,
 		}, agent{s, a})
 	}
 	return s
