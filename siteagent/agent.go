@@ -33,6 +33,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/history"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
+	"github.com/skerry-metal/skerry/siteagent/holds"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
@@ -103,6 +104,7 @@ type Agent struct {
 	fresh   *freshness.Keeper
 	above   atomic.Pointer[uplink.Heads] // the coordinator's, as heard last
 	site    *effective.Site
+	holds   *holds.Ledger
 	journal *claim.Journal
 	claims  *claim.Claims
 	line    *wan.Keeper // what the site's line may carry
@@ -297,7 +299,8 @@ func (a *Agent) wire() (err error) {
 // wireSite makes what decides and answers at the site.
 func (a *Agent) wireSite() {
 	log, self := a.cfg.Logger, a.id.Agent
-	a.site = effective.New(a.replica, a.journal)
+	a.site, a.holds = effective.New(a.replica, a.journal), holds.Open(a.db, log)
+	a.site.Held = a.holds.Since
 	a.wireAssets()
 	a.traffic = traffic.New(traffic.Config{
 		Site: a.id.Site, Self: self, Listen: a.cfg.SFlow, Store: a.raw, Peers: a.mesh, Agents: traffic.Roster(a.site), Plan: traffic.Planner(a.site), Count: traffic.Counting{Interfaces: a.cfg.Probe.Interfaces, Method: a.cfg.Probe.Method, Dir: a.cfg.Probe.Dir, Plan: traffic.PointPlanner(a.site)}, Event: a.journalEvent, Log: log,
@@ -403,6 +406,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("sessions with BMCs", a.bmcs.Run)
 	run("history", a.history.Run)
 	run("marks", a.keepMarks)
+	run("holds", a.holds.Run)
 	run("metrics", a.serveMetrics)
 	a.cfg.Logger.Info("agent is up", "site", a.id.Site, "agent", a.id.Agent, "management", a.end.Addr().String(), "boot", a.cfg.Boot)
 	return g.Wait()

@@ -9,6 +9,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/mesh/uplink"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/holds"
 	"github.com/skerry-metal/skerry/siteagent/intake"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
@@ -28,6 +29,7 @@ func (a *Agent) wireUpkeep() {
 			{Name: "promises", Buckets: promises, Repair: a.claims.Repair},
 			{Name: "assets", Buckets: []string{blob.Bucket}, Repair: func(context.Context) error { return a.blobs.Repair() }},
 			{Name: "what was taken over the WAN", Buckets: []string{wan.Bucket}, Repair: a.line.Repair},
+			{Name: "how long what is held has waited", Buckets: []string{holds.Bucket}, Repair: a.holds.Repair},
 		},
 		Roomy: a.again, Sound: a.replica.SaveMarks,
 		Event: func(kind, message string, fields map[string]string) error {

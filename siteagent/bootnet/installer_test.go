@@ -21,6 +21,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
+	"github.com/skerry-metal/skerry/siteagent/holds"
 	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/replica"
@@ -93,6 +94,7 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 		t.Fatal(err)
 	}
 	b.site = effective.New(b.replica, b.journal)
+	b.site.Held = holds.Open(db, log).Since
 	b.site.Assets = func(*reconcile.Binding) string { return "" }
 	control := reconcile.New(reconcile.Config{
 		Self: id, Journal: b.journal, Claims: claim.NewClaims(db, id, "boot", alone{}, nil, log), Want: b.site.Want, Members: alone{}.Members, Around: b.site.Around,

@@ -22,6 +22,8 @@ type Site struct {
 	Journal *claim.Journal
 	// Assets says why a machine cannot be booted or installed yet; empty = all is here. A nil binding asks for an inspection.
 	Assets func(*reconcile.Binding) string
+	// Held returns since when, by this process's clock, what a record dates at has been held.
+	Held func(what string, at time.Time) time.Time
 
 	uses uses // of assets
 
@@ -35,7 +37,7 @@ type Site struct {
 // dated is when this process learned of what somebody's clock dated at.
 type dated struct{ at, learned time.Time }
 
-// New returns the site over its replica and journal; the caller sets Assets before it asks for views.
+// New returns the site over its replica and journal; the caller sets Assets and Held before it asks for views.
 func New(r *replica.Replica, j *claim.Journal) *Site {
 	return &Site{Replica: r, Journal: j, heard: map[string]time.Time{}, dated: map[string]dated{}, born: time.Now()}
 }
@@ -159,7 +161,7 @@ func (w *Site) Around() reconcile.Surroundings {
 	if s := w.Spec(); s != nil {
 		slots, erase = cmp.Or(s.BootSlots, slots), s.Erase
 	}
-	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots, Erase: erase, Decision: w.decision, Born: w.born}
+	return reconcile.Surroundings{Now: time.Now(), Learned: w.learned, Heard: w.heardOf, Assets: w.Assets, BootSlots: slots, Erase: erase, Decision: w.decision, Held: w.Held}
 }
 
 // decision is the coordinator's about an override, "" while it was not heard.

@@ -58,7 +58,7 @@ type MachineView struct {
 	Now     time.Time
 	Entered time.Time // into the state and phase
 	Opened  time.Time // of the window
-	Freed   time.Time // when this process learnt of the release: a clock that leaps while it is down shortens no hold
+	Freed   time.Time // since when the release is held, if it was deleted at the site: a clock that leaps while the agent is down shortens no hold
 	Newer   bool      // the inventory is newer than the session, or there is none of the two
 	Pressed bool      // the window is newer than the status
 }

@@ -28,8 +28,8 @@ type Surroundings struct {
 	Assets func(b *Binding) string
 	// Decision is the coordinator's about an override: adopt, discard or ""; nil: none is heard.
 	Decision func(override string) string
-	// Born is when this process began.
-	Born time.Time
+	// Held returns since when, by this process's clock, what a record dates at has been held; only time in which the agent ran counts.
+	Held func(what string, at time.Time) time.Time
 	// Erase is the site's policy, as intent.SiteSpec has it.
 	Erase string
 	// BootSlots is how many machines may load an installer at once.
@@ -153,11 +153,8 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 		Release: load[Release](j, KindRelease, name), Erased: load[Erased](j, KindErased, name), Approval: load[Approval](j, KindApproval, name),
 	}
 	if v.Release != nil {
-		if v.Freed = s.Learned("release/"+name, v.Release.Time); v.Freed.Before(s.Born) {
-			v.Freed = s.Born
-		}
-		if id, ok := strings.CutPrefix(v.Release.Cause, "override "); ok && s.Decision != nil {
-			v.Decision = s.Decision(id)
+		if id, ok := strings.CutPrefix(v.Release.Cause, "override "); ok {
+			v.Freed, v.Decision = s.Held("release/"+name, v.Release.Time), s.Decision(id)
 		}
 	}
 	if st := load[intent.MachineStatus](j, KindMachine, name); st != nil {
