@@ -121,6 +121,8 @@ func (f *fake) Admin(c Command, data []byte) (uint32, error) {
 	return 0, nil
 }
 
+func (f *fake) SCSI(CDB, []byte) (Sense, error) { return nil, ErrUnsupported }
+
 func job(f *fake, media string, want erasure.Level) *Job {
 	for i := range f.data {
 		f.data[i] = byte(i>>9) | 1

@@ -24,6 +24,9 @@ type Device interface {
 	// Admin sends an NVMe admin command and returns dword 0 of its completion. data is read or written by opcode bits 0 and 1.
 	// Errors: ErrUnsupported for what is no NVMe; a status other than 0.
 	Admin(c Command, data []byte) (uint32, error)
+	// SCSI sends a command; data is read, or written if c.Write. It returns what the device says where the status is not GOOD, else nil.
+	// Errors: ErrUnsupported for what takes no SCSI; what kept the command from the device.
+	SCSI(c CDB, data []byte) (Sense, error)
 	Close() error
 }
 
@@ -85,6 +88,7 @@ type Job struct {
 	marks  []int64
 	off    int64 // overwritten so far
 	polled bool  // a sanitize of this job was started
+	less   error // why the disk has less methods than it could
 	drive  erasure.Drive
 }
 
@@ -158,18 +162,20 @@ func (j *Job) choose(ctx context.Context) error {
 	var methods []method
 	var err error
 	if j.drive.Media == "nvme" {
-		if methods, err = nvmeMethods(ctx, j); err != nil {
-			return err
-		}
+		methods, err = nvmeMethods(ctx, j)
+	} else {
+		methods, err = diskMethods(ctx, j)
 	}
-	methods = append(methods, method{"overwrite", erasure.Clear, overwrite})
+	if err != nil {
+		return err
+	}
 	for _, m := range methods {
 		if m.level.Reaches(j.want) {
 			j.method, j.drive.Method, j.drive.Level = m, m.name, m.level
 			return nil
 		}
 	}
-	return fmt.Errorf("medium %s, wanted %s: %w", j.drive.Media, j.want, ErrNoMethod)
+	return errors.Join(fmt.Errorf("medium %s, wanted %s: %w", j.drive.Media, j.want, ErrNoMethod), j.less)
 }
 
 // mark takes the signatures away and writes the canary, and sees that it is there: a device that keeps nothing proves nothing.

@@ -3,6 +3,7 @@ package erase
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"time"
@@ -85,6 +86,66 @@ func (d *linuxDisk) Admin(c Command, data []byte) (uint32, error) {
 		return 0, fmt.Errorf("cannot do NVMe command %#x on %s: status %#x: %w", c.Opcode, d.f.Name(), status, ErrDevice)
 	}
 	return cmd.result, nil
+}
+
+// sgHeader is struct sg_io_hdr of scsi/sg.h on 64 bits, 88 octets.
+type sgHeader struct {
+	id, direction         int32
+	cmdLen, senseMax      uint8
+	iovecs                uint16
+	dataLen               uint32
+	data, cmd, sense      uintptr
+	timeoutMs, flags      uint32
+	packID                int32
+	_                     uint32
+	user                  uintptr
+	status, masked, msg   uint8
+	senseLen              uint8
+	hostStatus, drvStatus uint16
+	resid                 int32
+	duration, info        uint32
+}
+
+const (
+	ioctlSG   = 0x2285 // SG_IO
+	sgNone    = -1
+	sgWrite   = -2
+	sgRead    = -3
+	sgChecked = 0x02 // status CHECK CONDITION
+)
+
+// SCSI implements Device.
+func (d *linuxDisk) SCSI(c CDB, data []byte) (Sense, error) {
+	var pin runtime.Pinner // the header holds addresses that the collector does not see
+	defer pin.Unpin()
+	sense := make([]byte, 252)
+	pin.Pin(&sense[0])
+	pin.Pin(&c.Bytes[0])
+	h := sgHeader{
+		id: 'S', direction: sgNone, cmdLen: uint8(len(c.Bytes)), senseMax: uint8(len(sense)), timeoutMs: uint32(min(c.Timeout/time.Millisecond, math.MaxUint32)),
+		cmd: uintptr(unsafe.Pointer(&c.Bytes[0])), sense: uintptr(unsafe.Pointer(&sense[0])),
+	}
+	if len(data) > 0 {
+		pin.Pin(&data[0])
+		h.direction, h.data, h.dataLen = sgRead, uintptr(unsafe.Pointer(&data[0])), uint32(len(data))
+		if c.Write {
+			h.direction = sgWrite
+		}
+	}
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, d.f.Fd(), ioctlSG, uintptr(unsafe.Pointer(&h)))
+	switch {
+	case errors.Is(e, unix.ENOTTY), errors.Is(e, unix.EINVAL):
+		return nil, fmt.Errorf("cannot send SCSI command %#x to %s: %w", c.Bytes[0], d.f.Name(), ErrUnsupported)
+	case e != 0:
+		return nil, fmt.Errorf("cannot send SCSI command %#x to %s: %w", c.Bytes[0], d.f.Name(), e)
+	case h.hostStatus != 0:
+		return nil, fmt.Errorf("cannot send SCSI command %#x to %s: host status %#x: %w", c.Bytes[0], d.f.Name(), h.hostStatus, ErrDevice)
+	case h.status == 0 && h.senseLen == 0:
+		return nil, nil
+	case h.status != 0 && h.status != sgChecked:
+		return nil, fmt.Errorf("cannot do SCSI command %#x on %s: status %#x: %w", c.Bytes[0], d.f.Name(), h.status, ErrDevice)
+	}
+	return sense[:h.senseLen], nil
 }
 
 // Aligned returns n zeroed octets that begin at a multiple of 4096, which satisfies every driver's O_DIRECT.

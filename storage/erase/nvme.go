@@ -3,7 +3,6 @@ package erase
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
@@ -29,7 +28,12 @@ const (
 	cnsNamespace  = 0
 	cnsController = 1
 	cnsActive     = 2
+	logHealth     = 0x02
 	logSanitize   = 0x81
+
+	warnDegraded = 1 << 2 // reliability
+	warnReadOnly = 1 << 3
+	warnVolatile = 1 << 4 // the backup of volatile memory
 
 	// quick bounds a command that only asks; formatWait one Format, which some drives answer only when they are through.
 	quick      = 30 * time.Second
@@ -83,6 +87,7 @@ func nvmeMethods(ctx context.Context, j *Job) ([]method, error) {
 			return nil, err
 		}
 	}
+	j.drive.Smart = nvmeHealth(j.dev)
 	var out []method
 	sanitize := func(name string, action uint32) {
 		out = append(out, method{name, erasure.Purge, func(ctx context.Context, j *Job) (string, error) { return runSanitize(ctx, j, action) }})
@@ -94,7 +99,7 @@ func nvmeMethods(ctx context.Context, j *Job) ([]method, error) {
 		sanitize("nvme-sanitize-block", sanBlock)
 	}
 	if binary.LittleEndian.Uint16(ctrl[256:])&oacsFormat == 0 {
-		return out, nil
+		return append(out, method{"overwrite", erasure.Clear, overwrite}), nil
 	}
 	format := func(name string, ses uint32) {
 		out = append(out, method{name, erasure.Purge, func(_ context.Context, j *Job) (string, error) { return runFormat(j, nsid, ses) }})
@@ -103,7 +108,7 @@ func nvmeMethods(ctx context.Context, j *Job) ([]method, error) {
 		format("nvme-format-crypto", sesCryptoErase)
 	}
 	format("nvme-format-user-data", sesUserData)
-	return out, nil
+	return append(out, method{"overwrite", erasure.Clear, overwrite}), nil
 }
 
 // runFormat formats with a secure erase setting, and with the LBA format, metadata and protection that are in use: another one would
@@ -145,26 +150,34 @@ func runSanitize(ctx context.Context, j *Job, action uint32) (string, error) {
 // pollSanitize waits while a sanitize is under way and returns the state that it ended in; 0: there never was one. Errors: ErrStuck,
 // ErrDevice.
 func pollSanitize(ctx context.Context, j *Job) (state int, err error) {
-	last, since := -1, time.Now()
+	var w watch
 	for {
 		b := Aligned(512)
 		if _, err := j.dev.Admin(Command{Opcode: opGetLog, NSID: 0xffffffff, CDW10: logSanitize | (512/4-1)<<16, Timeout: quick}, b); err != nil {
 			return 0, fmt.Errorf("cannot read the sanitize log: %w", err)
 		}
 		done, state := int(binary.LittleEndian.Uint16(b)), int(binary.LittleEndian.Uint16(b[2:])&7)
-		switch {
-		case state == sanFailed:
+		switch state {
+		case sanFailed:
 			return state, fmt.Errorf("sanitize failed: %w", ErrDevice)
-		case state != sanRunning:
+		case sanRunning:
+		default:
 			return state, nil
-		case done != last:
-			last, since = done, time.Now()
-		case time.Since(since) > stuckAfter:
-			return state, fmt.Errorf("sanitize stands at %d/65536 for %s: %w", done, stuckAfter, ErrStuck)
 		}
-		j.report("erase", uint64(done), 1<<16)
-		if err := wait(ctx, pollEvery); err != nil {
-			return state, errors.Join(err, ctx.Err())
+		if err := w.pause(ctx, j, done); err != nil {
+			return state, err
 		}
 	}
+}
+
+// nvmeHealth asks for the disk's own verdict: passed, failed, or "" when it has none. Source: base specification 5.16.1.3, critical warning.
+func nvmeHealth(dev Device) string {
+	b := Aligned(512)
+	if _, err := dev.Admin(Command{Opcode: opGetLog, NSID: 0xffffffff, CDW10: logHealth | (512/4-1)<<16, Timeout: quick}, b); err != nil {
+		return ""
+	}
+	if b[0]&(warnDegraded|warnReadOnly|warnVolatile) != 0 {
+		return "failed"
+	}
+	return "passed"
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/skerry-metal/skerry/test/sim/vm"
 )
 
-const nvmeSerial = "NV-1"
+const nvmeSerial, scsiSerial = "NV-1", "SC-1"
 
 // eraser is the site of a machine whose disks are to be erased.
 type eraser struct {
@@ -58,8 +58,8 @@ func (s *eraser) Receipt(_ context.Context, _ string, p erasure.Proof) (install.
 	return install.ReceiptPlace{Agent: "a1", Seq: 1}, nil
 }
 
-// TestErase boots the ramdisk on a machine with an NVMe and a virtual disk full of data. The first is formatted with a secure erase
-// setting, the second overwritten; both by the kernel's own drivers, and what QEMU's files hold afterwards is zeros.
+// TestErase boots the ramdisk on a machine with an NVMe, a virtual and a SCSI disk full of data. The first is formatted with a secure erase
+// setting, the others are overwritten, for QEMU's SCSI disk says that it cannot sanitize; all by the kernel's own drivers, and what QEMU's files hold afterwards is zeros.
 func TestErase(t *testing.T) {
 	lab.Need(t, lab.Root, lab.Tool("ip", "iproute2"), lab.Tool("qemu-system-x86_64", "qemu-system-x86"), lab.Built(ramdiskPath, "ramdisk"))
 	dir := t.TempDir()
@@ -67,6 +67,7 @@ func TestErase(t *testing.T) {
 	disks := []vm.Disk{
 		{Path: filepath.Join(dir, "nvme.img"), SizeBytes: size, Serial: nvmeSerial, Bus: vm.NVMe},
 		{Path: filepath.Join(dir, "virtio.img"), SizeBytes: size, Serial: diskSerial},
+		{Path: filepath.Join(dir, "scsi.img"), SizeBytes: size, Serial: scsiSerial, Bus: vm.SCSI},
 	}
 	data := bytes.Repeat([]byte("somebody's data "), size/16)
 	for _, d := range disks {
@@ -83,7 +84,7 @@ func TestErase(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &eraser{site: site{scenario: scenario{fw: vm.BIOS, limit: 3 * time.Minute, disks: disks}, key: key, manifest: m}, proof: make(chan erasure.Proof, 1)}
-	s.disks = []intent.DiskID{{Serial: nvmeSerial, SizeBytes: size}, {Serial: diskSerial, SizeBytes: size}}
+	s.disks = []intent.DiskID{{Serial: nvmeSerial, SizeBytes: size}, {Serial: diskSerial, SizeBytes: size}, {Serial: scsiSerial, SizeBytes: size}}
 	s.as = s
 	rack, pin, _ := s.open(t, nil)
 	ctx, machine, controller := newMachine(t, s.scenario, rack, pin)
@@ -101,8 +102,8 @@ func TestErase(t *testing.T) {
 	}
 	b, _ := json.MarshalIndent(p, "", "  ")
 	t.Logf("%s", b)
-	if len(p.Drives) != 2 || p.Drives[0].Level != erasure.Purge || p.Drives[1].Method != "overwrite" {
-		t.Errorf("the NVMe disk is to be formatted, the other one overwritten")
+	if len(p.Drives) != 3 || p.Drives[2].Method != "overwrite" || p.Drives[0].Level != erasure.Purge || p.Drives[1].Method != "overwrite" {
+		t.Errorf("the NVMe disk is to be formatted, the other two overwritten")
 	}
 	for _, d := range disks {
 		zeros(t, d.Path)

@@ -59,6 +59,7 @@ type Drive struct {
 	DeviceStatus string    `json:"deviceStatus"` // as the device itself says that it is done
 	Canary       Canary    `json:"canary"`
 	Samples      int       `json:"samples,omitempty"` // blocks of 4 MiB that were read and hold zeros, after an overwrite
+	Smart        string    `json:"smart,omitempty"`   // the disk's own verdict before it was erased: passed, failed; "" = it has none
 }
 
 // Proof is what an installer hands in.
@@ -136,7 +137,7 @@ func (d Drive) Check(want Level) error {
 	case d.Start.IsZero() || d.End.Before(d.Start):
 		return refuse("it ends before it begins")
 	}
-	for _, s := range []string{d.WWN, d.Serial, d.Vendor, d.Model, d.Firmware, d.Media, d.Method, d.DeviceStatus} {
+	for _, s := range []string{d.WWN, d.Serial, d.Vendor, d.Model, d.Firmware, d.Media, d.Method, d.DeviceStatus, d.Smart} {
 		if len(s) > maxText {
 			return refuse("a text of %d octets", len(s))
 		}

@@ -31,7 +31,7 @@ const (
 	BootNet  Device = "net"
 )
 
-// Bus is how a disk is attached. Only AHCI disks bear a WWN in QEMU.
+// Bus is how a disk is attached. Only AHCI and SCSI disks bear a WWN in QEMU.
 type Bus string
 
 // The buses.
@@ -39,6 +39,7 @@ const (
 	Virtio Bus = "virtio"
 	NVMe   Bus = "nvme"
 	AHCI   Bus = "ahci"
+	SCSI   Bus = "scsi" // behind a virtual host adapter
 )
 
 // Disk is a raw image file that outlives power cycles.
@@ -46,7 +47,7 @@ type Disk struct {
 	Path      string // made sparse with SizeBytes if absent
 	SizeBytes int64
 	Serial    string // at most 20 printable characters
-	WWN       uint64 // AHCI only; 0 = none
+	WWN       uint64 // AHCI and SCSI; 0 = none
 	Bus       Bus    // "" = Virtio
 }
 
@@ -203,6 +204,9 @@ func (c *Config) args(first Device, qmp string) []string {
 		a = append(a, "-netdev", fmt.Sprintf("tap,id=n%d,ifname=%s,script=no,downscript=no,vnet_hdr=off", i, n.Tap), "-device", dev)
 	}
 	for i, d := range c.Disks {
+		if d.Bus == SCSI {
+			a = append(a, "-device", fmt.Sprintf("virtio-scsi-pci,id=s%d", i))
+		}
 		a = append(a, "-drive", fmt.Sprintf("if=none,id=d%d,file=%s,format=raw,cache=unsafe", i, d.Path),
 			"-device", diskDevice(i, d)+fmt.Sprintf(",bootindex=%d", index[BootDisk]+i))
 	}
@@ -226,8 +230,11 @@ func diskDevice(i int, d Disk) string {
 	switch d.Bus {
 	case NVMe:
 		return fmt.Sprintf("nvme,drive=d%d,serial=%s", i, d.Serial)
-	case AHCI:
+	case AHCI, SCSI:
 		s := fmt.Sprintf("ide-hd,drive=d%d,bus=ide.%d,serial=%s", i, i, d.Serial)
+		if d.Bus == SCSI {
+			s = fmt.Sprintf("scsi-hd,drive=d%d,bus=s%d.0,serial=%s", i, i, d.Serial)
+		}
 		if d.WWN != 0 {
 			s += fmt.Sprintf(",wwn=%#x", d.WWN)
 		}

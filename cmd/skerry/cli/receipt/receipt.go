@@ -143,6 +143,9 @@ func page(w io.Writer, r *erasure.Receipt) error {
 		fmt.Fprintf(&b, "  method    %s, reaches %s\n", d.Method, d.Level)
 		fmt.Fprintf(&b, "  time      %s to %s\n", d.Start.UTC().Format(time.RFC3339), d.End.UTC().Format(time.RFC3339))
 		fmt.Fprintf(&b, "  device    %s\n", d.DeviceStatus)
+		if d.Smart != "" {
+			fmt.Fprintf(&b, "  health    %s, as the disk said before it was erased\n", d.Smart)
+		}
 		fmt.Fprintf(&b, "  canary    %d blocks were written before, %d can be read after\n", d.Canary.Blocks, d.Canary.Found)
 		if d.Samples > 0 {
 			fmt.Fprintf(&b, "  samples   %d pieces of 4 MiB read, all zeros\n", d.Samples)
