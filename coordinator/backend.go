@@ -197,6 +197,11 @@ func (b *backend) Power(context.Context, api.Caller, string, string, string) (*a
 	return nil, api.ErrElsewhere
 }
 
+// QuarantineMachine implements api.Backend.
+func (b *backend) QuarantineMachine(context.Context, api.Caller, string, string, string) error {
+	return api.ErrElsewhere
+}
+
 // Clear implements api.Backend.
 func (b *backend) Clear(context.Context, api.Caller, string, string, string) error {
 	return api.ErrElsewhere

@@ -361,6 +361,18 @@ func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reaso
 	return b.control.Clear(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("clear", "Machine "+site+"/"+machine, reason)))
 }
 
+// QuarantineMachine implements api.Backend.
+func (b *backend) QuarantineMachine(ctx context.Context, by api.Caller, site, machine, reason string) error {
+	v, ok := b.control.View(machine)
+	if site != b.w.ID() || !ok {
+		return api.ErrNotFound
+	}
+	if err := cmp.Or(b.may(), v.Untouchable()); err != nil {
+		return api.Refuse(err.Error())
+	}
+	return b.control.Quarantine(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("quarantine", "Machine "+site+"/"+machine, reason)))
+}
+
 // Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
 func (b *backend) Release(ctx context.Context, by api.Caller, site, machine string) error {
 	v, ok := b.control.View(machine)

@@ -117,6 +117,7 @@ func (a *API) siteActions() {
 			return a.b.Receipts(ctx, in.Site, in.Machine)
 		})
 	a.reasoned("clear", "clear-machine", "Take a machine that is broken, quarantined or held back into service", a.b.Clear)
+	a.reasoned("quarantine", "quarantine-machine", "Keep a machine out of use until it is cleared", a.b.QuarantineMachine)
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)
 	release := a.op(http.MethodPost, "/v1/sites/{site}/machines/{machine}/release", "release-machine", "Take a machine back from its instance", "Machine")
 	huma.Register(a.huma, release, func(ctx context.Context, in *machineInput) (*struct{}, error) {

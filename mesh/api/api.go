@@ -50,6 +50,8 @@ type Backend interface {
 	Power(ctx context.Context, by Caller, site, machine string, action string) (*PowerResult, error)
 	// Clear takes a broken or quarantined machine back into service; reason is kept in the event log.
 	Clear(ctx context.Context, by Caller, site, machine, reason string) error
+	// QuarantineMachine keeps a machine out of use until it is cleared; reason is kept in the event log.
+	QuarantineMachine(ctx context.Context, by Caller, site, machine, reason string) error
 	// Release gives a machine's instance back.
 	Release(ctx context.Context, by Caller, site, machine string) error
 	// JoinToken makes a single-use token for a new agent.

@@ -205,6 +205,10 @@ func (m *memory) Clear(_ context.Context, by Caller, site, machine, reason strin
 	return m.call("clear %s %s %s by %s", site, machine, reason, by.User)
 }
 
+func (m *memory) QuarantineMachine(_ context.Context, by Caller, site, machine, reason string) error {
+	return m.call("quarantine %s %s %s by %s", site, machine, reason, by.User)
+}
+
 func (m *memory) Release(_ context.Context, by Caller, site, machine string) error {
 	return m.call("release %s %s by %s", site, machine, by.User)
 }

@@ -192,6 +192,19 @@ func (c *Controller) Release(ctx context.Context, v MachineView, who string, mor
 	return err
 }
 
+// Untouchable says why an operator cannot quarantine the machine now; nil: nothing is under way on it, and nobody's instance runs.
+func (v MachineView) Untouchable() error {
+	switch s := v.Status.State; {
+	case s == intent.StateQuarantined:
+		return fmt.Errorf("%s is quarantined already: %s", v.Name, v.Status.Reason)
+	case s == intent.StateRunning:
+		return fmt.Errorf("%s runs %s: `skerry machine release %s` takes it back first, `skerry machine maintenance %s` holds it as it is", v.Name, v.Status.Instance, v.Name, v.Name)
+	case !resting(v.Status):
+		return fmt.Errorf("%s is %s: wait for the end of that, or release it", v.Name, strings.TrimSpace(string(s)+" "+v.Status.Phase))
+	}
+	return nil
+}
+
 // Clearable tells whether an operator may take the machine back into service: nothing else would move it.
 func (v MachineView) Clearable() bool {
 	switch v.Status.State {

@@ -473,6 +473,50 @@ func (c *Controller) Clear(ctx context.Context, v MachineView, why string, more 
 	return err
 }
 
+// Quarantine keeps a machine that Untouchable lets through out of use, under the claim, until it is cleared. more is journaled with it.
+func (c *Controller) Quarantine(ctx context.Context, v MachineView, why string, more ...claim.Draft) error {
+	id := machineID(v.Name)
+	c.mu.Lock()
+	if time.Now().Before(c.busy[id]) {
+		c.mu.Unlock()
+		return fmt.Errorf("cannot quarantine %s: a step is under way; try again in a moment", v.Name)
+	}
+	c.busy[id] = time.Now().Add(stepLimit)
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.busy[id] = time.Time{}
+		c.mu.Unlock()
+	}()
+	_, fence, err := c.device(ctx, v)
+	if err != nil {
+		c.cfg.Log.Info("machine is quarantined without a look at its BMC", "machine", v.Name, "err", err)
+	}
+	cl, err := c.cfg.Claims.Acquire(ctx, id, fence)
+	if err != nil {
+		return err
+	}
+	defer c.let(ctx, v.Name)
+	now, ok := c.viewOf(v.Name)
+	if !ok {
+		return fmt.Errorf("cannot quarantine %s: it is gone", v.Name)
+	}
+	if err := now.Untouchable(); err != nil {
+		return err
+	}
+	st := now.enter(intent.StateQuarantined, "", why, "", "").Status
+	st.Owner, st.Epoch = cl.Owner, cl.Epoch.String()
+	drafts := []claim.Draft{
+		{Kind: KindMachine, Key: v.Name, Epoch: cl.Epoch, Body: st},
+		Event(v.Name, "", cl.Epoch, "machine.quarantined", why, map[string]string{"was": string(now.Status.State)}),
+	}
+	err = c.cfg.Journal.Append(ctx, claim.Replicated, append(drafts, more...)...)
+	if errors.Is(err, claim.ErrWaitingPeer) {
+		return nil
+	}
+	return err
+}
+
 // Power changes a machine's power for an operator, under the claim.
 func (c *Controller) Power(ctx context.Context, v MachineView, action string) (bmc.PowerState, intent.Effect, error) {
 	ctl, fence, err := c.device(ctx, v)

@@ -2,18 +2,14 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/line"
 	"github.com/skerry-metal/skerry/mesh/api"
-	"github.com/skerry-metal/skerry/mesh/api/client"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/spf13/cobra"
 )
@@ -69,134 +65,6 @@ func (a *app) printToken(v any, token string) error {
 	_, err := fmt.Fprintln(a.Out, token)
 	return err
 }
-
-func (a *app) machineCmd() *cobra.Command {
-	c := &cobra.Command{Use: "machine", Short: "Power, explain, release and clear machines"}
-	needSite := func() error {
-		if a.site == "" {
-			return hint(&usageError{errors.New("cannot find a machine without its site")}, "give --site SITE, or set it in the context")
-		}
-		return nil
-	}
-	power := &cobra.Command{
-		Use: "power NAME on|off|cycle|soft-off|status", Short: "Change a machine's power through its BMC", Args: args("NAME", "ACTION"),
-		RunE: func(c *cobra.Command, given []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			if err := needSite(); err != nil {
-				return err
-			}
-			r, err := cl.Power(c.Context(), a.site, given[0], given[1])
-			if err != nil {
-				return explainClient(err)
-			}
-			return a.print(r, func(t *table) {
-				t.header("MACHINE", "POWER", "PROVEN")
-				t.row(r.Machine, r.Power, r.Effect)
-			})
-		},
-	}
-	explain := &cobra.Command{
-		Use: "explain NAME", Short: "Print the whole chain behind a machine's state", Args: args("NAME"),
-		RunE: func(c *cobra.Command, given []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			if err := needSite(); err != nil {
-				return err
-			}
-			e, err := cl.Explain(c.Context(), a.site, given[0])
-			if err != nil {
-				return explainClient(err)
-			}
-			if a.structured() {
-				return a.print(e, nil)
-			}
-			return explainText(a.Out, e)
-		},
-	}
-	release := &cobra.Command{
-		Use: "release NAME", Short: "Take a machine back from its instance: off, erased, and available with a receipt", Args: args("NAME"),
-		RunE: func(c *cobra.Command, given []string) error {
-			cl, err := a.client()
-			if err != nil {
-				return err
-			}
-			if err := needSite(); err != nil {
-				return err
-			}
-			if err := cl.Release(c.Context(), a.site, given[0]); err != nil {
-				return explainClient(err)
-			}
-			_, err = fmt.Fprintf(a.Out, "%s is being released; `skerry machine explain %s` follows it\n", given[0], given[0])
-			return err
-		},
-	}
-	clearCmd := a.reasonedCmd("clear", "Take a machine that is broken, quarantined or held back into service",
-		"Take a machine that is broken, quarantined or held back into service, after the cause was settled: it is inspected again, and\ninstalled again, under a new permission, if it belongs to an instance; erased again, if it was released and has no receipt.",
-		"is cleared", (*client.Client).Clear)
-	approve := a.reasonedCmd("approve", "Let a machine be written though no coordinator was heard lately",
-		"Let a machine be written, for its present allocation, though no coordinator was heard within the site's staleAfter. Ask an agent of\nthe site, with a context that has --key: a token is not enough. `machine explain` says whether a machine waits for this.",
-		"is approved", (*client.Client).Approve)
-	c.AddCommand(power, explain, release, clearCmd, approve)
-	return c
-}
-
-// reasonedCmd is a verb that an operator gives a reason for.
-func (a *app) reasonedCmd(verb, short, long, done string, do func(cl *client.Client, ctx context.Context, site, machine, reason string) error) *cobra.Command {
-	var reason string
-	c := &cobra.Command{
-		Use: verb + " NAME --reason TEXT", Short: short, Args: args("NAME"), Long: long,
-		RunE: func(c *cobra.Command, given []string) error {
-			if reason == "" {
-				return &usageError{fmt.Errorf("cannot %s without a reason: give --reason TEXT; it is kept in the event log", verb)}
-			}
-			cl, site, err := a.siteClient()
-			if err != nil {
-				return err
-			}
-			if err := do(cl, c.Context(), site, given[0], reason); err != nil {
-				return explainClient(err)
-			}
-			_, err = fmt.Fprintf(a.Out, "%s %s; `skerry machine explain %s` follows it\n", given[0], done, given[0])
-			return err
-		},
-	}
-	c.Flags().StringVar(&reason, "reason", "", "why; kept in the event log")
-	return c
-}
-
-// explainText prints an explanation for people: each section has columns of its own.
-func explainText(w io.Writer, e *api.Explanation) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "machine %s/%s", e.Site, e.Machine)
-	if e.Status != nil {
-		fmt.Fprintf(&b, " is %s since %s", strings.TrimSpace(string(e.Status.State)+" "+e.Status.Phase), e.Status.Since.UTC().Format(time.RFC3339))
-	}
-	fmt.Fprintf(&b, "\nintent head %d.%d %s\n", e.Head.Epoch, e.Head.Seq, e.Head.Hash.Short())
-	for _, s := range e.Sections {
-		width := 0
-		for _, f := range s.Facts {
-			width = max(width, min(len(f.Name), maxFactName))
-		}
-		fmt.Fprintf(&b, "\n%s\n", strings.ToUpper(s.Title))
-		for _, f := range s.Facts {
-			fmt.Fprintf(&b, "  %-*s  %s\n", width, f.Name, f.Value)
-		}
-	}
-	b.WriteString("\nEVENTS\n")
-	for _, ev := range e.Events {
-		fmt.Fprintf(&b, "  %s  %-4s  %-26s  %s\n", ev.Time.UTC().Format("15:04:05.000"), ev.Agent, ev.Type, ev.Message)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// maxFactName is how far the values of a section are indented at most; a longer name moves its own value only.
-const maxFactName = 48
 
 func (a *app) siteCmd() *cobra.Command {
 	c := &cobra.Command{Use: "site", Short: "See how a site is doing, and carry what it has to say"}

@@ -13,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/doctor"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/documents"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/graph"
+	"github.com/skerry-metal/skerry/cmd/skerry/cli/machine"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/receipt"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/security"
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/traffic"
@@ -146,7 +147,7 @@ the site: --context lon1.`,
 		return &usageError{fmt.Errorf("cannot print as %q: use table, wide, json, yaml or name", a.output)}
 	}
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), a.machineCmd(),
+	c.AddCommand(a.getCmd(), a.describeCmd(), a.applyCmd(), a.deleteCmd(), a.tokenCmd(), a.assetCmd(), machine.Command(shell{a}),
 		a.siteCmd(), a.eventsCmd(), a.contextCmd(), a.whoamiCmd(), a.coordinatorCmd(), a.agentCmd(), a.pkiCmd(), a.overrideCmd(), a.auditCmd(), a.versionCmd())
 	c.AddCommand(documents.Intent(shell{a}), receipt.Command(shell{a}), traffic.Command(shell{a}), traffic.Top(shell{a}), graph.Command(shell{a}), doctor.Command(shell{a}))
 	c.AddCommand(account.Commands(shell{a})...)

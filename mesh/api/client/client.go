@@ -308,6 +308,11 @@ func (c *Client) Clear(ctx context.Context, site, machine, reason string) error 
 	return c.call(ctx, http.MethodPost, machinePath(site, machine, "clear"), nil, map[string]string{"reason": reason}, nil)
 }
 
+// QuarantineMachine keeps a machine out of use until it is cleared.
+func (c *Client) QuarantineMachine(ctx context.Context, site, machine, reason string) error {
+	return c.call(ctx, http.MethodPost, machinePath(site, machine, "quarantine"), nil, map[string]string{"reason": reason}, nil)
+}
+
 // Approve lets a machine be written though no coordinator was heard; the server wants a registered key.
 func (c *Client) Approve(ctx context.Context, site, machine, reason string) error {
 	return c.call(ctx, http.MethodPost, machinePath(site, machine, "approve"), nil, map[string]string{"reason": reason}, nil)
