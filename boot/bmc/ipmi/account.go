@@ -88,9 +88,7 @@ func (c *Controller) setPassword(ctx context.Context, password string) error {
 // proveLogin logs in with the new password, and with the one before where that is refused. lost is the error of a change whose answer
 // did not come.
 func (c *Controller) proveLogin(ctx context.Context, password string, lost error) error {
-	c.mu.Lock()
-	was := c.password
-	c.mu.Unlock()
+	was := c.credential()
 	if err := c.tryLogin(ctx, password); err == nil {
 		return nil
 	} else if !errors.Is(err, bmc.ErrAuth) {

@@ -254,7 +254,7 @@ func (c *Controller) login(ctx context.Context) (*session, error) {
 		_, err := s.send(ctx, cmdPrivilege, []byte{roleAdmin & 0x0f}, here)
 		switch {
 		case code(err) == 0x80 || code(err) == 0x81:
-			err = c.wrong(fmt.Errorf("%w: this account may not be administrator: %w", bmc.ErrAuth, err))
+			err = c.wrong(c.credential(), fmt.Errorf("%w: this account may not be administrator: %w", bmc.ErrAuth, err))
 			return nil, errors.Join(err, c.end(context.WithoutCancel(ctx)))
 		case errors.Is(err, errLost):
 			c.drop()
@@ -287,16 +287,22 @@ func (c *Controller) connect(ctx context.Context) error {
 		}
 		err = errors.Join(err, conn.Close())
 		if !errors.Is(err, errMuddled) || try == maxLogins {
-			return c.wrong(err)
+			return c.wrong(a.password, err)
 		}
 	}
 }
 
-// wrong notes when a login was refused.
-func (c *Controller) wrong(err error) error {
-	if errors.Is(err, bmc.ErrAuth) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+func (c *Controller) credential() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.password
+}
+
+// wrong notes when a login was refused; not of a password that was changed meanwhile.
+func (c *Controller) wrong(password string, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(err, bmc.ErrAuth) && c.password == password {
 		c.authFail = time.Now()
 	}
 	return err

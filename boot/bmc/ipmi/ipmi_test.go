@@ -329,3 +329,18 @@ func TestPasswordLength(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestRefusedBefore: a login with the password of before that ends when there is another one says nothing about that.
+func TestRefusedBefore(t *testing.T) {
+	c, err := New(Config{Address: "127.0.0.1:1", User: "admin", Password: "before", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.password = "now"
+	if err := c.wrong("before", bmc.ErrAuth); !errors.Is(err, bmc.ErrAuth) || !c.authFail.IsZero() {
+		t.Errorf("%v, rests since %v", err, c.authFail)
+	}
+	if err := c.wrong("now", bmc.ErrAuth); !errors.Is(err, bmc.ErrAuth) || c.authFail.IsZero() {
+		t.Errorf("%v, rests since %v", err, c.authFail)
+	}
+}

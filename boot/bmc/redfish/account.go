@@ -70,6 +70,13 @@ func (c *Controller) SetPassword(ctx context.Context, cl intent.Claim, password 
 	if err != nil {
 		return fmt.Errorf("cannot change password: %w", err)
 	}
+	// Many controllers end all sessions: whoever reads sensors meanwhile would log in with the password of before, and that counts.
+	done, err := c.alone(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot change password: %w", err)
+	}
+	defer done()
+	ctx = context.WithValue(ctx, changing{}, true)
 	err = c.patchPassword(ctx, a, password)
 	if err != nil && !errors.Is(err, bmc.ErrUnknown) && status(err) != http.StatusUnauthorized { // refused, and it says so
 		return fmt.Errorf("cannot change password: %w", err)

@@ -90,11 +90,12 @@ func (c *Controller) Caps() bmc.Caps {
 
 // session returns the client, logged in. One session per controller: many have eight in all.
 func (c *Controller) session(ctx context.Context) (*gofish.APIClient, error) {
-	select {
-	case c.login <- struct{}{}:
-		defer func() { <-c.login }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if ctx.Value(changing{}) == nil {
+		done, err := c.alone(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	c.mu.Lock()
 	cl, failed := c.client, c.authFail
@@ -125,6 +126,19 @@ func (c *Controller) session(ctx context.Context) (*gofish.APIClient, error) {
 	}
 	c.client = cl
 	return cl, nil
+}
+
+// changing marks the requests of who holds alone already.
+type changing struct{}
+
+// alone waits for its turn to log in; while it lasts nobody else does.
+func (c *Controller) alone(ctx context.Context) (done func(), err error) {
+	select {
+	case c.login <- struct{}{}:
+		return func() { <-c.login }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // noRedirect: a controller that sends us elsewhere would get our token there.

@@ -64,6 +64,7 @@ type box struct {
 	addr   string
 	mu     sync.Mutex // guards what follows
 	writes int
+	wrong  int // logins that were refused
 }
 
 type statusWriter struct {
@@ -90,6 +91,11 @@ func newBox(t *testing.T, faults ...sim.Fault) *box {
 		if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/Sessions") && sw.status < 300 {
 			x.mu.Lock()
 			x.writes++
+			x.mu.Unlock()
+		}
+		if strings.HasSuffix(r.URL.Path, "/Sessions") && sw.status == http.StatusUnauthorized {
+			x.mu.Lock()
+			x.wrong++
 			x.mu.Unlock()
 		}
 	}))
@@ -325,6 +331,38 @@ func TestSessionEnded(t *testing.T) {
 	x.b.ServeHTTP(httptest.NewRecorder(), r)
 	if _, err := c.Power(context.Background()); err != nil {
 		t.Fatalf("after the session ended: %v", err)
+	}
+}
+
+// TestPasswordChangedWhileRead: who reads sensors while the password is changed, and all sessions end, never logs in with the one before:
+// that would count towards a lock, and the change would take it for its own login that was refused.
+func TestPasswordChangedWhileRead(t *testing.T) {
+	x := newBox(t, sim.PasswordLogout)
+	c := x.driver()
+	ctx, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := c.Get(ctx, "/redfish/v1/Chassis/1/Thermal"); err != nil && ctx.Err() == nil {
+					t.Errorf("sensors: %v", err)
+				}
+			}
+		})
+	}
+	for i := range 10 {
+		if err := c.SetPassword(t.Context(), intent.Claim{ID: "machine/m1", Epoch: intent.Epoch{Generation: 1, N: 9}, Owner: "a1"}, fmt.Sprintf("Word%dword%dword", i, i)); err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	stop()
+	readers.Wait()
+	if x.mu.Lock(); x.wrong != 0 {
+		t.Errorf("%d logins were refused", x.wrong)
+	}
+	x.mu.Unlock()
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -111,5 +112,6 @@ func (w *walk) level(who, agents string) bool {
 			alive = append(alive, a.ID)
 		}
 	}
+	slices.Sort(alive) // they stand in the order in which they joined
 	return strings.Join(alive, " ") == agents
 }
