@@ -214,12 +214,14 @@ func cutColumn(b []byte, n, size int, set func(r int, v uint64)) ([]byte, error)
 	if len(b) < have*size {
 		return nil, errValue
 	}
-	for r := range n {
-		var v uint64
-		for p := range size {
-			v = v<<8 | uint64(b[p*have+r%have])
+	var values [blockRows]uint64
+	for p := range size {
+		for r, v := range b[p*have : (p+1)*have] {
+			values[r] = values[r]<<8 | uint64(v)
 		}
-		set(r, v)
+	}
+	for r := range n {
+		set(r, values[r%have])
 	}
 	return b[have*size:], nil
 }

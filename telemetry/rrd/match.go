@@ -72,15 +72,35 @@ func ParseMatch(text string) (Match, error) {
 }
 
 // Matches tells whether a series is selected.
-func (m Match) Matches(d Def) bool {
-	if m.name != "" && m.name != d.Name {
-		return false
-	}
-	for _, t := range m.terms {
-		v := d.Labels[t.label]
-		if t.re == nil && v != t.value || t.re != nil && !t.re.MatchString(v) {
+func (m Match) Matches(d Def) bool { return m.each()(d) }
+
+// each is Matches for many series: what a pattern says of a value it is asked once.
+func (m Match) each() func(Def) bool {
+	said := make([]map[string]bool, len(m.terms))
+	return func(d Def) bool {
+		if m.name != "" && m.name != d.Name {
 			return false
 		}
+		for i, t := range m.terms {
+			v := d.Labels[t.label]
+			if t.re == nil {
+				if v != t.value {
+					return false
+				}
+				continue
+			}
+			ok, known := said[i][v]
+			if !known {
+				ok = t.re.MatchString(v)
+				if said[i] == nil {
+					said[i] = map[string]bool{}
+				}
+				said[i][v] = ok
+			}
+			if !ok {
+				return false
+			}
+		}
+		return true
 	}
-	return true
 }

@@ -55,8 +55,9 @@ func (s *Store) List(m Match) []Info {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []Info
+	matches := m.each()
 	for _, sr := range s.byKey {
-		if !m.Matches(sr.def) {
+		if !matches(sr.def) {
 			continue
 		}
 		g := s.groups[sr.id/groupSeries]
@@ -139,8 +140,9 @@ func (s *Store) snapshots(q Query) []snapshot {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []snapshot
+	matches := q.Match.each()
 	for _, sr := range s.byKey {
-		if !q.Match.Matches(sr.def) || q.See != nil && !q.See(sr.def) {
+		if !matches(sr.def) || q.See != nil && !q.See(sr.def) {
 			continue
 		}
 		g, i := s.groups[sr.id/groupSeries], int(sr.id%groupSeries)
