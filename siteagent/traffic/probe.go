@@ -289,7 +289,7 @@ func (d *Desk) counting(k sflow.Key) bool {
 // Probe says in a line how each interface is counted; empty: none is.
 func (d *Desk) Probe() string { return *d.count.said.Load() }
 
-// run reads samples; whoever comes to look at them takes them from the probe.
+// run reads what the probe does not count in the kernel.
 func (c *counter) run(ctx context.Context) error {
 	if !c.on() {
 		return nil
@@ -315,5 +315,4 @@ func (c *counter) writeMetrics(w io.Writer) {
 	}{{"seen", st.Seen}, {"nobody", st.Nobody}, {"crowd", st.Crowd}, {"short", st.Short}} {
 		fmt.Fprintf(w, "skerry_probe_frames_total{what=%q} %d\n", x.what, x.n)
 	}
-	fmt.Fprintf(w, "skerry_probe_samples_lost_total %d\n", st.Lost+st.Damaged)
 }

@@ -149,7 +149,7 @@ func (p *Probe) open() {
 	} else {
 		p.slots = newSlots(p.cfg.Memory.Slots)
 	}
-	if err := k.begin(p.cfg.Sample); err != nil {
+	if err := k.begin(); err != nil {
 		p.broken = errors.Join(fmt.Errorf("cannot begin: %w", err), k.close())
 		return
 	}
@@ -157,10 +157,7 @@ func (p *Probe) open() {
 		p.cfg.Log.Warn("the probe's counts end with the agent", "err", unpinned)
 	}
 	p.kernel, p.loaded = k, nil
-	p.mu.Lock()
-	p.ring = k.maps.Stats
-	p.mu.Unlock()
-	close(p.ringed)
+	p.stats.Store(k.maps.Stats)
 }
 
 // attach goes down the ladder.

@@ -14,10 +14,8 @@ import (
 )
 
 type countConfig struct {
-	_      structs.HostLayout
-	Life   uint64
-	Sample uint32
-	Unused uint32
+	_    structs.HostLayout
+	Life uint64
 }
 
 type countCount struct {
@@ -61,7 +59,6 @@ const (
 	countMapConfig     = "config"
 	countMapCounts     = "counts"
 	countMapIfaces     = "ifaces"
-	countMapSamples    = "samples"
 	countMapStats      = "stats"
 	countMapSubnets    = "subnets"
 	countProgCgroupOut = "cgroup_out"
@@ -125,7 +122,6 @@ type countMapSpecs struct {
 	Config  *ebpf.MapSpec `ebpf:"config"`
 	Counts  *ebpf.MapSpec `ebpf:"counts"`
 	Ifaces  *ebpf.MapSpec `ebpf:"ifaces"`
-	Samples *ebpf.MapSpec `ebpf:"samples"`
 	Stats   *ebpf.MapSpec `ebpf:"stats"`
 	Subnets *ebpf.MapSpec `ebpf:"subnets"`
 }
@@ -158,7 +154,6 @@ type countMaps struct {
 	Config  *ebpf.Map `ebpf:"config"`
 	Counts  *ebpf.Map `ebpf:"counts"`
 	Ifaces  *ebpf.Map `ebpf:"ifaces"`
-	Samples *ebpf.Map `ebpf:"samples"`
 	Stats   *ebpf.Map `ebpf:"stats"`
 	Subnets *ebpf.Map `ebpf:"subnets"`
 }
@@ -168,7 +163,6 @@ func (m *countMaps) Close() error {
 		m.Config,
 		m.Counts,
 		m.Ifaces,
-		m.Samples,
 		m.Stats,
 		m.Subnets,
 	)

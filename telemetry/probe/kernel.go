@@ -70,14 +70,14 @@ func (k *kernel) open() error {
 	return nil
 }
 
-// begin gives new maps their name, and says how often to sample.
-func (k *kernel) begin(sample uint32) error {
+// begin gives new maps their name.
+func (k *kernel) begin() error {
 	if k.life == 0 {
 		var b [8]byte
 		rand.Read(b[:])
 		k.life = binary.NativeEndian.Uint64(b[:]) | 1
 	}
-	return k.maps.Config.Put(uint32(0), &countConfig{Life: k.life, Sample: sample})
+	return k.maps.Config.Put(uint32(0), &countConfig{Life: k.life})
 }
 
 // program loads a program over the maps, once.
@@ -88,7 +88,7 @@ func (k *kernel) program(name string) (*ebpf.Program, error) {
 	one := &ebpf.CollectionSpec{Maps: k.spec.Maps, Programs: map[string]*ebpf.ProgramSpec{name: k.spec.Programs[name]}, Types: k.spec.Types, ByteOrder: k.spec.ByteOrder}
 	m := &k.maps
 	c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		countMapConfig: m.Config, countMapCounts: m.Counts, countMapIfaces: m.Ifaces, countMapSamples: m.Samples, countMapStats: m.Stats, countMapSubnets: m.Subnets,
+		countMapConfig: m.Config, countMapCounts: m.Counts, countMapIfaces: m.Ifaces, countMapStats: m.Stats, countMapSubnets: m.Subnets,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot load %s: %w", name, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -20,8 +19,6 @@ type Config struct {
 	Dir string
 	// Method is the only rung that is tried; Auto: each in turn. Off: none, and what an earlier life left is taken away.
 	Method Method
-	// Sample is N of the 1 in N frames whose headers go to Samples; 0: none.
-	Sample uint32
 	// Cgroup is the directory of the control group (version 2) whose traffic the rung Cgroup counts; empty: that of this process.
 	Cgroup string
 	// Memory is what an earlier life kept of its readings.
@@ -65,20 +62,12 @@ type Probe struct {
 	loaded *rules               // that are in force; nil: not known
 
 	states  atomic.Pointer[[]State]
-	samples chan Sample
 	sockets chan packetSocket
 	names   []string // of the interfaces that it is to stand at
 	swept   []string // the interfaces for which what is left of others was taken away
 
-	mu      sync.Mutex // guards what follows
-	lost    uint64     // samples that nobody took
-	damaged uint64
-	ring    *ebpf.Map // of the samples, once there is one
-	ringed  chan struct{}
+	stats atomic.Pointer[ebpf.Map] // of the kernel, once there is one
 }
-
-// samplesQueue bounds what waits for whoever looks at samples; newer ones drop.
-const samplesQueue = 1024
 
 // maxSockets bounds the packet sockets that wait for Run.
 const maxSockets = 256
@@ -88,7 +77,7 @@ func New(cfg Config) *Probe {
 	if cfg.Method == "" {
 		cfg.Method = Auto
 	}
-	p := &Probe{cfg: cfg, slots: newSlots(nil), soft: newSoft(), at: map[string]*attached{}, samples: make(chan Sample, samplesQueue), sockets: make(chan packetSocket, maxSockets), ringed: make(chan struct{})}
+	p := &Probe{cfg: cfg, slots: newSlots(nil), soft: newSoft(), at: map[string]*attached{}, sockets: make(chan packetSocket, maxSockets)}
 	p.states.Store(&[]State{})
 	p.try = p.rung
 	return p
@@ -182,26 +171,22 @@ func (p *Probe) totals(n uint32) (t [ways]Totals) {
 
 // Stats are what a Probe did with frames, since its maps were made.
 type Stats struct {
-	Seen    uint64 // frames that came by
-	Nobody  uint64 // of no known address
-	Crowd   uint64 // to everybody on the segment, so that each agent hears them: not counted
-	Short   uint64 // without a whole Ethernet header
-	Lost    uint64 // samples that nobody read in time
-	Damaged uint64 // samples that do not read
+	Seen   uint64 // frames that came by
+	Nobody uint64 // of no known address
+	Crowd  uint64 // to everybody on the segment, so that each agent hears them: not counted
+	Short  uint64 // without a whole Ethernet header
 }
 
 // Stats returns the totals. The kernel's are zero where it is not what counts.
 func (p *Probe) Stats() Stats {
-	p.mu.Lock()
-	s := Stats{Lost: p.lost, Damaged: p.damaged}
-	k := p.ring
-	p.mu.Unlock()
-	if k == nil {
-		return s
+	m := p.stats.Load()
+	if m == nil {
+		return Stats{}
 	}
-	for i, to := range []*uint64{&s.Seen, &s.Nobody, &s.Crowd, &s.Short, &s.Lost} {
+	var s Stats
+	for i, to := range []*uint64{&s.Seen, &s.Nobody, &s.Crowd, &s.Short} {
 		var cpus []uint64
-		if p.kernel.maps.Stats.Lookup(uint32(i), &cpus) == nil {
+		if m.Lookup(uint32(i), &cpus) == nil {
 			for _, n := range cpus {
 				*to += n
 			}
@@ -210,17 +195,9 @@ func (p *Probe) Stats() Stats {
 	return s
 }
 
-// Run reads samples and packet sockets until ctx ends.
+// Run reads packet sockets until ctx ends.
 func (p *Probe) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		select {
-		case <-ctx.Done():
-		case <-p.ringed:
-			p.readRing(ctx)
-		}
-		return nil
-	})
 	g.Go(func() error {
 		for {
 			select {

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -87,7 +86,7 @@ func TestBothCountAlike(t *testing.T) {
 	k, _, err := openKernel("")
 	must(t, err)
 	defer func() { must(t, k.close()) }()
-	must(t, k.begin(0))
+	must(t, k.begin())
 	for round := range 12 {
 		plan := scene(round&1 != 0, round&2 != 0, uint32(round/4))
 		s := newSlots(nil)
@@ -252,53 +251,6 @@ func TestSides(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	w.in(func() { p.Attach(nil); must(t, p.Close()) })
-}
-
-// TestSamples: with 1 in 1 each frame gives its headers, in order; whoever does not read misses the newest, and that is counted.
-func TestSamples(t *testing.T) {
-	w := newWire(t)
-	cfg := w.config(Auto)
-	cfg.Sample = 1
-	p := w.start(cfg, facing())
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	w.udp(hostAddr, 20, 777, 0)
-	limit := time.After(20 * time.Second)
-	for got := 0; got < 20; {
-		select {
-		case s := <-p.Samples():
-			if len(s.Header) == sampleHead && s.Len == 14+20+8+777 && !s.Out {
-				got++
-				if s.Frames != 1 || s.VLAN != 0 || s.Header[12] != 8 || s.Header[23] != 17 {
-					t.Fatalf("%+v", s)
-				}
-			}
-		case <-limit:
-			t.Fatalf("%d samples", got)
-		}
-	}
-	w.udp(hostAddr, 3*samplesQueue, 10, 0)
-	for deadline := time.Now().Add(20 * time.Second); p.Stats().Lost == 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was lost")
-		}
-	}
-	cancel()
-	must(t, <-ended)
-	w.in(func() { p.Attach(nil); must(t, p.Close()) })
-}
-
-// FuzzSample: whatever the ring gives, nothing panics, and a sample has what it says.
-func FuzzSample(f *testing.F) {
-	f.Add(make([]byte, sampleSize))
-	f.Add([]byte{1, 2, 3})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseSample(b)
-		if err == nil && (len(s.Header) > sampleHead || int(b[15]) != len(s.Header)) {
-			t.Fatalf("%+v", s)
-		}
-	})
 }
 
 // FuzzPacket: whatever a packet socket gives, nothing panics, and a frame counts for as many octets as it has at least.

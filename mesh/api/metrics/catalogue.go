@@ -51,7 +51,6 @@ func Help() map[string]string {
 		"skerry_overrides_pending":                 "changes made at this site that its coordinator has not answered",
 		"skerry_probe_attached":                    "whether an interface is counted, by method; off: it is not",
 		"skerry_probe_frames_total":                "frames that the probe saw, and those that it did not count, by reason",
-		"skerry_probe_samples_lost_total":          "samples of the probe that nobody read in time",
 		"skerry_recovering":                        "1 while this agent's state is older than it was",
 		"skerry_rotation_age_seconds":              "time since the oldest rotation of keys began",
 		"skerry_rotations":                         "rotations of keys under way, by phase",

@@ -12,7 +12,6 @@ char terms[] SEC("license") = "Apache-2.0";
 #define FCS 4
 #define TAG 4
 #define ETHERNET 14
-#define HEAD 128 // octets of a frame that a sample has
 
 // Bits of interface.flags.
 #define NEAR 1  // the interface is the machine's own: what it sends is from the machine. Else machines are on the other side
@@ -54,23 +53,11 @@ struct count {
 };
 
 struct config {
-	__u64 life;   // random, of these maps
-	__u32 sample; // N of 1 in N; 0: none
-	__u32 unused;
-};
-
-struct sample {
-	__u32 ifindex;
-	__u32 len; // as the kernel has it
-	__u32 frames;
-	__u16 vlan;
-	__u8 out;
-	__u8 have; // octets of head
-	__u8 head[HEAD];
+	__u64 life; // random, of these maps
 };
 
 // Indexes of stats.
-enum { SEEN, NOBODY, CROWD, SHORT, LOST, STATS };
+enum { SEEN, NOBODY, CROWD, SHORT, STATS };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -108,11 +95,6 @@ struct {
 	__type(value, struct config);
 } config SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
-} samples SEC(".maps");
-
 // frame is what is known of one before its headers are read.
 struct frame {
 	void *ctx;
@@ -148,35 +130,6 @@ static __always_inline void stat(__u32 which)
 	__u64 *n = bpf_map_lookup_elem(&stats, &which);
 	if (n)
 		*n += 1;
-}
-
-static __always_inline void take(struct frame *f, __u32 frames)
-{
-	__u32 zero = 0;
-	struct config *c = bpf_map_lookup_elem(&config, &zero);
-	if (!c || !c->sample || bpf_get_prandom_u32() % c->sample)
-		return;
-	struct sample *s = bpf_ringbuf_reserve(&samples, sizeof(*s), 0);
-	if (!s) {
-		stat(LOST);
-		return;
-	}
-	s->ifindex = f->ifindex;
-	s->len = f->len;
-	s->frames = frames;
-	s->vlan = f->vlan;
-	s->out = f->out;
-	if (!load(f, 0, s->head, HEAD))
-		s->have = HEAD;
-	else if (!load(f, 0, s->head, 64))
-		s->have = 64;
-	else if (!load(f, 0, s->head, 34))
-		s->have = 34;
-	else if (!load(f, 0, s->head, 14))
-		s->have = 14;
-	else
-		s->have = 0;
-	bpf_ringbuf_submit(s, 0);
 }
 
 // transport returns the length of a TCP or UDP header: only what is cut into segments has one that matters.
@@ -267,7 +220,6 @@ static __always_inline void count(struct frame *f)
 		frames = 1;
 	if (ip && (!l3len || (frames == 1 && l3len > f->len - off)))
 		l3len = f->len - off; // a header may say what it likes
-	take(f, frames);
 	if (!i)
 		return;
 	if (!(i->flags & NEAR) && l2[0] & 1) { // everybody on the segment hears it: it would count once for each
