@@ -25,6 +25,12 @@ type countCount struct {
 	L3     uint64
 }
 
+type countHostKey struct {
+	_     structs.HostLayout
+	Table uint32
+	Addr  [16]uint8
+}
+
 type countInterface struct {
 	_     structs.HostLayout
 	Table uint32
@@ -58,6 +64,7 @@ type countSubnetKey struct {
 const (
 	countMapConfig     = "config"
 	countMapCounts     = "counts"
+	countMapHosts      = "hosts"
 	countMapIfaces     = "ifaces"
 	countMapStats      = "stats"
 	countMapSubnets    = "subnets"
@@ -121,6 +128,7 @@ type countProgramSpecs struct {
 type countMapSpecs struct {
 	Config  *ebpf.MapSpec `ebpf:"config"`
 	Counts  *ebpf.MapSpec `ebpf:"counts"`
+	Hosts   *ebpf.MapSpec `ebpf:"hosts"`
 	Ifaces  *ebpf.MapSpec `ebpf:"ifaces"`
 	Stats   *ebpf.MapSpec `ebpf:"stats"`
 	Subnets *ebpf.MapSpec `ebpf:"subnets"`
@@ -153,6 +161,7 @@ func (o *countObjects) Close() error {
 type countMaps struct {
 	Config  *ebpf.Map `ebpf:"config"`
 	Counts  *ebpf.Map `ebpf:"counts"`
+	Hosts   *ebpf.Map `ebpf:"hosts"`
 	Ifaces  *ebpf.Map `ebpf:"ifaces"`
 	Stats   *ebpf.Map `ebpf:"stats"`
 	Subnets *ebpf.Map `ebpf:"subnets"`
@@ -162,6 +171,7 @@ func (m *countMaps) Close() error {
 	return _CountClose(
 		m.Config,
 		m.Counts,
+		m.Hosts,
 		m.Ifaces,
 		m.Stats,
 		m.Subnets,

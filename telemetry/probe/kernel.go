@@ -88,7 +88,7 @@ func (k *kernel) program(name string) (*ebpf.Program, error) {
 	one := &ebpf.CollectionSpec{Maps: k.spec.Maps, Programs: map[string]*ebpf.ProgramSpec{name: k.spec.Programs[name]}, Types: k.spec.Types, ByteOrder: k.spec.ByteOrder}
 	m := &k.maps
 	c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		countMapConfig: m.Config, countMapCounts: m.Counts, countMapIfaces: m.Ifaces, countMapStats: m.Stats, countMapSubnets: m.Subnets,
+		countMapConfig: m.Config, countMapCounts: m.Counts, countMapHosts: m.Hosts, countMapIfaces: m.Ifaces, countMapStats: m.Stats, countMapSubnets: m.Subnets,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot load %s: %w", name, err)

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	maxPrefixes = 16384 // of subnets
+	maxPrefixes = 16384 // of hosts, and of subnets
 	maxLinks    = 4096  // of ifaces
 	maxSlots    = 1024  // labels; of counts, 4 for each: as many rows as one interval of the ledger holds
 )
@@ -79,6 +79,8 @@ const (
 	flagNear  = 1
 	flagWhole = 2
 	slotPeer  = 1<<32 - 1
+
+	wholeAddress = 32 + 128
 )
 
 // compile makes rules. slot returns the slot of a label, index the index of an interface, 0: there is none.
@@ -134,7 +136,15 @@ func subnetKey(table uint32, p netip.Prefix) countSubnetKey {
 
 // load makes the kernel's maps say r.
 func (r *rules) load(m *countMaps) error {
-	return errors.Join(replace(m.Subnets, r.subnets), replace(m.Ifaces, r.ifaces))
+	hosts, subnets := map[countHostKey]countSubnet{}, map[countSubnetKey]countSubnet{}
+	for k, v := range r.subnets {
+		if k.Bits == wholeAddress {
+			hosts[countHostKey{Table: k.Table, Addr: k.Addr}] = v
+		} else {
+			subnets[k] = v
+		}
+	}
+	return errors.Join(replace(m.Hosts, hosts), replace(m.Subnets, subnets), replace(m.Ifaces, r.ifaces))
 }
 
 // replace makes m hold want: what is not wanted goes, then what is missing or differs is put. Of a full map what fits is in it.

@@ -41,6 +41,13 @@ struct subnet_key {
 	__u8 addr[16]; // IPv4 as ::ffff:a.b.c.d
 };
 
+#define WHOLE_ADDRESS (32 + 128) // bits of one that is in hosts
+
+struct host_key { // the rest of a struct subnet_key
+	__u32 table;
+	__u8 addr[16];
+};
+
 struct subnet {
 	__u32 slot;
 	__u32 group; // whose it is; 0: shared, or nobody's
@@ -65,6 +72,15 @@ struct {
 	__type(key, struct interface_key);
 	__type(value, struct interface);
 } ifaces SEC(".maps");
+
+// What is one address: most are, and a trie takes several times as long to find one.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct host_key);
+	__type(value, struct subnet);
+} hosts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -98,6 +114,7 @@ struct {
 // frame is what is known of one before its headers are read.
 struct frame {
 	void *ctx;
+	void *data, *end; // of what the kernel shows of it
 	__u32 xdp;  // ctx is a struct xdp_md
 	__u32 bare; // it begins with its IP header
 	__u32 out;
@@ -113,15 +130,17 @@ struct ends {
 	struct subnet_key src, dst;
 };
 
+// load copies len octets, which is even, to words. What is not in the beginning that the kernel shows is fetched, by a call.
 static __always_inline int load(struct frame *f, __u32 off, void *to, __u32 len)
 {
-	if (!f->xdp)
-		return bpf_skb_load_bytes(f->ctx, off, to, len);
-	struct xdp_md *x = f->ctx;
-	void *at = (void *)(long)x->data + off;
-	if (at + len > (void *)(long)x->data_end)
-		return -1;
-	__builtin_memcpy(to, at, len);
+	__u8 *at = (__u8 *)f->data + off;
+	if ((void *)(at + len) > f->end)
+		return f->xdp ? -1 : bpf_skb_load_bytes(f->ctx, off, to, len);
+#pragma unroll
+	for (__u32 i = 0; i < len / 4; i++)
+		((__u32 *)to)[i] = ((__u32 *)at)[i];
+	if (len % 4)
+		*(__u16 *)(to + len - 2) = *(__u16 *)(at + len - 2);
 	return 0;
 }
 
@@ -138,9 +157,15 @@ static __always_inline __u32 transport(struct frame *f, __u32 off, __u8 proto)
 	__u8 words;
 	if (proto == 17)
 		return 8;
-	if (proto == 6 && !load(f, off + 12, &words, 1))
+	if (proto == 6 && !bpf_skb_load_bytes(f->ctx, off + 12, &words, 1))
 		return (words >> 4) * 4;
 	return 0;
+}
+
+static __always_inline struct subnet *find(struct subnet_key *k)
+{
+	struct subnet *s = bpf_map_lookup_elem(&hosts, &k->table);
+	return s ? s : bpf_map_lookup_elem(&subnets, k);
 }
 
 // count adds one frame, or one super-packet, which stands for as many frames as it will be cut into or was made of: each with headers
@@ -148,18 +173,17 @@ static __always_inline __u32 transport(struct frame *f, __u32 off, __u8 proto)
 static __always_inline void count(struct frame *f)
 {
 	struct interface_key ik = {.ifindex = f->ifindex};
-	__u8 l2[18] = {}, l3[40];
+	__u8 l2[20] __attribute__((aligned(4))) = {}, l3[40] __attribute__((aligned(4)));
 	__u32 off = 0, head = 0, l3len = 0, tag = f->tagged ? TAG : 0, ip = 0;
 	__u8 proto = 0, version = 0;
 	struct ends e = {};
 
 	if (f->bare) {
-		__u8 first;
-		if (load(f, 0, &first, 1)) {
+		if (load(f, 0, l3, 2)) {
 			stat(SHORT);
 			return;
 		}
-		version = first >> 4;
+		version = l3[0] >> 4;
 	} else {
 		if (load(f, 0, l2, 14)) {
 			stat(SHORT);
@@ -167,10 +191,10 @@ static __always_inline void count(struct frame *f)
 		}
 		off = 14;
 		__u16 type = l2[12] << 8 | l2[13];
-		if ((type == 0x8100 || type == 0x88a8) && !load(f, 14, l2 + 14, 4)) {
+		if ((type == 0x8100 || type == 0x88a8) && !load(f, 14, l2 + 16, 4)) {
 			if (!f->tagged)
-				f->vlan = (l2[14] << 8 | l2[15]) & 0xfff;
-			type = l2[16] << 8 | l2[17];
+				f->vlan = (l2[16] << 8 | l2[17]) & 0xfff;
+			type = l2[18] << 8 | l2[19];
 			off = 18;
 		}
 		version = type == 0x0800 ? 4 : type == 0x86dd ? 6 : 0;
@@ -204,7 +228,7 @@ static __always_inline void count(struct frame *f)
 		__u32 jumbo = 0;
 		__u8 hop[4];
 		// Longer than an IPv6 header can say: an option says it, which no frame on the wire has.
-		if (version == 6 && proto == 0 && !l3len && !f->xdp && !load(f, off + 40, hop, 4) && hop[1] == 0 && hop[2] == 0xc2) {
+		if (version == 6 && proto == 0 && !l3len && !f->xdp && !bpf_skb_load_bytes(f->ctx, off + 40, hop, 4) && hop[1] == 0 && hop[2] == 0xc2) {
 			proto = hop[0];
 			jumbo = 8;
 			f->len -= jumbo;
@@ -230,10 +254,9 @@ static __always_inline void count(struct frame *f)
 	struct subnet *own = 0, *peer = 0;
 	int to = (i->flags & NEAR) ? !f->out : f->out;
 	if (ip) {
-		e.src.bits = e.dst.bits = 32 + 128;
+		e.src.bits = e.dst.bits = WHOLE_ADDRESS;
 		e.src.table = e.dst.table = i->table;
-		own = bpf_map_lookup_elem(&subnets, to ? &e.dst : &e.src);
-		peer = bpf_map_lookup_elem(&subnets, to ? &e.src : &e.dst);
+		own = find(to ? &e.dst : &e.src);
 		if (own && own->slot == PEER)
 			own = 0;
 	}
@@ -243,7 +266,9 @@ static __always_inline void count(struct frame *f)
 	}
 	__u32 slot = own ? own->slot : i->slot;
 	__u32 group = i->group ? i->group : own ? own->group : 0;
-	__u32 at = 4 * slot + (to ? TO : 0) + (group && peer && peer->group == group ? INSIDE : 0);
+	if (ip && group)
+		peer = find(to ? &e.src : &e.dst);
+	__u32 at = 4 * slot + (to ? TO : 0) + (peer && peer->group == group ? INSIDE : 0);
 	struct count *c = bpf_map_lookup_elem(&counts, &at);
 	if (!c)
 		return;
@@ -254,7 +279,7 @@ static __always_inline void count(struct frame *f)
 
 static __always_inline void skb(struct __sk_buff *s, __u32 out, __u32 bare)
 {
-	struct frame f = {.ctx = s, .out = out, .bare = bare, .ifindex = s->ifindex, .len = s->len, .segs = s->gso_segs, .mss = s->gso_size};
+	struct frame f = {.ctx = s, .data = (void *)(long)s->data, .end = (void *)(long)s->data_end, .out = out, .bare = bare, .ifindex = s->ifindex, .len = s->len, .segs = s->gso_segs, .mss = s->gso_size};
 	if (s->vlan_present) {
 		f.tagged = 1;
 		f.vlan = s->vlan_tci & 0xfff;
@@ -279,7 +304,7 @@ int tc_out(struct __sk_buff *s)
 SEC("xdp")
 int xdp_in(struct xdp_md *x)
 {
-	struct frame f = {.ctx = x, .xdp = 1, .ifindex = x->ingress_ifindex, .len = x->data_end - x->data};
+	struct frame f = {.ctx = x, .data = (void *)(long)x->data, .end = (void *)(long)x->data_end, .xdp = 1, .ifindex = x->ingress_ifindex, .len = x->data_end - x->data};
 	count(&f);
 	return XDP_PASS;
 }
