@@ -37,6 +37,7 @@ type countInterface struct {
 	Slot  uint32
 	Group uint32
 	Flags uint32
+	Mtu   uint32
 }
 
 type countInterfaceKey struct {

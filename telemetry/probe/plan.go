@@ -83,12 +83,12 @@ const (
 	wholeAddress = 32 + 128
 )
 
-// compile makes rules. slot returns the slot of a label, index the index of an interface, 0: there is none.
-func compile(p *Plan, slot func(string) uint32, index func(string) int) *rules {
+// compile makes rules. slot returns the slot of a label, index the index of an interface and its MTU, 0: there is none.
+func compile(p *Plan, slot func(string) uint32, index func(string) (int, int)) *rules {
 	r := &rules{map[countInterfaceKey]countInterface{}, map[countSubnetKey]countSubnet{}, 0}
 	for i := range p.Links {
 		l := &p.Links[i]
-		n := index(l.Interface)
+		n, mtu := index(l.Interface)
 		if n == 0 {
 			continue
 		}
@@ -96,7 +96,7 @@ func compile(p *Plan, slot func(string) uint32, index func(string) int) *rules {
 			r.left++
 			continue
 		}
-		v := countInterface{Table: l.Table, Group: l.Group}
+		v := countInterface{Table: l.Table, Group: l.Group, Mtu: uint32(max(mtu, 0))}
 		if l.Own {
 			v.Flags |= flagNear
 		}
@@ -179,6 +179,15 @@ func replace[K, V comparable](m *ebpf.Map, want map[K]V) error {
 		return fmt.Errorf("cannot write map %s (%d of %d): %w", m.String(), len(errs), len(want), errs[0])
 	}
 	return nil
+}
+
+// mtuOf returns the MTU of an interface, 0: nobody knows.
+func mtuOf(name string) int {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return i.MTU
 }
 
 // indexOf returns the index of an interface, 0: there is none.

@@ -96,11 +96,11 @@ func (p *Probe) SetPlan(plan Plan) (fresh []Saved, err error) {
 	for _, n := range p.slots.set(plan.labels(), p.totals) {
 		fresh = append(fresh, p.slots.saved(n))
 	}
-	r := compile(&plan, p.slots.of, func(name string) int {
+	r := compile(&plan, p.slots.of, func(name string) (index, mtu int) {
 		if a := p.at[name]; a != nil {
-			return a.index
+			return a.index, mtuOf(name)
 		}
-		return 0
+		return 0, 0
 	})
 	if p.loaded == nil || !maps.Equal(p.loaded.ifaces, r.ifaces) || !maps.Equal(p.loaded.subnets, r.subnets) {
 		p.soft.set(r)

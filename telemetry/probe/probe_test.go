@@ -101,3 +101,38 @@ func TestSegments(t *testing.T) {
 		})
 	}
 }
+
+// TestSegmentsXDP: a program that sees a super-packet without what was in it takes its segments to have filled their frames: exact for TCP in
+// bulk, and of shorter ones it counts fewer frames than there were.
+func TestSegmentsXDP(t *testing.T) {
+	w := newWire(t)
+	const octets = 4 << 20
+	w.segments("on")
+	p := w.start(w.config(XDP), facing())
+	w.udp(hostAddr, 1, 1, 0) // neighbours know each other now
+	w.udp(hostAddr6, 1, 1, 0)
+	w.still(func() { p.Read() })
+	var rows []Row
+	for host, ip := range map[netip.Addr]uint64{hostAddr: 20, hostAddr6: 40} {
+		said := talk{twice: true}
+		for tries := 0; said.twice; tries++ {
+			if tries == 10 {
+				t.Fatal("a segment was sent twice, ten times running")
+			}
+			said, rows = w.tcp(host, octets), nil
+			w.still(func() { rows = append(rows, p.Read().Rows...) })
+		}
+		n := uint64(said.fromMachine)
+		if g, want := sums(rows)["m1 out"], (Totals{octets + n*(14+ip+32+4) + 8, n, octets + n*(ip+32) + 8}); g != want {
+			t.Errorf("%s: %+v, want %+v", host, g, want)
+		}
+	}
+	w.udp(hostAddr, 100, 50_000, 1000)
+	rows = nil
+	w.still(func() { rows = append(rows, p.Read().Rows...) })
+	const full = (50_000 + 1471) / 1472 // frames of 1,500 octets of IP, where there are fifty of 1,028
+	if g, want := sums(rows)["m1 out"], (Totals{100 * (50_000 + full*(14+20+8+4)), 100 * full, 100 * (50_000 + full*(20+8))}); g != want {
+		t.Errorf("UDP: %+v, want %+v", g, want)
+	}
+	w.in(func() { p.Attach(nil); must(t, p.Close()) })
+}

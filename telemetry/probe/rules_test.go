@@ -91,7 +91,7 @@ func TestBothCountAlike(t *testing.T) {
 		plan := scene(round&1 != 0, round&2 != 0, uint32(round/4))
 		s := newSlots(nil)
 		s.set(plan.labels(), func(uint32) (t [ways]Totals) { return t })
-		rules := compile(&plan, s.of, func(string) int { return 1 })
+		rules := compile(&plan, s.of, func(string) (int, int) { return 1, 0 })
 		must(t, rules.load(&k.maps))
 		soft := newSoft()
 		soft.set(rules)
@@ -259,7 +259,7 @@ func FuzzPacket(f *testing.F) {
 	plan := scene(true, true, 1)
 	s := newSlots(nil)
 	s.set(plan.labels(), func(uint32) (t [ways]Totals) { return t })
-	rules := compile(&plan, s.of, func(string) int { return 1 })
+	rules := compile(&plan, s.of, func(string) (int, int) { return 1, 0 })
 	f.Fuzz(func(t *testing.T, b, oob []byte, out bool) {
 		from := &unix.SockaddrLinklayer{}
 		if out {

@@ -33,6 +33,7 @@ struct interface {
 	__u32 slot;
 	__u32 group; // of what is behind it; 0: that of the address
 	__u32 flags;
+	__u32 mtu; // octets of the longest IP packet of a frame; 0: unknown
 };
 
 struct subnet_key {
@@ -151,6 +152,20 @@ static __always_inline void stat(__u32 which)
 		*n += 1;
 }
 
+// cut tells of a frame that is longer than the link's, and of which XDP says no more, how long the segments were that it was made of: they
+// filled their frames, or they were more. Source: RFC 9293 section 3.7.1. off and ip are constants, as in count.
+static __always_inline __u32 cut(struct frame *f, __u32 off, __u32 ip, __u8 proto, __u32 mtu, __u32 *l4)
+{
+	__u8 *at = (__u8 *)f->data + off + ip + 12;
+	*l4 = 8;
+	if (proto == 6) {
+		if ((void *)(at + 1) > f->end)
+			return 0;
+		*l4 = (*at >> 4) * 4;
+	}
+	return mtu > ip + *l4 ? mtu - ip - *l4 : 0;
+}
+
 // transport returns the length of a TCP or UDP header: only what is cut into segments has one that matters.
 static __always_inline __u32 transport(struct frame *f, __u32 off, __u8 proto)
 {
@@ -223,7 +238,13 @@ static __always_inline void count(struct frame *f)
 		__builtin_memcpy(e.src.addr, l3 + 8, 16);
 		__builtin_memcpy(e.dst.addr, l3 + 24, 16);
 	}
-	__u32 frames = f->segs;
+	__u32 frames = f->segs, l4 = 0;
+	if (f->xdp && i && i->mtu && f->len > off + i->mtu && (proto == 6 || proto == 17)) {
+		if (version == 6)
+			f->mss = off == 18 ? cut(f, 18, 40, proto, i->mtu, &l4) : cut(f, 14, 40, proto, i->mtu, &l4);
+		else if (version == 4 && ip == 20)
+			f->mss = off == 18 ? cut(f, 18, 20, proto, i->mtu, &l4) : cut(f, 14, 20, proto, i->mtu, &l4);
+	}
 	if (frames > 1 || f->mss) {
 		__u32 jumbo = 0;
 		__u8 hop[4];
@@ -233,7 +254,8 @@ static __always_inline void count(struct frame *f)
 			jumbo = 8;
 			f->len -= jumbo;
 		}
-		__u32 l4 = f->xdp ? 0 : transport(f, off + ip + jumbo, proto);
+		if (!f->xdp)
+			l4 = transport(f, off + ip + jumbo, proto);
 		head = off + ip + l4;
 		if (!frames && f->mss && f->len > head) // from a guest: nobody counted the segments yet
 			frames = (f->len - head + f->mss - 1) / f->mss;
