@@ -11,12 +11,25 @@ import (
 // measured wraps a handler of what a site measured: it learns what the caller may see.
 func (a *API) measured(serve func(http.ResponseWriter, *http.Request, telemetry.Viewer) error) func(http.ResponseWriter, *http.Request, Caller) error {
 	return func(w http.ResponseWriter, r *http.Request, by Caller) error {
-		c, _, err := a.b.Snapshot(r.Context())
+		view := func(by Caller) (telemetry.Viewer, error) {
+			c, _, err := a.b.Snapshot(r.Context())
+			if err != nil {
+				return telemetry.Viewer{}, err
+			}
+			return telemetry.NewViewer(c, r.PathValue("site"), a.b.Now(), func(q rights.Request) bool { return may(c, by, q) }), nil
+		}
+		v, err := view(by)
 		if err != nil {
 			return err
 		}
-		may := func(q rights.Request) bool { return may(c, by, q) }
-		err = serve(w, r, telemetry.NewViewer(c, r.PathValue("site"), a.b.Now(), may))
+		v.Again = func() (telemetry.Viewer, error) {
+			by, err := a.caller(r)
+			if err != nil {
+				return telemetry.Viewer{}, err
+			}
+			return view(by)
+		}
+		err = serve(w, r, v)
 		if bad, ok := errors.AsType[*telemetry.BadQuery](err); ok {
 			return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: bad.Error()}
 		}

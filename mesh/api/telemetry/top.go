@@ -104,19 +104,30 @@ func ServeTop(w http.ResponseWriter, r *http.Request, v Viewer, src TrafficSourc
 	if err != nil {
 		return err
 	}
-	if !v.All {
-		if q.By == "port" {
-			return &BadQuery{"by is machine or network: ports are for who may read switches"}
-		}
-		q.Projects = v.sees(q.Projects)
-	}
 	rc, enc := http.NewResponseController(w), json.NewEncoder(w)
 	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // the connection may carry more
 	for n := range count {
 		if n > 0 && !pause(r, TopEvery) {
 			return nil
 		}
-		f, err := src.Top(r.Context(), v.Site, q)
+		if n > 0 && v.Again != nil {
+			again := v.Again
+			if v, err = again(); err != nil {
+				return nil // the line ends, and the next question is answered with why
+			}
+			v.Again = again
+		}
+		may := q
+		if !v.All {
+			if q.By == "port" && n > 0 {
+				return nil
+			}
+			if q.By == "port" {
+				return &BadQuery{"by is machine or network: ports are for who may read switches"}
+			}
+			may.Projects = v.sees(q.Projects)
+		}
+		f, err := src.Top(r.Context(), v.Site, may)
 		if err != nil && n == 0 {
 			return err
 		}

@@ -90,3 +90,40 @@ func TestTopValues(t *testing.T) {
 		t.Errorf("%+v, %d, %v", q, count, err)
 	}
 }
+
+// TestTopRights: whoever loses a right while lines go on sees no more of it with the next line, and whoever loses all of them no line.
+func TestTopRights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := []Viewer{{Projects: []string{"acme", "shop"}}, {Projects: []string{"shop"}}, {All: true}}
+		var again func() (Viewer, error)
+		again = func() (Viewer, error) {
+			if len(turns) == 0 {
+				return Viewer{}, errors.New("revoked")
+			}
+			v := turns[0]
+			turns = turns[1:]
+			return v, nil
+		}
+		first, err := again()
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Again = again
+		s, w := &rates{}, httptest.NewRecorder()
+		if err := ServeTop(w, httptest.NewRequest("GET", "/x?project=acme,shop", nil).WithContext(t.Context()), first, s); err != nil {
+			t.Fatal(err)
+		}
+		var got [][]string
+		for _, q := range s.asked {
+			got = append(got, q.Projects)
+		}
+		if want := [][]string{{"acme", "shop"}, {"shop"}, {"acme", "shop"}}; !cmp.Equal(got, want) {
+			t.Errorf("asked for %q, want %q", got, want)
+		}
+		// Ports are for who may read switches, as long as they may.
+		s, turns = &rates{}, []Viewer{{All: true}, {Projects: []string{"acme"}}}
+		if err := ServeTop(w, httptest.NewRequest("GET", "/x?by=port", nil).WithContext(t.Context()), Viewer{All: true, Again: again}, s); err != nil || len(s.asked) != 2 {
+			t.Errorf("%v after %d frames", err, len(s.asked))
+		}
+	})
+}

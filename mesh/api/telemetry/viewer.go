@@ -20,6 +20,8 @@ type Viewer struct {
 	Now      time.Time
 	All      bool     // everything of the site, also what is nobody's, and switches
 	Projects []string // else of these; never nil
+	// Again says what it is now, for answers that go on; an error ends them. nil: it stays as it is.
+	Again func() (Viewer, error)
 }
 
 // NewViewer says what of a site's measurements somebody may see: who may see its switches sees all of it, a user its own projects.
