@@ -60,15 +60,18 @@ func dial(ctx context.Context, t Target) (session, error) {
 	g := &gosnmp.GoSNMP{
 		Target: host, Port: uint16(n), Transport: "udp", Version: gosnmp.Version2c, Community: t.Community, Context: ctx, Timeout: requestLimit, MaxOids: 1,
 	}
+	var usm *gosnmp.UsmSecurityParameters
 	if t.User != "" {
-		g.Version, g.SecurityModel, g.MsgFlags = gosnmp.Version3, gosnmp.UserSecurityModel, gosnmp.AuthPriv
-		g.SecurityParameters = &gosnmp.UsmSecurityParameters{
+		usm = &gosnmp.UsmSecurityParameters{
 			UserName: t.User, AuthenticationProtocol: gosnmp.SHA256, AuthenticationPassphrase: t.Auth, PrivacyProtocol: gosnmp.AES, PrivacyPassphrase: t.Priv,
 		}
+		g.Version, g.SecurityModel, g.MsgFlags = gosnmp.Version3, gosnmp.UserSecurityModel, gosnmp.AuthPriv
+		g.SecurityParameters = usm
 	}
 	if err := g.Connect(); err != nil {
 		return nil, brief(err)
 	}
+	g.Conn = &patient{Conn: g.Conn, community: t.Community, usm: usm}
 	return &client{g}, nil
 }
 

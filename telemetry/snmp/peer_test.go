@@ -91,6 +91,19 @@ func TestPeer(t *testing.T) {
 			t.Errorf("a loopback is no port")
 		}
 	}
+	var before []byte
+	r.dial = forged(func(b []byte) [][]byte { // of version 3 nothing that is not the device's is taken, once it is known
+		m, ok := parseMessage(b)
+		if !ok || m.engine == "" {
+			return nil
+		}
+		out := append(mangled(b), b, before)
+		before = b
+		return out
+	})
+	if rr, err := read("sw1", login); err != nil || len(rr) == 0 || before == nil {
+		t.Errorf("with somebody in between: %v, %d readings", err, len(rr))
+	}
 	if out < 40*1000 {
 		t.Fatalf("%d octets of traffic", out)
 	}
