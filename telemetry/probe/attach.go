@@ -85,10 +85,11 @@ func (p *Probe) Attach(names []string) []State {
 	p.names = names
 	for name, a := range p.at {
 		if a.index != indexOf(name) || !slices.Contains(names, name) {
+			delete(p.at, name)
+			p.pass(a)
 			if err := p.detach(a); err != nil {
 				p.cfg.Log.Warn("the probe leaves something at an interface", "interface", name, "err", err)
 			}
-			delete(p.at, name)
 		}
 	}
 	states := make([]State, 0, len(names))
@@ -393,6 +394,15 @@ func (p *Probe) detach(a *attached) error {
 	}
 	a.held = nil
 	return errors.Join(errs...)
+}
+
+// pass hands the one attachment of rung Cgroup on to another interface that counts by it, when the one that holds it goes.
+func (p *Probe) pass(a *attached) {
+	for _, o := range p.at {
+		if a.Method == Cgroup && o.Method == Cgroup {
+			o.held, a.held = append(o.held, a.held...), nil
+		}
+	}
 }
 
 // let lets go of a at the end of a life.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -77,6 +78,44 @@ func TestRungs(t *testing.T) {
 	f(XDP, true, false, map[string]Totals{"m1 out": all, "m1 in": {}})
 	f(Cgroup, false, false, map[string]Totals{"m1 in": all, "m1 out": {}})
 	f(Counters, false, false, nil)
+}
+
+// TestCgroupGoes: the group's one attachment counts for every interface, until the last of them goes.
+func TestCgroupGoes(t *testing.T) {
+	w := newWire(t)
+	w.segments("off")
+	for _, names := range [][]string{{"lo", "e0"}, {"e0", "lo"}} {
+		w := &wire{t, w.host, w.machine, ""} // nothing is pinned: an attachment is who holds it
+		cfg := w.config(Cgroup)
+		cfg.Cgroup = ownGroup(t)
+		p := New(cfg)
+		w.in(func() {
+			must(t, exec.Command("ip", "link", "set", "lo", "up").Run())
+			for _, s := range p.Attach(names) {
+				if s.Method != Cgroup {
+					t.Fatalf("%+v", s)
+				}
+			}
+			p.Attach([]string{"e0"})
+			_, err := p.SetPlan(facing())
+			must(t, err)
+			p.Read()
+		})
+		w.reply(50, 500)
+		w.in(func() {
+			if g := sums(p.Read().Rows)["m1 in"]; g.Frames != 50 {
+				t.Errorf("%v, then lo goes: %+v", names, g)
+			}
+			p.Attach(nil)
+		})
+		w.reply(50, 500)
+		w.in(func() {
+			if g := sums(p.Read().Rows)["m1 in"]; g.Frames != 0 {
+				t.Errorf("%v: it counts on: %+v", names, g)
+			}
+			must(t, p.Close())
+		})
+	}
 }
 
 // ownGroup moves this process into a control group of its own until the test ends: that of the host has every namespace's traffic.
