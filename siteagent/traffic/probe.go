@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"slices"
@@ -29,8 +30,8 @@ const (
 	tableProbe = 'e'
 	probeLife  = "el"
 	probeSlot  = "es"
-	// maxStretch bounds what one count may stand for: beyond it, nobody can tell when it was.
-	maxStretch = 72 * time.Hour
+	// maxStretch bounds what counts may be spread over: as long as the ledger has hours.
+	maxStretch = 400 * 24 * time.Hour
 )
 
 // Counting says what an agent counts at interfaces of its own host.
@@ -207,8 +208,9 @@ func (c *counter) minute(now time.Time) bool {
 }
 
 // take reads the counts, and gives each point its rows. What was counted since the last reading is of the minutes since then.
-func (c *counter) take(now time.Time) {
-	r := c.probe.Read()
+func (c *counter) take(now time.Time) { c.took(c.probe.Read(), now) }
+
+func (c *counter) took(r probe.Reading, now time.Time) {
 	last := c.read.Truncate(time.Minute)
 	stretch := max(uint32(max(now.Truncate(time.Minute).Sub(last), 0)/time.Minute), 1)
 	if now.Before(c.read) || now.Sub(c.read) > maxStretch { // the clock was set
@@ -230,17 +232,20 @@ func (c *counter) take(now time.Time) {
 	}
 	known := map[account.Point]bool{}
 	for p, rs := range rows {
-		count := account.Count{Point: p, Start: last, Minutes: stretch, Rows: rs, Also: c.pairs(saved[p], now)}
+		count := account.Count{Point: p, Start: last, Minutes: stretch, Rows: rs, Samples: r.Samples, Lost: r.Lost, Also: c.pairs(saved[p], now)}
+		if r.Lost > 0 {
+			count.Flags |= account.FlagLoss
+		}
 		if !c.known[p] && stretch > 1 {
 			count.Start, count.Minutes = now.Truncate(time.Minute), 1
 		}
 		if r.Anew {
-			count.Flags = account.FlagReset
+			count.Flags |= account.FlagReset
 			for i := range rs {
 				rs[i].Flags |= account.FlagReset
 			}
 		}
-		c.engine.Counted(count)
+		c.engine.Counted(spread(count)...)
 		known[p] = true
 	}
 	c.known = known
@@ -265,17 +270,21 @@ func (c *counter) row(r *probe.Row) (account.Point, account.Row) {
 	if r.To {
 		l.Direction = account.In
 	}
+	if r.Lost {
+		row.Flags |= account.FlagLoss
+	}
 	switch {
 	case r.Total:
 		l.Scope = ""
 	case r.Inside:
 		l.Scope = account.Inside
 	}
-	n := uint64(r.Rate)
 	row.Label = l.Label
-	row.Samples, row.Bytes, row.L3, row.Packets = r.Samples, n*r.Bytes, n*r.L3, n*r.Frames
-	if n > 1 {
-		many := float64(n) * float64(n-1)
+	row.Samples, row.Bytes, row.L3, row.Packets = r.Samples, r.Bytes, r.L3, r.Frames
+	if n := r.Rate; n > 1 {
+		of := func(x uint64) uint64 { return uint64(math.Round(n * float64(x))) }
+		row.Bytes, row.L3, row.Packets = of(r.Bytes), of(r.L3), of(r.Frames)
+		many := n * (n - 1)
 		row.Var, row.PacketVar = many*r.Squares, many*float64(r.Frames)*float64(r.Frames)/float64(max(r.Samples, 1))
 	}
 	return l.Point, row

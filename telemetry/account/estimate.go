@@ -24,6 +24,7 @@ const (
 	FlagMismatch                      // three times running the samples did not fit the interface's counters
 	FlagByAddress                     // counted by address, as the exporter names no port
 	FlagTruncated                     // more distinct rows than an interval holds: some traffic is not attributed
+	FlagSpread                        // counted while nobody read: spread evenly over the time, in which it was at any
 
 	// Where a figure is from. Sum sets them; they are not kept, and are no names.
 	flagPoint  Flags = 1 << 14 // a host counted by itself
@@ -44,7 +45,7 @@ func (f Flags) Source() string {
 // Names returns the names of the set flags, in order; never nil.
 func (f Flags) Names() []string {
 	out := []string{}
-	for i, n := range [...]string{"loss", "rate", "reset", "clock", "implausible", "mismatch", "by_address", "truncated"} {
+	for i, n := range [...]string{"loss", "rate", "reset", "clock", "implausible", "mismatch", "by_address", "truncated", "spread"} {
 		if f&(1<<i) != 0 {
 			out = append(out, n)
 		}

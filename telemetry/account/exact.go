@@ -16,24 +16,27 @@ type (
 // Count is what a point counted in one stretch of time.
 type Count struct {
 	Point
-	Start   time.Time // a whole minute, UTC
-	Minutes uint32    // at least 1; more where nobody read the counts for a while
-	Rows    []Row
-	Flags   Flags
-	// Also is on disk together with the rows, or neither is.
-	Also []state.Pair
+	Start         time.Time // a whole minute, UTC
+	Minutes       uint32    // at least 1; more where nobody read the counts for a while
+	Rows          []Row
+	Flags         Flags
+	Samples, Lost uint64       // frames that were looked at, and that should have been, where not all are
+	Also          []state.Pair // on disk together with the rows, or neither is
 }
 
-// Counted takes what a point counted; Flush writes it.
-func (e *Engine) Counted(c Count) {
-	v := &Interval{
-		Key: c.Key(), Switch: "probe/" + c.Agent, Bucket: uint32(c.Start.Unix() / 60), Start: c.Start.UTC(), Minutes: max(c.Minutes, 1),
-		Datagrams: 1, Flags: c.Flags, machine: c.Machine, ways: c.Ways(), also: c.Also,
+// Counted takes what a point counted, one stretch after the other; Flush writes all of it together.
+func (e *Engine) Counted(stretches ...Count) {
+	var vs []*Interval
+	for _, c := range stretches {
+		vs = append(vs, &Interval{
+			Key: c.Key(), Switch: "probe/" + c.Agent, Bucket: uint32(c.Start.Unix() / 60), Start: c.Start.UTC(), Minutes: max(c.Minutes, 1),
+			Datagrams: 1, Samples: c.Samples, SamplesLost: c.Lost, Flags: c.Flags, machine: c.Machine, ways: c.Ways(), also: c.Also, before: vs,
+		})
+		vs[len(vs)-1].setRows(addRows(nil, c.Rows))
 	}
-	v.setRows(addRows(nil, c.Rows))
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.enqueue(v)
+	e.enqueue(vs[len(vs)-1])
 }
 
 // Points says what of the access ports does not count, as hosts counted there by themselves. Of hours it takes those that a host counted at

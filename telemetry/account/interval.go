@@ -48,10 +48,11 @@ type Interval struct {
 	Flags       Flags
 	Rows        []Row // sorted by label
 
-	// Of a Point, until it is written: what its stream stands in for, and what is written with it.
+	// Of a Point, until it is written: what its stream stands in for, and what is written with it: pairs, and intervals before it.
 	machine string
 	ways    []string
 	also    []state.Pair
+	before  []*Interval
 }
 
 // add adds what a later interval of the same stream and epoch holds.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -183,14 +184,16 @@ func (l *Ledger) some(vs []*Interval) (n int, err error) {
 			b.pairs = append(b.pairs, state.Pair{Key: binary.BigEndian.AppendUint16([]byte{tableStreams}, no), Value: raw})
 		}
 		b.pairs = append(b.pairs, v.also...)
-		if err := l.put(&b, Minutes, no, v); err != nil {
-			return 0, err
-		}
-		hour := *v
-		hour.Bucket = v.Bucket / 60
-		hour.Start = v.Start.Add(-time.Duration(v.Bucket%60) * time.Minute)
-		if err := l.put(&b, Hours, no, &hour); err != nil {
-			return 0, err
+		for _, v := range append(v.before, v) {
+			if err := l.put(&b, Minutes, no, v); err != nil {
+				return 0, err
+			}
+			hour := *v
+			hour.Bucket = v.Bucket / 60
+			hour.Start = v.Start.Add(-time.Duration(v.Bucket%60) * time.Minute)
+			if err := l.put(&b, Hours, no, &hour); err != nil {
+				return 0, err
+			}
 		}
 		size = b.size()
 		n++
@@ -251,12 +254,7 @@ func (b *batch) size() int {
 // all returns the pairs of every slot, in order.
 func (b *batch) all() []state.Pair {
 	out := b.pairs
-	keys := make([]string, 0, len(b.slots))
-	for k := range b.slots {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(b.slots)) {
 		s := b.slots[k]
 		parts := s.keep
 		for _, v := range s.vs {
@@ -379,12 +377,7 @@ func (l *Ledger) Infos() []StreamInfo {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]StreamInfo, 0, len(l.infos))
-	for _, i := range l.infos {
-		out = append(out, i)
-	}
-	slices.SortFunc(out, func(a, b StreamInfo) int {
+	return slices.SortedFunc(maps.Values(l.infos), func(a, b StreamInfo) int {
 		return cmp.Or(cmp.Compare(a.Switch, b.Switch), a.Agent.Compare(b.Agent), cmp.Compare(a.SubAgent, b.SubAgent))
 	})
-	return out
 }

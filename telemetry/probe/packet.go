@@ -138,6 +138,27 @@ func parsePacket(b, oob []byte, from unix.Sockaddr) (f frame, ok bool) {
 	return f, true
 }
 
+// readLost returns how many frames rung Packet took since the last time, and how many of its choice found no room.
+// Source: packet(7), PACKET_STATISTICS, which begins anew with each look.
+func (a *attached) readLost() (got, lost uint64) {
+	for _, h := range a.held {
+		f, ok := h.(*os.File)
+		if !ok || a.Method != Packet {
+			continue
+		}
+		c, err := f.SyscallConn()
+		if err != nil {
+			continue
+		}
+		_ = c.Control(func(fd uintptr) {
+			if st, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+				got, lost = got+uint64(st.Packets-st.Drops), lost+uint64(st.Drops)
+			}
+		})
+	}
+	return got, lost
+}
+
 // counters are an interface's own.
 type counters struct{ inBytes, inFrames, outBytes, outFrames uint64 }
 

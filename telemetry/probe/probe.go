@@ -33,16 +33,19 @@ type Reading struct {
 	Keep []Saved
 	// Anew tells that the kernel's maps are not those that Memory was of: what they counted between is lost.
 	Anew bool
+	// Samples are the frames that rung Packet looked at, and Lost those that it would have, had there been room: Rows stand for them too.
+	Samples, Lost uint64
 }
 
 // Row is what one label counted in one direction.
 type Row struct {
 	Label   string
-	To      bool // to the machine, else from it
-	Inside  bool // the other end is of the same group
-	Total   bool // nobody looked at addresses: Inside says nothing, and L3 is 0
-	Rate    uint32
-	Samples uint64  // frames that were looked at, each for Rate; with Rate 1 every frame
+	To      bool    // to the machine, else from it
+	Inside  bool    // the other end is of the same group
+	Total   bool    // nobody looked at addresses: Inside says nothing, and L3 is 0
+	Rate    float64 // frames that each sample stands for
+	Lost    bool    // some of them because samples were lost
+	Samples uint64  // frames that were looked at; with Rate 1 every frame
 	Bytes   uint64  // of them, with FCS
 	L3      uint64  // IP packets in them
 	Frames  uint64  // of them: more than Samples where one stood for many
@@ -141,10 +144,20 @@ func (p *Probe) Read() Reading {
 			r.Keep = append(r.Keep, p.slots.saved(uint32(n)))
 		}
 	}
+	stand := map[int]float64{}
 	for _, a := range p.at {
 		p.readCounters(a)
+		if got, lost := a.readLost(); lost > 0 {
+			stand[a.index] = float64(got+lost) / float64(max(got, 1))
+			r.Lost += lost
+		}
 	}
-	r.Rows = append(r.Rows, p.soft.drain(func(n uint32) string { return p.slots.list[n].label })...)
+	r.Rows = append(r.Rows, p.soft.drain(func(n uint32) string { return p.slots.list[n].label }, stand)...)
+	for i := range r.Rows {
+		if r.Rows[i].Rate > 1 {
+			r.Samples += r.Rows[i].Samples
+		}
+	}
 	p.slots.rest()
 	return r
 }

@@ -179,7 +179,7 @@ func TestPacket(t *testing.T) {
 				for _, r := range p.Read().Rows {
 					if r.Label == "m1" && !r.To {
 						samples += r.Samples
-						got += r.Frames * uint64(r.Rate)
+						got += uint64(float64(r.Frames) * r.Rate)
 						square += uint64(r.Squares)
 					}
 				}
@@ -196,6 +196,67 @@ func TestPacket(t *testing.T) {
 		cancel()
 		must(t, <-ended)
 		w.in(func() { p.Attach(nil); must(t, p.Close()) })
+	}
+}
+
+// TestPacketLost: samples that found no room are counted, and the others stand for their frames.
+func TestPacketLost(t *testing.T) {
+	w := newWire(t)
+	w.segments("off")
+	p := w.start(w.config(Packet), facing())
+	raw, err := p.at["e0"].held[0].(*os.File).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { // room for half of them, and nobody who reads
+		must(t, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 80_000))
+	}))
+	const n, size, cut = 1200, 20_000, 1000
+	w.udp(hostAddr, n, size, cut)
+	var lost, samples uint64
+	var frames float64
+	var r Reading
+	w.in(func() { r = p.Read() })
+	if lost = r.Lost; lost == 0 || len(r.Rows) > 0 {
+		t.Fatalf("%+v", r)
+	}
+	w.udp(hostAddr, n, size, cut) // and so again, now that the place is taken
+	w.in(func() { r = p.Read() })
+	if r.Lost == 0 {
+		t.Fatalf("%+v", r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	w.udp(hostAddr, 300, 1000, 0)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && samples < 20; runtime.Gosched() {
+		w.in(func() {
+			r = p.Read()
+			samples += r.Samples
+			for _, row := range r.Rows {
+				frames += float64(row.Frames) * row.Rate
+			}
+		})
+	}
+	if samples < 20 || frames < 20*PacketRate {
+		t.Errorf("%d samples for %.0f frames", samples, frames)
+	}
+	cancel()
+	must(t, <-ended)
+	w.in(func() { p.Attach(nil); must(t, p.Close()) })
+}
+
+// TestStand: of an interface that lost samples each of the others stands for more frames, of another for as many as before.
+func TestStand(t *testing.T) {
+	s := newSoft()
+	for _, index := range []int{1, 2} {
+		s.row(softKey{4, index, PacketRate, false}).Samples = 10
+	}
+	s.row(softKey{4, 1, 1, true}).Samples = 10
+	got := map[string]int{}
+	for _, r := range s.drain(func(uint32) string { return "x" }, map[int]float64{1: 1.5}) {
+		got[fmt.Sprintf("%v %v %v", r.Rate, r.Lost, r.Total)]++
+	}
+	if got["96 true false"] != 1 || got["64 false false"] != 1 || got["1 false true"] != 1 {
+		t.Errorf("%v", got)
 	}
 }
 

@@ -16,6 +16,7 @@ type soft struct {
 
 type softKey struct {
 	at    uint32 // index of counts
+	index int    // of the interface
 	rate  uint32
 	total bool
 }
@@ -36,12 +37,15 @@ func (s *soft) set(r *rules) {
 	s.rules, s.bits = r, bits
 }
 
-// drain returns the rows since it was called last.
-func (s *soft) drain(label func(uint32) string) (out []Row) {
+// drain returns the rows since it was called last. Where samples were lost, each of the others stands for as many more, by interface.
+func (s *soft) drain(label func(uint32) string, stand map[int]float64) (out []Row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, r := range s.rows {
-		r.Label, r.To, r.Inside, r.Total, r.Rate = label(k.at/ways), k.at&wayTo != 0, k.at&wayInside != 0, k.total, k.rate
+		r.Label, r.To, r.Inside, r.Total, r.Rate = label(k.at/ways), k.at&wayTo != 0, k.at&wayInside != 0, k.total, float64(k.rate)
+		if more := stand[k.index]; k.rate > 1 && more > 1 {
+			r.Rate, r.Lost = r.Rate*more, true
+		}
 		out = append(out, *r)
 	}
 	s.rows = map[softKey]*Row{}
@@ -190,7 +194,7 @@ func (s *soft) count(f *frame, rate uint32) {
 	if group != 0 && peer != nil && peer.Group == group {
 		at |= wayInside
 	}
-	r := s.row(softKey{at, rate, false})
+	r := s.row(softKey{at, f.index, rate, false})
 	r.Samples++
 	r.Bytes += uint64(h.bytes)
 	r.L3 += uint64(h.l3)
@@ -210,7 +214,7 @@ func (s *soft) total(index int, out bool, frames, bytes uint64) {
 	if (i.Flags&flagNear != 0) != out {
 		at |= wayTo
 	}
-	r := s.row(softKey{at, 1, true})
+	r := s.row(softKey{at, index, 1, true})
 	r.Samples += frames
 	r.Frames += frames
 	r.Bytes += bytes
