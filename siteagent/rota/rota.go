@@ -12,11 +12,12 @@ import (
 const Every = time.Minute
 
 const (
-	limit  = 45 * time.Second // of one device: its next turn is not missed
-	rest   = 15 * time.Minute // the longest of one that does not answer
-	look   = time.Second
-	learn  = 10 * time.Second // between two looks at which devices there are
-	atOnce = 8                // devices: each is some requests to a slow controller
+	limit = 45 * time.Second // of one device: its next turn is not missed
+	rest  = 15 * time.Minute // the longest of one that does not answer
+	look  = time.Second
+	learn = 10 * time.Second // between two looks at which devices there are
+	// atOnce bounds sockets and memory, no device: what one stands is its own governor's business, and most of a reading is waiting for its turn.
+	atOnce = 256
 )
 
 // Rota asks devices in turn. D says how to reach one.

@@ -3,6 +3,7 @@ package rota
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -91,4 +92,38 @@ func TestClockSetBack(t *testing.T) {
 	if due := r.due(now, 8); len(due) != 1 {
 		t.Errorf("due are %v", due)
 	}
+}
+
+// TestSlowDevices: 200 controllers that take half a minute each, as those with 60 sensors at two requests a second do, are all read every minute.
+func TestSlowDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const devices, minutes = 200, 20
+		here := map[string]int{}
+		for i := range devices {
+			here[fmt.Sprint("m", i)] = i
+		}
+		var mu sync.Mutex
+		asked := map[string]int{}
+		r := &Rota[int]{
+			Look: func() map[string]int { return maps.Clone(here) },
+			Poll: func(_ context.Context, name string, _ int) error {
+				time.Sleep(30 * time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				asked[name]++
+				return nil
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = r.Run(ctx) })
+		time.Sleep(minutes*time.Minute + time.Second)
+		cancel()
+		wg.Wait()
+		for name := range here {
+			if asked[name] < minutes-1 {
+				t.Fatalf("%s was read %d times in %d minutes", name, asked[name], minutes)
+			}
+		}
+	})
 }
