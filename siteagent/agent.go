@@ -325,7 +325,7 @@ func (a *Agent) wireSite() {
 	a.mesh.PermitHere = a.bootnet.PermitHere
 	a.history = history.Open(history.Config{
 		Site: a.id.Site, Self: self, Raw: a.raw, Log: log, Event: a.journalEvent,
-		Catalog: func() *intent.Catalog { return a.site.Want().Catalog }, Owns: a.control.Owns, Signed: a.replica.State, Get: a.bmcs.Get, Sensors: a.bmcs.Sensors, Members: a.mesh.Members, Secret: a.site.Secret, Live: a.mesh.Live, Ask: a.mesh.Read,
+		Catalog: func() *intent.Catalog { return a.site.Want().Catalog }, Owns: a.control.Owns, Signed: a.replica.State, Instance: func(m string) string { return reconcile.InstanceAt(a.site.Journal, m) }, Get: a.bmcs.Get, Sensors: a.bmcs.Sensors, Members: a.mesh.Members, Secret: a.site.Secret, Live: a.mesh.Live, Ask: a.mesh.Read,
 	})
 	a.mesh.Telemetry = a.history.Peer()
 }

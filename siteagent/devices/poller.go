@@ -31,6 +31,8 @@ type Config struct {
 	// OwnsMachine tells whether this agent acts on a machine; Members are the site's agents, among whom switches are shared out.
 	OwnsMachine func(name string) bool
 	Members     func() (uint64, []claim.Member)
+	// Instance returns the uid of the instance that runs on a machine; empty: none does.
+	Instance func(machine string) string
 	// Signed is the active intent: what has a tombstone is asked no more.
 	Signed func() replica.State
 	// Secret opens a secret that is sealed to this agent.
@@ -182,6 +184,9 @@ func (p *Poller) target(s *intent.SNMPSpec) (t snmp.Target, err error) {
 func (p *Poller) keep(d device, at time.Time, r snmp.Reading) {
 	def := rrd.Def{Name: string(r.Metric), Labels: maps.Clone(r.Labels), Unit: r.Metric.Unit(), Type: rrd.Gauge, Profile: "slow", Owner: d.uid}
 	def.Labels[d.label] = d.name
+	if d.label == "machine" {
+		def.Tenant = p.cfg.Instance(d.name)
+	}
 	s := rrd.Sample{Value: r.Value, N: r.N, Unknown: !r.Known}
 	if r.Metric.Counter() {
 		def.Type, def.Max = rrd.Counter, &r.Max

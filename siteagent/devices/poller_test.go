@@ -87,7 +87,7 @@ func newSite(names ...string) *site {
 	log := slog.New(slog.NewTextHandler(&s.log, nil)) // one: two handlers would write into the buffer at once
 	for a := range s.alive {
 		s.p[a] = New(Config{
-			Site: "lon1", Self: a, Catalog: s.catalog, OwnsMachine: func(string) bool { return a == "a1" }, Signed: func() replica.State { return replica.State{Tombs: s.tombs} },
+			Site: "lon1", Self: a, Catalog: s.catalog, OwnsMachine: func(string) bool { return a == "a1" }, Instance: func(string) string { return "" }, Signed: func() replica.State { return replica.State{Tombs: s.tombs} },
 			Members: func() (uint64, []claim.Member) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
@@ -256,5 +256,17 @@ func TestReset(t *testing.T) {
 	}
 	if got := strings.Join(said, ", "); got != "60.000 6000 false, 120.000 12000 false, 179.999 0 true, 180.000 100 false" {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestTenant: what a machine's system says is of the instance that runs there; a switch is nobody's.
+func TestTenant(t *testing.T) {
+	var got []string
+	p := New(Config{Instance: func(m string) string { return "i of " + m }, Keep: func(d rrd.Def, _ time.Time, _ rrd.Sample) { got = append(got, d.Tenant) }}, agent{newSite(), "a1"})
+	for _, label := range []string{"machine", "switch"} {
+		p.keep(device{label: label, name: "x1"}, time.Unix(60, 0), snmp.Reading{Metric: snmp.PortUp, Labels: map[string]string{"port": "e1"}})
+	}
+	if !slices.Equal(got, []string{"i of x1", ""}) {
+		t.Errorf("%q", got)
 	}
 }

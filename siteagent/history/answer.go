@@ -50,7 +50,10 @@ func (o own) Series(_ context.Context, site string, q telemetry.SeriesQuery) (*t
 	}
 	l := &telemetry.SeriesList{Site: site, Series: []telemetry.SeriesInfo{}, Agents: map[string]string{o.k.cfg.Self: "ok"}}
 	for _, i := range o.k.store.List(m) {
-		if q.Scope.Sees(i.Def.Labels) {
+		if q.Scope.Sees(i.Def.Name, i.Def.Labels, i.Def.Tenant) {
+			if !q.Scope.All && i.At.Unix()-finest(i.Def) < i.Def.Since {
+				i.Last = math.NaN()
+			}
 			l.Series = append(l.Series, telemetry.SeriesInfo{Name: i.Def.Name, Labels: i.Def.Labels, Type: string(i.Def.Type), Unit: i.Def.Unit, Last: telemetry.Value(i.Last), At: i.At.UTC()})
 		}
 	}
@@ -66,7 +69,7 @@ func (o own) Rows(_ context.Context, site string, q telemetry.RowsQuery) (*telem
 	if err != nil {
 		return nil, telemetry.Invalid(err.Error())
 	}
-	rows, err := o.k.store.Query(rrd.Query{Match: m, From: q.From, To: q.To, CF: rrd.CF(q.CF), MaxPoints: q.MaxPoints, See: func(d rrd.Def) bool { return q.Scope.Sees(d.Labels) }})
+	rows, err := o.k.store.Query(rrd.Query{Match: m, From: q.From, To: q.To, CF: rrd.CF(q.CF), MaxPoints: q.MaxPoints, See: func(d rrd.Def) bool { return q.Scope.Sees(d.Name, d.Labels, d.Tenant) }})
 	if errors.Is(err, rrd.ErrQuery) {
 		return nil, telemetry.Invalid(err.Error())
 	}
@@ -79,12 +82,25 @@ func (o own) Rows(_ context.Context, site string, q telemetry.RowsQuery) (*telem
 	}
 	for _, s := range rows.Series {
 		r := telemetry.SeriesRows{Name: s.Def.Name, Labels: s.Def.Labels, Unit: s.Def.Unit}
-		for _, v := range s.Values {
+		for i, v := range s.Values {
+			if !q.Scope.All && rows.Start.Unix()+int64(i-1)*int64(out.Step) < s.Def.Since {
+				v = math.NaN() // of the one before, in part
+			}
 			r.Values = append(r.Values, telemetry.Value(v))
 		}
 		out.Series = append(out.Series, r)
 	}
 	return out, nil
+}
+
+// finest is the seconds of a series' finest rows.
+func finest(d rrd.Def) int64 {
+	for _, p := range rrd.Profiles() {
+		if p.Name == d.Profile {
+			return int64(p.Step)
+		}
+	}
+	return 0
 }
 
 // asked is a peer's answer.

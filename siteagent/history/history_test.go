@@ -369,3 +369,54 @@ func TestIPMI(t *testing.T) {
 		t.Fatal("a machine that is not ours was read")
 	}
 }
+
+// TestTenants: what a system on a machine said is for those whose instance it is of, from then on that it is; for operators all of it. Also
+// after a start anew.
+func TestTenants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		raw := &memory{m: map[string][]byte{}}
+		open := func() {
+			store, err := rrd.Open(rrd.Config{Raw: raw, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.k["a1"].store = store
+		}
+		open()
+		say := func(tenant string, v float64) {
+			for range 10 {
+				s.k["a1"].take(rrd.Def{
+					Name: "skerry_snmp_load_average", Labels: map[string]string{"machine": "m1", "sensor": "5"}, Type: rrd.Gauge, Profile: "slow", Tenant: tenant,
+				}, time.Now(), rrd.Sample{Value: v})
+				s.run(time.Minute)
+			}
+		}
+		say("i1", 1)
+		say("i2", 2)
+		open()
+		sees := func(instance string) string {
+			return text(s.rows("a1", "", 25*time.Minute, telemetry.Scope{Machines: []string{"m1"}, Instances: []string{instance}}), "5")
+		}
+		if got := sees("i2"); strings.Count(got, "2") < 7 || strings.ContainsAny(got, "1.") {
+			t.Errorf("the next one sees %s", got)
+		}
+		if got := sees("i1"); got != "no such series" {
+			t.Errorf("the former one sees %s", got)
+		}
+		if got := text(s.rows("a1", "", 25*time.Minute, telemetry.Scope{All: true}), "5"); strings.Count(got, "1") < 8 || strings.Count(got, "2") < 7 {
+			t.Errorf("an operator sees %s", got)
+		}
+		// A change that nothing was said after yet: the machine is the next one's already, the series is not.
+		if got := sees("i3"); got != "no such series" {
+			t.Errorf("one of whom nothing was heard sees %s", got)
+		}
+		s.k["a1"].take(rrd.Def{
+			Name: "skerry_snmp_load_average", Labels: map[string]string{"machine": "m1", "sensor": "5"}, Type: rrd.Gauge, Profile: "slow", Tenant: "i3",
+		}, time.Now(), rrd.Sample{Value: 3})
+		l, err := s.k["a1"].Series(t.Context(), "lon1", telemetry.SeriesQuery{Scope: telemetry.Scope{Machines: []string{"m1"}, Instances: []string{"i3"}}})
+		if err != nil || len(l.Series) != 1 || !math.IsNaN(float64(l.Series[0].Last)) {
+			t.Errorf("the newest value is the former one's: %+v %v", l, err)
+		}
+	})
+}

@@ -36,6 +36,8 @@ type Config struct {
 	// Catalog is what is wanted of the site's machines; Owns tells whether this agent acts on one.
 	Catalog func() *intent.Catalog
 	Owns    func(machine string) bool
+	// Instance returns the uid of the instance that runs on a machine; empty: none does.
+	Instance func(machine string) string
 	// Signed is the active intent: its tombstones end series, and its roster says who else keeps some.
 	Signed func() replica.State
 	// Get reads a resource of a machine's BMC behind everything else. Errors: bmc.ErrUnsupported where it has none.
@@ -91,7 +93,7 @@ func newKeeper(cfg Config) *Keeper {
 	k := &Keeper{cfg: cfg, newest: map[string]newest{}}
 	k.reader = sensors.New(source{k})
 	k.snmp = devices.New(devices.Config{
-		Site: cfg.Site, Self: cfg.Self, Catalog: cfg.Catalog, OwnsMachine: cfg.Owns, Members: cfg.Members, Signed: cfg.Signed, Secret: cfg.Secret, Keep: k.take, Log: cfg.Log,
+		Site: cfg.Site, Self: cfg.Self, Catalog: cfg.Catalog, OwnsMachine: cfg.Owns, Instance: cfg.Instance, Members: cfg.Members, Signed: cfg.Signed, Secret: cfg.Secret, Keep: k.take, Log: cfg.Log,
 	}, snmp.New())
 	k.rota = &rota.Rota[machine]{Look: k.look, Poll: k.poll, Left: k.left}
 	return k

@@ -233,6 +233,16 @@ func displaced(j *claim.Journal) map[string]string {
 	return out
 }
 
+// InstanceAt returns the uid of the instance that has a machine; empty: none has.
+func InstanceAt(j *claim.Journal, machine string) string {
+	for uid, b := range Bindings(j) {
+		if b.Machine == machine && !b.Released {
+			return uid
+		}
+	}
+	return ""
+}
+
 // Bindings returns the standing and released bindings by instance uid.
 func Bindings(j *claim.Journal) map[string]Binding {
 	out := map[string]Binding{}

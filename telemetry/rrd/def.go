@@ -120,6 +120,10 @@ type Def struct {
 	Profile   string   `json:"profile"`
 	// Owner is the uid of what the series is of: whose tombstone ends it. It is no label, and changes with who has the name.
 	Owner string `json:"owner,omitempty"`
+	// Tenant is the uid of who has what the series is of, and Since when it began to, in seconds since 1970, as Series saw it: what was before
+	// is another one's. Empty: there is none.
+	Tenant string `json:"tenant,omitempty"`
+	Since  int64  `json:"since,omitempty"`
 }
 
 const (
@@ -133,7 +137,7 @@ func (d Def) check() error {
 	bad := func(what string) error {
 		return fmt.Errorf("cannot keep series %.80q: %w: %s", d.Name, ErrDefinition, what)
 	}
-	if !name(d.Name) || len(d.Labels) > maxLabels || len(d.Owner) > maxValue || len(d.Unit) > maxName {
+	if !name(d.Name) || len(d.Labels) > maxLabels || len(d.Owner) > maxValue || len(d.Tenant) > maxValue || len(d.Unit) > maxName {
 		return bad("its name or number of labels")
 	}
 	for k, v := range d.Labels {

@@ -173,6 +173,9 @@ func (s *Store) Series(d Def, now time.Time) (ID, error) {
 			s.counts.Refused["definition"]++
 			return 0, fmt.Errorf("cannot keep %s: %w: it is kept as %s, %s", key, ErrDefinition, old.def.Type, old.def.Profile)
 		}
+		if d.Since = old.def.Since; d.Tenant != old.def.Tenant {
+			d.Since = now.Unix()
+		}
 		if !reflect.DeepEqual(old.def, d) {
 			old.def, old.beat = d, heartbeat(d, p)
 			s.fresh = append(s.fresh, old)
@@ -191,6 +194,9 @@ func (s *Store) Series(d Def, now time.Time) (ID, error) {
 			s.counts.Refused[l.reason]++
 			return 0, fmt.Errorf("cannot keep %s: %w: %s has %d", key, ErrLimit, l.what, l.have)
 		}
+	}
+	if d.Since = 0; d.Tenant != "" {
+		d.Since = now.Unix()
 	}
 	sr := s.place(d, p, now)
 	s.add(sr)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
@@ -12,17 +13,23 @@ import (
 
 // Scope is whose machines somebody may see.
 type Scope struct {
-	All      bool
-	Machines []string // in order; of no meaning with All
+	All       bool
+	Machines  []string // in order; of no meaning with All
+	Instances []string // uids of those that run there, in order
 }
 
-// Sees tells whether what has these labels may be seen. What is of no machine is for who sees all.
-func (s Scope) Sees(labels map[string]string) bool {
+// ofGuest begins the names of what the system on a machine says of itself, where the others are of the machine.
+const ofGuest = "skerry_snmp_"
+
+// Sees tells whether a series may be seen: of a machine, by who has it now; what the system on it said, by whose instance that was. What is of
+// no machine is for who sees all.
+func (s Scope) Sees(name string, labels map[string]string, tenant string) bool {
 	if s.All {
 		return true
 	}
-	_, ok := slices.BinarySearch(s.Machines, labels["machine"])
-	return ok
+	_, machine := slices.BinarySearch(s.Machines, labels["machine"])
+	_, instance := slices.BinarySearch(s.Instances, tenant)
+	return machine && (instance || !strings.HasPrefix(name, ofGuest))
 }
 
 // See says what of a site somebody may see: all, with the right to read its machines; else the machines that run instances of arrays
@@ -43,12 +50,13 @@ func See(c *intent.Catalog, site string, may func(rights.Request) bool) Scope {
 		}
 		for _, i := range st.Instances {
 			if i.Machine != "" {
-				s.Machines = append(s.Machines, i.Machine)
+				s.Machines, s.Instances = append(s.Machines, i.Machine), append(s.Instances, i.UID)
 			}
 		}
 	}
 	slices.Sort(s.Machines)
-	s.Machines = slices.Compact(s.Machines)
+	slices.Sort(s.Instances)
+	s.Machines, s.Instances = slices.Compact(s.Machines), slices.Compact(s.Instances)
 	return s
 }
 
@@ -57,15 +65,16 @@ func (s Scope) Put(v url.Values) url.Values {
 	if s.All {
 		v.Set("see", "all")
 	} else {
-		v["machine"] = s.Machines
+		v["machine"], v["instance"] = s.Machines, s.Instances
 	}
 	return v
 }
 
 // ScopeOf reads what Put wrote. It is for doors that only our own agents and coordinators reach.
 func ScopeOf(v url.Values) Scope {
-	s := Scope{All: v.Get("see") == "all", Machines: slices.Clone(v["machine"])}
+	s := Scope{All: v.Get("see") == "all", Machines: slices.Clone(v["machine"]), Instances: slices.Clone(v["instance"])}
 	slices.Sort(s.Machines)
+	slices.Sort(s.Instances)
 	return s
 }
 

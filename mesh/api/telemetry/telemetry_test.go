@@ -106,25 +106,40 @@ func TestSee(t *testing.T) {
 	}
 	c := intent.NewCatalog(
 		infra("acme", "shop", "lon1"), infra("acme", "far", "par1"), infra("other", "shop", "lon1"),
-		array("acme", "web", "shop", `{"instances":[{"machine":"m2"},{"machine":"m1"},{}]}`), array("acme", "db", "shop", `{"instances":[{"machine":"m2"}]}`),
+		array("acme", "web", "shop", `{"instances":[{"machine":"m2","uid":"i2"},{"machine":"m1","uid":"i1"},{"uid":"i0"}]}`), array("acme", "db", "shop", `{"instances":[{"machine":"m2","uid":"i3"}]}`),
 		array("acme", "edge", "far", `{"instances":[{"machine":"m7"}]}`), array("other", "web", "shop", `{"instances":[{"machine":"m3"}]}`),
 		array("acme", "new", "shop", ``), array("acme", "lost", "nowhere", `{"instances":[{"machine":"m8"}]}`),
 	)
 	f := func(name string, may func(rights.Request) bool, want Scope) {
 		t.Helper()
 		got := See(c, "lon1", may)
-		if got.All != want.All || !slices.Equal(got.Machines, want.Machines) {
+		if got.All != want.All || !slices.Equal(got.Machines, want.Machines) || want.Instances != nil && !slices.Equal(got.Instances, want.Instances) {
 			t.Fatalf("%s sees %+v, want %+v", name, got, want)
 		}
-		if again := ScopeOf(got.Put(url.Values{})); again.All != got.All || !slices.Equal(again.Machines, got.Machines) {
+		if again := ScopeOf(got.Put(url.Values{})); again.All != got.All || !slices.Equal(again.Machines, got.Machines) || !slices.Equal(again.Instances, got.Instances) {
 			t.Fatalf("%+v was put and read as %+v", got, again)
 		}
 	}
 	f("an operator", func(rights.Request) bool { return true }, Scope{All: true})
-	f("a member", func(r rights.Request) bool { return r.Project == "acme" }, Scope{Machines: []string{"m1", "m2"}})
+	f("a member", func(r rights.Request) bool { return r.Project == "acme" }, Scope{Machines: []string{"m1", "m2"}, Instances: []string{"i1", "i2", "i3"}})
 	f("nobody", func(rights.Request) bool { return false }, Scope{})
-	s := Scope{Machines: []string{"m1", "m2"}}
-	if !s.Sees(map[string]string{"machine": "m2"}) || s.Sees(map[string]string{"machine": "m3"}) || s.Sees(map[string]string{"switch": "m1"}) || s.Sees(nil) {
-		t.Fatal("a scope sees too much or too little")
+	s := Scope{Machines: []string{"m1", "m2"}, Instances: []string{"i1", "i2"}}
+	for _, x := range []struct {
+		name, label, of, tenant string
+		sees                    bool
+	}{
+		{"skerry_bmc_power_watts", "machine", "m2", "", true},
+		{"skerry_bmc_power_watts", "machine", "m3", "", false},
+		{"skerry_bmc_power_watts", "switch", "m1", "", false},
+		{"x", "", "", "", false},
+		{"skerry_snmp_load_average", "machine", "m2", "i2", true},
+		{"skerry_snmp_load_average", "machine", "m2", "i9", false},
+		{"skerry_snmp_load_average", "machine", "m2", "", false},
+		{"skerry_snmp_load_average", "machine", "m3", "i2", false},
+		{"skerry_snmp_port_up", "switch", "m1", "i1", false},
+	} {
+		if got := s.Sees(x.name, map[string]string{x.label: x.of}, x.tenant); got != x.sees {
+			t.Errorf("%+v: %v", x, got)
+		}
 	}
 }
