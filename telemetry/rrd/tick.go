@@ -292,7 +292,7 @@ func (s *Store) closeSeries(g *group, c *closing, i int) (pairs []state.Pair) {
 			if start := row / blockRows * blockRows; !begun || k.start != start {
 				flush()
 				begun = true
-				if n == 0 || !s.block(k, a, n, sr.id, start) { // a close ends where a block of the finest archive does
+				if start*int64(a.Steps) > g.closed || !s.block(k, a, n, sr.id, start) { // all its rows are of this close, or there is none
 					*k = block{start: start}
 				}
 			}
