@@ -80,7 +80,7 @@ bench: packages-test build ramdisk image-tiny ## peers and us side by side; resu
 bench-mesh: packages-test ## the asset mesh beside plain copies and nginx, about 10 minutes
 	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkSiteFill|BenchmarkBootHTTP' -benchtime 1x -timeout 30m ./test/bench
 
-bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside rrdtool, a link with and without the probe, about 8 minutes
+bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside rrdtool, a link with and without the probe, about 15 minutes
 	cd test/bench/testdata/goflow2 && go test -run '^$$' -bench . -benchtime 1x -count 1 .
 	go test -run '^$$' -bench 'BenchmarkSeries|BenchmarkProbe' -skip 'rate=1$$' -benchtime 1x -timeout 30m ./test/bench
 

@@ -29,7 +29,7 @@ func (s Scope) Sees(name string, labels map[string]string, tenant string) bool {
 	}
 	_, machine := slices.BinarySearch(s.Machines, labels["machine"])
 	_, instance := slices.BinarySearch(s.Instances, tenant)
-	return machine && (instance || !strings.HasPrefix(name, ofGuest))
+	return machine && (instance && tenant != "" || !strings.HasPrefix(name, ofGuest))
 }
 
 // See says what of a site somebody may see: all, with the right to read its machines; else the machines that run instances of arrays

@@ -123,7 +123,7 @@ func TestSee(t *testing.T) {
 	f("an operator", func(rights.Request) bool { return true }, Scope{All: true})
 	f("a member", func(r rights.Request) bool { return r.Project == "acme" }, Scope{Machines: []string{"m1", "m2"}, Instances: []string{"i1", "i2", "i3"}})
 	f("nobody", func(rights.Request) bool { return false }, Scope{})
-	s := Scope{Machines: []string{"m1", "m2"}, Instances: []string{"i1", "i2"}}
+	s := Scope{Machines: []string{"m1", "m2"}, Instances: []string{"", "i1", "i2"}} // of a status without uids
 	for _, x := range []struct {
 		name, label, of, tenant string
 		sees                    bool

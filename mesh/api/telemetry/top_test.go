@@ -95,8 +95,7 @@ func TestTopValues(t *testing.T) {
 func TestTopRights(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := []Viewer{{Projects: []string{"acme", "shop"}}, {Projects: []string{"shop"}}, {All: true}}
-		var again func() (Viewer, error)
-		again = func() (Viewer, error) {
+		again := func() (Viewer, error) {
 			if len(turns) == 0 {
 				return Viewer{}, errors.New("revoked")
 			}
