@@ -122,9 +122,7 @@ func (p *Poller) poll(ctx context.Context, name string, d device) error {
 	rr = rr[:min(len(rr), maxKept)]
 	now := time.Now()
 	p.note(name, newest{d, now, rr}, err)
-	for _, r := range rr {
-		p.keep(d, now, r)
-	}
+	p.keep(d, now, rr...)
 	if len(rr) > 0 {
 		return nil // it answers, if not to all
 	}
@@ -181,20 +179,24 @@ func (p *Poller) target(s *intent.SNMPSpec) (t snmp.Target, err error) {
 	return t, nil
 }
 
-func (p *Poller) keep(d device, at time.Time, r snmp.Reading) {
-	def := rrd.Def{Name: string(r.Metric), Labels: maps.Clone(r.Labels), Unit: r.Metric.Unit(), Type: rrd.Gauge, Profile: "slow", Owner: d.uid}
-	def.Labels[d.label] = d.name
-	if d.label == "machine" {
-		def.Tenant = p.cfg.Instance(d.name)
+// keep keeps what a device said at once.
+func (p *Poller) keep(d device, at time.Time, rr ...snmp.Reading) {
+	tenant := ""
+	if d.label == "machine" && len(rr) > 0 {
+		tenant = p.cfg.Instance(d.name)
 	}
-	s := rrd.Sample{Value: r.Value, N: r.N, Unknown: !r.Known}
-	if r.Metric.Counter() {
-		def.Type, def.Max = rrd.Counter, &r.Max
+	for _, r := range rr {
+		def := rrd.Def{Name: string(r.Metric), Labels: maps.Clone(r.Labels), Unit: r.Metric.Unit(), Type: rrd.Gauge, Profile: "slow", Owner: d.uid, Tenant: tenant}
+		def.Labels[d.label] = d.name
+		s := rrd.Sample{Value: r.Value, N: r.N, Unknown: !r.Known}
+		if r.Metric.Counter() {
+			def.Type, def.Max = rrd.Counter, &r.Max
+		}
+		if r.Reset { // unknown up to now, and counted from now on
+			p.cfg.Keep(def, at.Add(-time.Millisecond), rrd.Sample{Unknown: true})
+		}
+		p.cfg.Keep(def, at, s)
 	}
-	if r.Reset { // unknown up to now, and counted from now on
-		p.cfg.Keep(def, at.Add(-time.Millisecond), rrd.Sample{Unknown: true})
-	}
-	p.cfg.Keep(def, at, s)
 }
 
 // stale is how old readings may be that /metrics tells: three polls.
