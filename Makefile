@@ -7,7 +7,7 @@ CORPUS    ?= ../shared/testdata
 GOFLAGS   += -trimpath -tags=grpcnotrace
 LDFLAGS   := -s -w
 # Nothing of these modules is on a hot path; the binary is 0.9 MB smaller when nothing of them is inlined.
-SLIM      := github.com/zmap github.com/cilium github.com/weppos github.com/cloudflare github.com/danielgtaylor github.com/goccy github.com/pelletier github.com/spf13 github.com/miekg go.uber.org google.golang.org
+SLIM      := github.com/gosnmp github.com/zmap github.com/cilium github.com/weppos github.com/cloudflare github.com/danielgtaylor github.com/goccy github.com/pelletier github.com/spf13 github.com/miekg go.uber.org google.golang.org
 TOOLS     := $(abspath $(BIN)/tools)
 GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
