@@ -25,7 +25,7 @@ func (c *Coordinator) serveMetrics(ctx context.Context) error {
 		return fmt.Errorf("cannot serve metrics: %w", err)
 	}
 	set := metrics.NewSet()
-	set.NewGauge("skerry_coordinator_sessions", func() float64 { return float64(len(c.uplink.Sessions())) })
+	set.NewGauge("skerry_coordinator_sessions", func() float64 { return float64(c.uplink.Standing()) })
 	set.NewGauge("skerry_coordinator_objects", func() float64 {
 		cat, _ := c.objects.Snapshot()
 		return float64(cat.Len())

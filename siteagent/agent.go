@@ -344,13 +344,14 @@ func (a *Agent) wireAPI() {
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
 	a.rekey = a.newWorker()
+	a.mesh.Called = a.rekey.Kick
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
 		Endpoint: a.end, Log: a.cfg.Logger, StartSpread: a.cfg.Spread, MaxBackoff: a.cfg.MaxBackoff,
 		Hello: func() uplink.Hello {
 			return uplink.Hello{Agent: a.id.Agent, Site: a.id.Site, Boot: a.life, Version: a.cfg.Version, Heads: a.heads()}
 		},
 		Targets: a.targets, OnHeads: a.onHeads, OnUp: a.onUp, Reverse: a.reverse(),
-		OnDown: func(error) { a.gossip.SetTags(func(t *gossip.Tags) { t.WAN = false }) },
+		Active: a.mesh.Holds, Visit: uplink.VisitEvery, OnDown: func(error) { a.gossip.SetTags(func(t *gossip.Tags) { t.WAN = false }) },
 	})
 	a.chain = intake.NewChain(intake.ChainConfig{
 		Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Above: a.uplink.RoundTripper(), Hearing: a.mesh.Hearing, MaxBackoff: a.cfg.MaxBackoff, Log: a.cfg.Logger,

@@ -44,7 +44,6 @@ func (a *Agent) targets() []uplink.Target {
 
 // onUp offers the overrides, and what the audit chains hold beyond the coordinator's, as soon as a session stands.
 func (a *Agent) onUp(ctx context.Context, _ uplink.Welcome) {
-	a.cfg.Logger.Info("coordinator is reachable")
 	a.gossip.SetTags(func(t *gossip.Tags) { t.WAN = true })
 	a.fresh.Kick()
 	a.audit.Kick()
@@ -79,7 +78,7 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 			again = err
 		}
 	}
-	a.above.Store(&h)
+	last := a.above.Swap(&h)
 	rt := a.uplink.RoundTripper()
 	chain := a.replica.TrustChain()
 	if own := chain.Head; h.Trust.Seq > 0 && chain.HashAt(h.Trust.Seq) != h.Trust.Hash { // in one of our places: evidence, or it is offered
@@ -96,6 +95,9 @@ func (a *Agent) onHeads(ctx context.Context, h uplink.Heads) (again error) {
 	a.uplink.Applied(a.heads())
 	a.rekey.Kick() // heads are also told when the coordinator wants keys
 	a.propose(ctx)
+	if last != nil && *last == h { // told again, and nothing moved: it wants something of an agent
+		a.mesh.Call(ctx)
+	}
 	return again
 }
 
@@ -162,6 +164,7 @@ func (a *Agent) follow(ctx context.Context) error {
 		}
 		a.claims.Meet(ctx)
 		a.recover(ctx)
+		a.uplink.Reconsider()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -287,11 +290,12 @@ func (a *Agent) reports(ctx context.Context) error {
 		if !sleep(ctx, reportEvery) {
 			return nil
 		}
-		rev := a.backend.revision()
-		if rev != sent && a.uplink.Status().Up {
+		rev, up := a.backend.revision(), a.uplink.Status()
+		up.Up = up.Up && !up.Resting // nothing is reported that those who hold sessions report too
+		if rev != sent && up.Up {
 			a.proposeAdmissions(ctx)
 		}
-		if !a.uplink.Status().Up || (rev == sent && time.Since(last) < reportAlive) {
+		if !up.Up || (rev == sent && time.Since(last) < reportAlive) {
 			continue
 		}
 		b, err := json.Marshal(a.backend.report(a.life))

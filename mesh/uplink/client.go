@@ -32,9 +32,13 @@ type ClientConfig struct {
 	OnHeads func(context.Context, Heads) error
 	OnUp    func(context.Context, Welcome) // optional: a session stands
 	OnDown  func(error)                    // optional: it ended
-	Active  func() bool                    // optional: whether this agent should hold a session now (rank 0 or 1)
 	Reverse http.Handler                   // reads, metrics, logs, consoles; the peer is transport.PeerFrom
 	Log     *slog.Logger
+
+	// Active tells whether this agent should hold a session now; nil: always. Call Reconsider when it may have changed. Who should not
+	// opens one each Visit, give or take a quarter, and whenever it has a request, and ends it when there is none; with a Visit of 0 never.
+	Active func() bool
+	Visit  time.Duration
 
 	StartSpread time.Duration // first dial within that after start; default 5 s
 	MaxBackoff  time.Duration // between failed dials; default 60 s
@@ -46,7 +50,7 @@ const (
 	firstBackoff  = time.Second
 	defaultSpread = time.Minute
 	maxReverse    = 32               // requests at once: a console each for a whole rack
-	activePoll    = 2 * time.Second  // Active has no event
+	activePoll    = 2 * time.Second  // while a session stands
 	climbEvery    = 10 * time.Minute // tries for a coordinator of better priority
 	lanesRest     = time.Hour        // TCP is kept that long before QUIC is tried again
 	quicTries     = 3
@@ -58,6 +62,7 @@ type Client struct {
 	applied chan Heads    // capacity 1: newest wins
 	renew   chan struct{} // capacity 1
 	soon    chan struct{} // capacity 1: the pause between dials ends
+	look    chan struct{} // capacity 1: Active may have changed
 
 	mu       sync.Mutex // guards what follows
 	sess     *transport.Conn
@@ -66,6 +71,7 @@ type Client struct {
 	heard    time.Time
 	failures int // QUIC dials in a row
 	tcpUntil time.Time
+	rest     resting
 }
 
 // NewClient registers the reverse handler on an endpoint that does not run yet.
@@ -76,20 +82,21 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = maxBackoff
 	}
-	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1), soon: make(chan struct{}, 1)}
+	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1), soon: make(chan struct{}, 1), look: make(chan struct{}, 1)}
 	if cfg.Reverse != nil {
-		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, bounded(cfg.Reverse))
+		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, c.bounded(cfg.Reverse))
 	}
 	return c
 }
 
 // bounded lets maxReverse requests in at once.
-func bounded(h http.Handler) http.Handler {
+func (c *Client) bounded(h http.Handler) http.Handler {
 	slots := make(chan struct{}, maxReverse)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
+			defer c.use()()
 			h.ServeHTTP(w, r)
 		default:
 			w.Header().Set("Retry-After", "1")
@@ -100,7 +107,8 @@ func bounded(h http.Handler) http.Handler {
 
 // Status of the uplink. Heard is the last sign of life of a coordinator, also of a session that ended; zero: never.
 type Status struct {
-	Up          bool
+	Up          bool // a session stands, or the agent rests
+	Resting     bool // it has ended its session by itself, and opens another one for its next request
 	Coordinator string
 	Lane        transport.Lane
 	Since       time.Time
@@ -111,7 +119,8 @@ type Status struct {
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Status{Coordinator: c.welcome.Coordinator, Heard: c.heard}
+	s := Status{Coordinator: c.welcome.Coordinator, Heard: c.heard, Resting: c.rest.back != nil}
+	s.Up = s.Resting
 	if c.sess != nil {
 		s.Up, s.Lane, s.Since = true, c.sess.Lane(), c.since
 	}
@@ -133,17 +142,21 @@ func (c *Client) Applied(h Heads) {
 	}
 }
 
-// RoundTripper returns HTTP to the coordinator over whatever session stands. Write http://coordinator/path.
-// Errors: ErrDown, at once, without a session.
+// RoundTripper returns HTTP to the coordinator over whatever session stands, or over one that is opened when the agent rests. Write
+// http://coordinator/path. Errors: ErrDown, at once, without either.
 func (c *Client) RoundTripper() http.RoundTripper {
 	return tripperFunc(func(r *http.Request) (*http.Response, error) {
-		c.mu.Lock()
-		s := c.sess
-		c.mu.Unlock()
-		if s == nil {
-			return nil, fmt.Errorf("cannot send request to the coordinator: %w", ErrDown)
+		s, done, err := c.session(r.Context())
+		if err != nil {
+			return nil, fmt.Errorf("cannot send request to the coordinator: %w", err)
 		}
-		return s.RoundTripper().RoundTrip(r)
+		res, err := s.RoundTripper().RoundTrip(r)
+		if err != nil {
+			done()
+			return nil, err
+		}
+		res.Body = &ending{res.Body, done}
+		return res, nil
 	})
 }
 
@@ -154,17 +167,15 @@ func (f tripperFunc) RoundTrip(r *http.Request) (*http.Response, error) { return
 // Run keeps a session until ctx ends. It never fails: a site lives without a coordinator.
 func (c *Client) Run(ctx context.Context) error {
 	wait := rand.N(c.cfg.StartSpread)
-	fails := 0
+	fails, begun := 0, false
 	for {
-		if !pause(ctx, wait, c.soon) {
+		if !c.until(ctx, wait, begun) {
 			return nil
 		}
-		if c.cfg.Active != nil && !c.cfg.Active() {
-			wait = activePoll
-			continue
-		}
+		begun = true
 		s, prio, err := c.connect(ctx)
 		if err != nil {
+			c.fell(err)
 			fails++
 			wait = Backoff(fails, c.cfg.MaxBackoff)
 			level := slog.LevelDebug
@@ -178,9 +189,14 @@ func (c *Client) Run(ctx context.Context) error {
 		var b *busyError
 		switch {
 		case ctx.Err() != nil:
+		case errors.Is(err, errRest):
+			fails, wait = 0, 0 // as soon as it should hold one again
+			continue
 		case errors.As(err, &b):
+			c.fell(err)
 			wait = b.after + rand.N(b.after/2+1)
 		case spread < 0: // no welcome: as a failed dial
+			c.fell(err)
 			fails++
 			wait = Backoff(fails, c.cfg.MaxBackoff)
 		default:
@@ -208,15 +224,12 @@ func Backoff(fails int, limit time.Duration) time.Duration {
 	return rand.N(d + 1)
 }
 
-func sleep(ctx context.Context, d time.Duration) bool { return pause(ctx, d, nil) }
-
-// pause waits for d, or until something comes from soon; false when ctx ended.
-func pause(ctx context.Context, d time.Duration, soon <-chan struct{}) bool {
+// pause waits for d; false when ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-soon:
 	case <-ctx.Done():
 	}
 	return ctx.Err() == nil

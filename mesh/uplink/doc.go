@@ -1,8 +1,8 @@
 // Package uplink is the session between an agent and a coordinator: dialled by the agent, used both ways.
 //
-// Holds: Client (agent: dial one of the coordinators, say hello, follow heads, serve reverse requests, reconnect), Server
-// (coordinator: sessions by site and agent, push of heads, requests down a session), and their JSON lines;
-// Envelopes (signed documents over any session).
+// Holds: Client (agent: dial one of the coordinators, say hello, follow heads, serve reverse requests, reconnect, rest while others of
+// the site hold sessions), Server (coordinator: sessions by site and agent, push of heads, requests down a session), and their
+// JSON lines; Envelopes (signed documents over any session).
 //
 // Imported by: siteagent, coordinator. No workshop: they neither know nor wait for a coordinator.
 //
@@ -13,5 +13,5 @@
 // owns the client's goroutines; the server's belong to the endpoint's Run. Callbacks come from one goroutine per session.
 //
 // Tests: both lanes on loopback with goleak; a coordinator that restarts, that is busy, that lies about its name; back-off
-// in a synctest bubble; FuzzLine.
+// and rest in a synctest bubble; FuzzLine.
 package uplink

@@ -45,6 +45,7 @@ type Server struct {
 	mu    sync.Mutex // guards what follows
 	sites map[string]map[*session]bool
 	count int
+	rests map[string]SessionInfo // by SITE/AGENT: the last session of who ended it to rest; at most MaxSessions
 }
 
 // session is one agent's.
@@ -55,6 +56,7 @@ type session struct {
 	moved chan struct{} // capacity 1: heads moved
 	heads Heads         // applied; guarded by Server.mu
 	heard time.Time     // guarded by Server.mu
+	rests bool          // the agent ends it to rest; guarded by Server.mu
 }
 
 // NewServer registers its handlers on an endpoint that does not run yet.
@@ -62,7 +64,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = maxSessions
 	}
-	s := &Server{cfg: cfg, sites: map[string]map[*session]bool{}}
+	s := &Server{cfg: cfg, sites: map[string]map[*session]bool{}, rests: map[string]SessionInfo{}}
 	if cfg.Handler != nil {
 		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, cfg.Handler)
 	}
@@ -75,7 +77,7 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
-// SessionInfo shows one session.
+// SessionInfo shows one session, or the last one of an agent that rests: it comes by again, and opens one when it is asked to.
 type SessionInfo struct {
 	Site, Agent, Boot, Version string
 	Lane                       transport.Lane
@@ -83,20 +85,34 @@ type SessionInfo struct {
 	Since, Heard               time.Time
 	Applied                    Heads
 	Key, CA                    intent.Digest // of the agent's leaf, and of the CA that vouched for it: SHA-256 of their public keys
+	Resting                    bool
 }
 
-// Sessions returns all sessions, by site and agent.
+// info of a session; the caller holds Server.mu.
+func (x *session) info() SessionInfo {
+	return SessionInfo{
+		Site: x.hello.Site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
+		Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads,
+		Key: x.conn.Peer().SPKI, CA: x.conn.Peer().CA(), Resting: x.rests,
+	}
+}
+
+// Standing returns how many sessions stand.
+func (s *Server) Standing() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+// Sessions returns all sessions, and the last ones of agents that rest, by site and agent.
 func (s *Server) Sessions() []SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []SessionInfo
-	for _, site := range slices.Sorted(maps.Keys(s.sites)) {
-		for x := range s.sites[site] {
-			out = append(out, SessionInfo{
-				Site: site, Agent: x.hello.Agent, Boot: x.hello.Boot, Version: x.hello.Version, Lane: x.conn.Lane(),
-				Addr: x.conn.RemoteAddr().String(), Since: x.since, Heard: x.heard, Applied: x.heads,
-				Key: x.conn.Peer().SPKI, CA: x.conn.Peer().CA(),
-			})
+	s.forget()
+	out := slices.Collect(maps.Values(s.rests))
+	for _, xs := range s.sites {
+		for x := range xs {
+			out = append(out, x.info())
 		}
 	}
 	slices.SortStableFunc(out, func(a, b SessionInfo) int {
@@ -207,7 +223,11 @@ func (s *Server) follow(ctx context.Context, st *transport.Stream, r *lineReader
 			if l.Applied != nil {
 				x.heads = *l.Applied
 			}
+			x.rests = l.Rest != nil
 			s.mu.Unlock()
+			if l.Rest != nil {
+				return errRest
+			}
 			if l.Applied != nil && s.cfg.OnApplied != nil {
 				s.cfg.OnApplied(gctx, x.hello.Site, x.hello.Agent, *l.Applied)
 			}
@@ -248,6 +268,7 @@ func (s *Server) add(x *session) bool {
 		return false
 	}
 	s.count++
+	delete(s.rests, x.hello.Site+"/"+x.hello.Agent)
 	m := s.sites[x.hello.Site]
 	if m == nil {
 		m = map[*session]bool{}
@@ -255,6 +276,11 @@ func (s *Server) add(x *session) bool {
 	}
 	m[x] = true
 	return true
+}
+
+// forget lets go who rests and did not come by. The caller holds mu.
+func (s *Server) forget() {
+	maps.DeleteFunc(s.rests, func(_ string, x SessionInfo) bool { return time.Since(x.Heard) > restKept })
 }
 
 func (s *Server) remove(x *session) {
@@ -268,6 +294,12 @@ func (s *Server) remove(x *session) {
 	}
 	if len(m) == 0 {
 		delete(s.sites, x.hello.Site)
+	}
+	if len(s.rests) >= s.cfg.MaxSessions {
+		s.forget()
+	}
+	if !left && x.rests && len(s.rests) < s.cfg.MaxSessions {
+		s.rests[x.hello.Site+"/"+x.hello.Agent] = x.info()
 	}
 	s.mu.Unlock()
 	if !left && s.cfg.OnGone != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -42,6 +43,9 @@ func (c *Client) hold(ctx context.Context, s *transport.Conn, prio int) (spread 
 		w = o.welcome
 		o, err = c.keep(ctx, o)
 	}
+	if c.atRest() {
+		return 0, errRest
+	}
 	c.mu.Lock()
 	c.sess = nil
 	c.mu.Unlock()
@@ -79,15 +83,19 @@ func (c *Client) open(ctx context.Context, s *transport.Conn, prio int) (o *open
 // on o then.
 func (c *Client) keep(ctx context.Context, o *opened) (next *opened, err error) {
 	c.mu.Lock()
-	c.sess, c.welcome, c.since, c.heard = o.conn, *o.welcome, time.Now(), time.Now()
+	c.welcome, c.since, c.heard = *o.welcome, time.Now(), time.Now()
 	c.mu.Unlock()
-	c.cfg.Log.InfoContext(ctx, "uplink stands", "coordinator", o.welcome.Coordinator, "lane", string(o.conn.Lane()))
+	level := slog.LevelInfo
+	if c.rise(o.conn) {
+		level = slog.LevelDebug // as every few minutes
+	}
+	c.cfg.Log.Log(ctx, level, "uplink stands", "coordinator", o.welcome.Coordinator, "lane", string(o.conn.Lane()))
 	if c.cfg.OnUp != nil {
 		c.cfg.OnUp(ctx, *o.welcome)
 	}
 	next, err = c.follow(ctx, o.held, o.welcome.Heads)
 	_ = o.st.Close() // what ended the session counts
-	if next == nil {
+	if next == nil && !c.atRest() {
 		o.conn.Close(transport.CodeDone, "done")
 	} else {
 		o.conn.Drain()
@@ -96,8 +104,12 @@ func (c *Client) keep(ctx context.Context, o *opened) (next *opened, err error) 
 }
 
 // Renew opens another session in the place of the one that stands, if one does, so that the coordinator sees the certificate that
-// the endpoint has now. It does not block; no request fails by it.
+// the endpoint has now; who rests opens one. It does not block; no request fails by it.
 func (c *Client) Renew() {
+	if c.atRest() {
+		c.Soon()
+		return
+	}
 	select {
 	case c.renew <- struct{}{}:
 	default: // asked already
@@ -113,7 +125,7 @@ func (c *Client) handOver(ctx context.Context) (*opened, error) {
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
-		} else if !sleep(ctx, Backoff(fails, c.cfg.MaxBackoff)) {
+		} else if !pause(ctx, Backoff(fails, c.cfg.MaxBackoff)) {
 			return nil, ctx.Err()
 		}
 		var o *opened
@@ -192,8 +204,9 @@ func (c *Client) follow(ctx context.Context, h held, first Heads) (next *opened,
 		}
 	})
 	g.Go(func() error { return c.tell(gctx, heads) })
-	g.Go(func() error { return c.write(gctx, h.conn, h.st) })
-	g.Go(func() error { return c.reconsider(gctx, h.prio) })
+	rest := make(chan struct{})
+	g.Go(func() error { return c.write(gctx, h, rest) })
+	g.Go(func() error { return c.reconsider(gctx, h.prio, rest) })
 	g.Go(func() (err error) {
 		if next, err = c.handOver(gctx); err == nil {
 			err = errRenewed
@@ -228,8 +241,9 @@ func (c *Client) tell(ctx context.Context, heads <-chan Heads) error {
 	}
 }
 
-// write sends applied heads, and pings on TCP.
-func (c *Client) write(ctx context.Context, s *transport.Conn, st *transport.Stream) error {
+// write sends applied heads, pings on TCP, and that the agent rests: the coordinator ends the stream then.
+func (c *Client) write(ctx context.Context, held held, rest <-chan struct{}) error {
+	s, st := held.conn, held.st
 	t := time.NewTicker(pingEvery)
 	defer t.Stop()
 	for {
@@ -242,6 +256,11 @@ func (c *Client) write(ctx context.Context, s *transport.Conn, st *transport.Str
 				continue
 			}
 			l.Ping = &ping{}
+		case <-rest:
+			if err := writeLine(st, &line{Rest: &struct{}{}}); err != nil {
+				return err
+			}
+			return st.SetReadDeadline(time.Now().Add(restWait)) // then the reader ends the session
 		case <-s.Context().Done():
 			return context.Cause(s.Context())
 		case <-ctx.Done():
@@ -267,16 +286,18 @@ func writeLine(st *transport.Stream, l *line) error {
 	return nil
 }
 
-// reconsider ends the session when this agent should no longer hold one, or when a better coordinator may be back.
-func (c *Client) reconsider(ctx context.Context, prio int) error {
+// reconsider closes rest when this agent should no longer hold a session and needs none, and ends the session when a better coordinator
+// may be back.
+func (c *Client) reconsider(ctx context.Context, prio int, rest chan<- struct{}) error {
 	poll, climb := time.NewTicker(activePoll), time.NewTicker(climbEvery)
 	defer poll.Stop()
 	defer climb.Stop()
 	for {
 		select {
 		case <-poll.C:
-			if c.cfg.Active != nil && !c.cfg.Active() {
-				return errors.New("another agent holds the uplink")
+			if c.lieDown() {
+				close(rest)
+				return nil
 			}
 		case <-climb.C:
 			if slices.ContainsFunc(c.cfg.Targets(), func(t Target) bool { return t.Priority < prio }) {

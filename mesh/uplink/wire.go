@@ -11,7 +11,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// History of the protocol: 1 (2026-11-21) hello, welcome, heads, applied, ping, busy.
+// History of the protocol: 1 (2026-11-21) hello, welcome, heads, applied, ping, busy. 2 (2026-11-28) rest: the
+// agent ends this session and comes by again; to a coordinator of before it is an unknown field, which ends the session too.
 
 // Bounds and times of a session; reasons in mesh.md section 2.
 const (
@@ -51,12 +52,13 @@ type Welcome struct {
 
 // line is one line of the control stream; one field is set.
 type line struct {
-	Hello   *Hello   `json:"hello,omitempty"`
-	Welcome *Welcome `json:"welcome,omitempty"`
-	Heads   *Heads   `json:"heads,omitempty"`
-	Applied *Heads   `json:"applied,omitempty"`
-	Ping    *ping    `json:"ping,omitempty"`
-	Busy    *busy    `json:"busy,omitempty"`
+	Hello   *Hello    `json:"hello,omitempty"`
+	Welcome *Welcome  `json:"welcome,omitempty"`
+	Heads   *Heads    `json:"heads,omitempty"`
+	Applied *Heads    `json:"applied,omitempty"`
+	Ping    *ping     `json:"ping,omitempty"`
+	Busy    *busy     `json:"busy,omitempty"`
+	Rest    *struct{} `json:"rest,omitempty"`
 }
 
 type ping struct{}

@@ -55,11 +55,13 @@ type Mesh struct {
 	Telemetry  http.Handler // below /m/1/telemetry/; nil: none
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
-	Doubled func(ctx context.Context, agent string)
-	lives   lives
-	turns   turns
-	guests  guests
-	started time.Time // a peer that was never heard of counts as silent since then
+	Doubled  func(ctx context.Context, agent string)
+	Called   func() // the coordinator wants something, perhaps of this agent, which holds no session
+	lives    lives
+	turns    turns
+	guests   guests
+	standing standing
+	started  time.Time // a peer that was never heard of counts as silent since then
 }
 
 // New returns a mesh that serves nothing until its Handler is used.
@@ -93,6 +95,7 @@ func (m *Mesh) Handler() http.Handler {
 	mux.HandleFunc("POST /m/1/journal", m.takeJournal)
 	mux.HandleFunc("GET /m/1/journal", m.giveJournal)
 	mux.HandleFunc("GET /m/1/journal/heads", m.giveHeads)
+	mux.HandleFunc("POST /m/1/call", m.called)
 	mux.HandleFunc("POST /m/1/claims/promise", m.promise)
 	mux.HandleFunc("POST /m/1/claims/confirm", m.confirm)
 	mux.HandleFunc("POST /m/1/claims/release", m.release)

@@ -82,8 +82,14 @@ func newWorld(t *testing.T, n int) *world {
 
 func newWorldIn(t *testing.T, dir string, n int) *world {
 	t.Helper()
+	return newWorldOf(t, dir, n, "a1", "a2")
+}
+
+// newWorldOf is newWorldIn with sites of the named agents.
+func newWorldOf(t *testing.T, dir string, n int, agents ...string) *world {
+	t.Helper()
 	time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC))) // a bubble begins in 2000, before this code existed
-	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: []string{"a1", "a2"}, certs: map[string]tls.Certificate{}}
+	w := &world{T: t, net: memnet.New(), logs: &lockedBuffer{}, token: map[string]string{}, boxes: map[string]*box{}, pair: agents, certs: map[string]tls.Certificate{}}
 	// The path is too long for a socket of backups, which no bubble's clock would wait for.
 	w.dir = filepath.Join(dir, strings.Repeat("x", 90))
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
@@ -356,11 +362,11 @@ func (w *world) found(n int) {
 	w.must(err)
 	w.token["ana"] = tok.Token
 	for i, s := range w.sites {
-		for a := range 2 {
-			name := fmt.Sprintf("%s/a%d", s, a+1)
+		for a, id := range w.pair {
+			name := s + "/" + id
 			b := w.box(name, fmt.Sprintf("10.1.%d.%d", i, a+1), 7444)
 			w.must(os.MkdirAll(b.dir, 0o700))
-			t, err := c.JoinToken(w.Context(), s, api.JoinTokenRequest{Agent: fmt.Sprintf("a%d", a+1)})
+			t, err := c.JoinToken(w.Context(), s, api.JoinTokenRequest{Agent: id})
 			w.must(err)
 			w.start(name, t.Token)
 		}

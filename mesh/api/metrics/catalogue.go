@@ -34,7 +34,7 @@ func Help() map[string]string {
 		"skerry_contact_age_seconds":               "time since an agent was heard by this coordinator",
 		"skerry_coordinator_held_sites":            "sites to which nothing is published for now",
 		"skerry_coordinator_objects":               "objects in the catalog",
-		"skerry_coordinator_sessions":              "sessions of agents",
+		"skerry_coordinator_sessions":              "sessions of agents that stand; of a site's agents two hold one",
 		"skerry_coordinator_sites":                 "sites in the catalog",
 		"skerry_coordinator_uploads":               "uploads of assets that are not finished",
 		"skerry_dhcp_packets_total":                "DHCP packets, by what became of them",
@@ -96,6 +96,6 @@ func Help() map[string]string {
 		"skerry_tftp_transfers_total":              "TFTP transfers, by what became of them",
 		"skerry_trust_seq":                         "sequence number of the trust document in force",
 		"skerry_uplink_contact_age_seconds":        "time since this agent heard a coordinator",
-		"skerry_uplink_up":                         "1 while this agent has a session with a coordinator",
+		"skerry_uplink_up":                         "1 while this agent has a session with a coordinator, or would get one: of a site's agents two hold one",
 	}
 }

@@ -1,6 +1,6 @@
 // Package memnet is a network in memory: hosts with one address each, streams and packets between them, and what goes wrong on wires.
 //
-// Holds: Net (Host, Cut, Unplug, Mute, Storm, OnSend) and Host, which is a transport.Network. A cut loses packets and holds streams up, as
+// Holds: Net (Host, Cut, Unplug, Mute, Storm, Sent, OnSend) and Host, which is a transport.Network. A cut loses packets and holds streams up, as
 // a retransmitting TCP would; a host that is unplugged is gone without a word, and its streams are reset when it is back.
 //
 // Imported by: tests.

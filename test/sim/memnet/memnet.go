@@ -27,6 +27,7 @@ type Net struct {
 	cuts  map[[2]netip.Addr]bool
 	mute  map[[2]netip.Addr]bool // from, to: nothing gets through
 	sky   *sky
+	sent  map[[2]netip.Addr]int // packets and writes to streams, from and to
 }
 
 // signal wakes those who wait for a change of one thing.
@@ -48,7 +49,14 @@ func (s *signal) wait() <-chan struct{} {
 
 // New returns a network without hosts.
 func New() *Net {
-	return &Net{hosts: map[netip.Addr]*Host{}, cuts: map[[2]netip.Addr]bool{}, mute: map[[2]netip.Addr]bool{}}
+	return &Net{hosts: map[netip.Addr]*Host{}, cuts: map[[2]netip.Addr]bool{}, mute: map[[2]netip.Addr]bool{}, sent: map[[2]netip.Addr]int{}}
+}
+
+// Sent returns how many packets and writes to streams one host has sent to another one, those that were lost too.
+func (n *Net) Sent(from, to string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent[[2]netip.Addr{netip.MustParseAddr(from), netip.MustParseAddr(to)}]
 }
 
 // Host is one box with one address.
@@ -338,6 +346,7 @@ func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
 		return 0, &net.OpError{Op: "write", Net: "udp", Err: errors.New("no UDP address")}
 	}
 	at := u.AddrPort()
+	n.sent[[2]netip.Addr{c.h.ip, at.Addr().Unmap()}]++
 	p := packet{netip.AddrPortFrom(c.h.ip, c.port), append([]byte(nil), b...)}
 	late, copies := latency, 1
 	if y := n.over(c.h.ip, at.Addr().Unmap()); y != nil {

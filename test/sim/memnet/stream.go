@@ -75,6 +75,7 @@ func (s *stream) Write(b []byte) (done int, err error) {
 
 // carry brings octets to the other end, in order, when the weather lets them arrive. The caller holds mu.
 func (s *stream) carry(b []byte) {
+	s.h.net.sent[[2]netip.Addr{s.local.Addr(), s.remote.Addr()}]++
 	y := s.h.net.over(s.local.Addr(), s.remote.Addr())
 	if y == nil && s.flying == 0 {
 		s.peer.in = append(s.peer.in, b...)

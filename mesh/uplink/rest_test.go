@@ -1,0 +1,182 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/pki/pkitest"
+	"github.com/skerry-metal/skerry/pki/trust"
+	"github.com/skerry-metal/skerry/test/sim/memnet"
+)
+
+// rester is an agent in a bubble that should hold no session while others do, and its coordinator.
+type rester struct {
+	*testing.T
+	net    *memnet.Net
+	server *Server
+	client *Client
+	holds  atomic.Bool
+	ups    atomic.Int64
+	downs  atomic.Int64
+	slow   chan struct{} // ends a request to /slow, of either side
+}
+
+// resters runs test with an agent whose first visit is over.
+func resters(t *testing.T, lane transport.Lane, test func(*rester)) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC)))
+		r := &rester{T: t, net: memnet.New(), slow: make(chan struct{})}
+		d, ctx, log := pkitest.New(t), t.Context(), slog.New(slog.DiscardHandler)
+		ctx, cancel := context.WithCancel(ctx)
+		alpns := []string{trust.ALPNUplink}
+		serve := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/slow" {
+				<-r.slow
+			}
+			_, _ = io.WriteString(w, "here")
+		})
+		end := func(ip string, n *pkitest.Node) *transport.Endpoint {
+			e, err := transport.New(transport.Config{Listen: ip + ":7443", Network: r.net.Host(ip), TLS: n.TLS, UDP: alpns, TCP: alpns, Log: log})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return e
+		}
+		above, here := end("10.0.0.1", d.Coordinator("c1")), end("10.0.0.2", d.Agent("lon1", "a1", ""))
+		r.server = NewServer(ServerConfig{
+			Endpoint: above, Log: log, Handler: serve,
+			Welcome: func(string) (Welcome, error) {
+				return Welcome{Coordinator: "c1", Heads: Heads{Intent: intent.Head{Epoch: 1, Seq: 1}}}, nil
+			},
+		})
+		r.client = NewClient(ClientConfig{
+			Endpoint: here, Log: log, Reverse: serve, Active: r.holds.Load, Visit: VisitEvery,
+			Hello:   func() Hello { return Hello{Agent: "a1", Site: "lon1"} },
+			Targets: func() []Target { return []Target{{ID: "c1", Addr: []string{"10.0.0.1:7443"}}} },
+			OnUp:    func(context.Context, Welcome) { r.ups.Add(1) },
+			OnDown:  func(error) { r.downs.Add(1) },
+		})
+		if lane == transport.LaneTCP {
+			r.client.failures = quicTries
+		}
+		done := make(chan error, 3)
+		for _, run := range []func(context.Context) error{above.Run, here.Run, r.client.Run} {
+			go func() { done <- run(ctx) }()
+		}
+		defer func() {
+			cancel()
+			for range cap(done) {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		time.Sleep(startSpread + time.Second)
+		r.stands("at the first visit")
+		r.rests()
+		test(r)
+	})
+}
+
+func (r *rester) stands(when string) {
+	r.Helper()
+	if st := r.client.Status(); !st.Up || st.Resting || r.server.Standing() != 1 {
+		r.Fatalf("%s: %+v, %d sessions", when, st, r.server.Standing())
+	}
+}
+
+// rests waits until the agent rests.
+func (r *rester) rests() {
+	r.Helper()
+	time.Sleep(restAfter + 2*activePoll)
+	ss := r.server.Sessions()
+	if st := r.client.Status(); !st.Up || !st.Resting || r.server.Standing() != 0 || len(ss) != 1 || !ss[0].Resting || ss[0].Key.IsZero() || r.downs.Load() != 0 {
+		r.Fatalf("%+v, %d sessions stand, shown are %+v, down %d times", st, r.server.Standing(), ss, r.downs.Load())
+	}
+}
+
+// A session that others of the site hold is ended, and opened for each request of the agent, for the coordinator's sake now and then, and
+// for good when the others hold none. No request fails by it, and nobody takes the agent for one that is cut off.
+func TestRest(t *testing.T) {
+	for _, lane := range []transport.Lane{transport.LaneQUIC, transport.LaneTCP} {
+		t.Run(string(lane), func(t *testing.T) {
+			resters(t, lane, func(r *rester) {
+				ask := func(rt http.RoundTripper, path string) {
+					r.Helper()
+					if body, err := get(r.T, rt, "http://x"+path); err != nil || body != "here" {
+						r.Errorf("%s: %q, %v", path, body, err)
+					}
+				}
+				ask(r.client.RoundTripper(), "/")
+				r.stands("at a request")
+				r.rests()
+
+				ups := r.ups.Load()
+				time.Sleep(VisitEvery*5/4 + time.Second)
+				if n := r.ups.Load() - ups; n < 1 || n > 2 {
+					r.Errorf("came by %d times within %v", n, VisitEvery*5/4)
+				}
+				r.rests()
+
+				r.client.Renew()
+				time.Sleep(time.Second)
+				r.stands("with another certificate")
+				for _, rt := range []http.RoundTripper{r.client.RoundTripper(), r.server.RoundTripper("lon1", "a1")} {
+					asked := make(chan struct{})
+					go func() { defer close(asked); ask(rt, "/slow") }()
+					time.Sleep(2 * restAfter)
+					r.stands("while a request is under way")
+					r.slow <- struct{}{}
+					<-asked
+				}
+				r.rests()
+
+				r.holds.Store(true)
+				r.client.Reconsider()
+				time.Sleep(time.Second)
+				r.stands("when no other one does")
+				time.Sleep(time.Hour)
+				r.stands("an hour later")
+				if n := r.downs.Load(); n != 0 {
+					r.Errorf("down %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// An agent that rests notices at its next request, or its next visit, that it cannot reach the coordinator, which forgets it then. It is back
+// as soon as one that should hold a session.
+func TestRestCutOff(t *testing.T) {
+	resters(t, transport.LaneQUIC, func(r *rester) {
+		r.net.Cut("10.0.0.2", "10.0.0.1", true)
+		if _, err := get(r.T, r.client.RoundTripper(), "http://x/"); !errors.Is(err, ErrDown) {
+			r.Errorf("a request: %v", err)
+		}
+		if st := r.client.Status(); st.Up || st.Resting || r.downs.Load() != 1 {
+			r.Errorf("%+v, down %d times", st, r.downs.Load())
+		}
+		began := time.Now()
+		if _, err := get(r.T, r.client.RoundTripper(), "http://x/"); !errors.Is(err, ErrDown) || !time.Now().Equal(began) {
+			r.Errorf("the next request: %v, after %v", err, time.Since(began))
+		}
+		time.Sleep(restKept)
+		if ss := r.server.Sessions(); len(ss) != 0 {
+			r.Errorf("who was not heard for %v is shown as %+v", restKept, ss)
+		}
+		r.net.Cut("10.0.0.2", "10.0.0.1", false)
+		time.Sleep(2*maxBackoff + helloTimeout)
+		if st := r.client.Status(); !st.Up || r.downs.Load() != 1 {
+			r.Errorf("%+v, down %d times", st, r.downs.Load())
+		}
+	})
+}
