@@ -13,6 +13,7 @@ type WANSpec struct {
 	RateOut  string      `json:"rateOut,omitempty"`  // bit/s, of what other sites take from here; empty: what the line carries
 	DailyCap string      `json:"dailyCap,omitempty"` // octets from midnight to midnight, with k, M, G, T: 50G
 	Windows  []WANWindow `json:"windows,omitempty"`  // the first that holds counts in place of rateIn
+	Metered  bool        `json:"metered,omitempty"`  // the line costs by the octet: nothing is taken from other sites
 }
 
 // WANWindow is a time of the day with a rate of its own. Times are those of the agent's host.

@@ -46,6 +46,16 @@ func (c *Conn) Peer() trust.Identity { return c.id }
 // Lane returns what carries the session.
 func (c *Conn) Lane() Lane { return c.lane }
 
+// RTT returns how long the way to the peer and back takes of late (RFC 9002, section 5.3); ok is false on the TCP lane, and before the first
+// answer.
+func (c *Conn) RTT() (rtt time.Duration, ok bool) {
+	if c.q == nil {
+		return 0, false
+	}
+	rtt = c.q.ConnectionStats().SmoothedRTT
+	return rtt, rtt > 0
+}
+
 // Dialled tells whether we opened the session.
 func (c *Conn) Dialled() bool { return c.dialled }
 

@@ -127,6 +127,18 @@ func (c *Client) Status() Status {
 	return s
 }
 
+// RTT returns how long the way to the coordinator and back takes of late, with what waits on it; ok is false without a session, and on the
+// TCP lane, where the kernel alone knows.
+func (c *Client) RTT() (rtt time.Duration, ok bool) {
+	c.mu.Lock()
+	s := c.sess
+	c.mu.Unlock()
+	if s == nil {
+		return 0, false
+	}
+	return s.RTT()
+}
+
 // Applied tells the coordinator which heads are active here. It does not block; the newest wins.
 func (c *Client) Applied(h Heads) {
 	for {

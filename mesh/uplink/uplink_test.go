@@ -172,6 +172,9 @@ func TestBothWays(t *testing.T) {
 			if st := a.Status(); !st.Up || st.Lane != lane || st.Coordinator != "c1" {
 				t.Errorf("status %+v", st)
 			}
+			if rtt, ok := a.RTT(); ok != (lane == transport.LaneQUIC) || ok && rtt > limit {
+				t.Errorf("there and back: %v, %v", rtt, ok)
+			}
 			if h := receive(t, "heads", a.heads); h.Intent.Seq != 1 {
 				t.Errorf("heads %+v", h)
 			}

@@ -36,7 +36,9 @@ type Config struct {
 	Spec  func() *intent.WANSpec        // of the site; nil: no budget
 	Clock func() (t time.Time, ok bool) // of this host, in its zone; not ok: it is not believed
 	Share func() int                    // how many agents of the site share what may leave it
-	Log   *slog.Logger
+	// RTT is how long the way to the coordinator and back takes now; not ok: nobody knows. Nil: as that.
+	RTT func() (rtt time.Duration, ok bool)
+	Log *slog.Logger
 }
 
 // Keeper is one agent's swarm.Budget.
@@ -48,6 +50,7 @@ type Keeper struct {
 	mu      sync.Mutex
 	day     day
 	unsaved int
+	guard   guard
 }
 
 // day is what this agent took on a day.
@@ -156,7 +159,18 @@ func (k *Keeper) Allow(c swarm.Class, others uint64) (float64, error) {
 	if perSecond == 0 {
 		return 0, fmt.Errorf("quiet hours of the site until %s", until)
 	}
-	return perSecond, nil
+	return perSecond * k.share(), nil
+}
+
+// share is the part of the rate that leaves room for others.
+func (k *Keeper) share() float64 {
+	if k.cfg.RTT == nil {
+		return 1
+	}
+	rtt, ok := k.cfg.RTT()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.guard.share(time.Now(), rtt, ok)
 }
 
 // Out waits until some of so many octets may leave for another site, and returns how many: each agent has its part of the site's rateOut.

@@ -144,7 +144,7 @@ func (w *world) sources(site string, d intent.Digest) map[string]int64 {
 }
 
 // TestOtherSite: a site that knows of an image, and whose coordinator is gone before it could be fetched, takes it from another site: once
-// over its line, and in quiet hours when a person says so.
+// over its line, and in quiet hours when a person says so. While its line is metered it took nothing from there.
 func TestOtherSite(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 3))
 	synctest.Test(t, func(t *testing.T) {
@@ -153,19 +153,34 @@ func TestOtherSite(t *testing.T) {
 		_, _ = w.publish(300<<10, rnd)
 		now := time.Now().Local()
 		later := &intent.WANSpec{Windows: []intent.WANWindow{{From: now.Add(-time.Hour).Format("15:04"), To: now.Add(2 * time.Hour).Format("15:04"), Rate: "0"}}}
-		w.change("s2", func(s *intent.SiteSpec) { s.WAN, s.Peers = later, []string{"s1"} })
-		img := make([]byte, 3<<20)
-		for i := range img {
-			img[i] = byte(rnd.Uint32())
+		quiet := func(metered intent.WANSpec) { // until s1 has an image, which is new
+			metered.Windows = later.Windows
+			w.change("s2", func(s *intent.SiteSpec) { s.WAN, s.Peers = &metered, []string{"s1"} })
 		}
-		_, err := w.api("admin", "coordinator").Upload(w.Context(), "tiny", "image", bytes.NewReader(img), int64(len(img)))
-		w.must(err)
+		img := make([]byte, 3<<20)
+		upload := func() {
+			for i := range img {
+				img[i] = byte(rnd.Uint32())
+			}
+			_, err := w.api("admin", "coordinator").Upload(w.Context(), "tiny", "image", bytes.NewReader(img), int64(len(img)))
+			w.must(err)
+		}
 		both := func(site, state string) func() bool {
 			return func() bool {
 				got := w.haveAt(site+"/a1", "tiny")
 				return got["a1"] == state && got["a2"] == state
 			}
 		}
+		quiet(intent.WANSpec{Metered: true})
+		upload()
+		w.until("s1 has the first image", both("s1", "complete"))
+		w.change("s2", func(s *intent.SiteSpec) { s.WAN = &intent.WANSpec{Metered: true} })
+		w.until("s2 has the first image", both("s2", "complete"))
+		if from := w.sources("s2", intent.DigestOf(img)); from["site"] != 0 || from["origin"] < int64(len(img)) {
+			t.Errorf("octets by tier over a metered line: %v of %d", from, len(img))
+		}
+		quiet(intent.WANSpec{})
+		upload()
 		w.until("s1 has the image", both("s1", "complete"))
 		w.until("s2 is level", func() bool { return w.level("s2") })
 		w.end("coordinator")

@@ -28,6 +28,7 @@ type Shell interface {
 type change struct {
 	rate, out, limit string
 	windows, peers   []string
+	metered          string
 	off, dryRun      bool
 	reason           string
 }
@@ -42,7 +43,7 @@ func Wan(s Shell) *cobra.Command {
 			"At the daily cap nothing comes until midnight, but for machines that wait, up to a fifth more. Signed documents, reports and consoles\n" +
 			"are never held back. Times are those of the agents' hosts; while an agent does not believe its clock no window holds.\n\n" +
 			"What a site that is named with --peers has is taken from there, the nearest first, before the coordinator is asked: over the line too,\n" +
-			"and once. --rate-out bounds what other sites take from this one.",
+			"and once. --rate-out bounds what other sites take from this one. A site whose line is --metered takes nothing from others.",
 		Example: "  skerry site wan lon1\n  skerry site wan lon1 --rate 20M --daily-cap 50G\n" +
 			"  skerry site wan lon1 --window 'mon-fri 08:00-18:30 2M' --window '22:00-06:00 0' --dry-run\n" +
 			"  skerry site wan par1 --peers lon1,ams1\n  skerry site wan lon1 --rate-out 5M\n  skerry site wan lon1 --off",
@@ -62,6 +63,7 @@ func Wan(s Shell) *cobra.Command {
 	f.StringVar(&ch.out, "rate-out", "", "bits a second of what other sites take from here; none: what the line carries")
 	f.StringSliceVar(&ch.peers, "peers", nil, "sites that this one reaches, each once; none: no others")
 	f.StringVar(&ch.limit, "daily-cap", "", "octets a day with M, G or T: 50G; none: no cap")
+	f.StringVar(&ch.metered, "metered", "", "yes: the line costs by the octet, and nothing is taken from other sites; no: it does not")
 	f.StringArrayVar(&ch.windows, "window", nil, "'[DAYS] HH:MM-HH:MM RATE', again for more: 'mon-fri 08:00-18:30 2M'; none: no windows")
 	f.BoolVar(&ch.off, "off", false, "take the whole budget away, not the sites that it reaches")
 	f.BoolVar(&ch.dryRun, "dry-run", false, "say what would change")
@@ -71,7 +73,7 @@ func Wan(s Shell) *cobra.Command {
 
 func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	f := c.Flags()
-	budget := f.Changed("rate") || f.Changed("rate-out") || f.Changed("daily-cap") || f.Changed("window")
+	budget := f.Changed("rate") || f.Changed("rate-out") || f.Changed("daily-cap") || f.Changed("window") || f.Changed("metered")
 	if budget && ch.off {
 		return &account.HintError{Err: &account.UsageError{Err: errors.New("cannot take the budget away and change it")}, Next: "--off alone"}
 	}
@@ -114,13 +116,18 @@ func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	if f.Changed("daily-cap") {
 		wan.DailyCap = orNone(ch.limit)
 	}
+	if f.Changed("metered") {
+		if wan.Metered = ch.metered == "yes"; !wan.Metered && ch.metered != "no" {
+			return &account.HintError{Err: &account.UsageError{Err: fmt.Errorf("cannot read --metered %q", ch.metered)}, Next: "yes or no"}
+		}
+	}
 	if f.Changed("window") {
 		if wan.Windows, err = windows(ch.windows); err != nil {
 			return &account.HintError{Err: &account.UsageError{Err: err}, Next: "--window 'mon-fri 08:00-18:30 2M'"}
 		}
 	}
 	spec.WAN, o.Status = &wan, nil
-	if ch.off || wan.RateIn == "" && wan.RateOut == "" && wan.DailyCap == "" && len(wan.Windows) == 0 {
+	if ch.off || wan.RateIn == "" && wan.RateOut == "" && wan.DailyCap == "" && len(wan.Windows) == 0 && !wan.Metered {
 		spec.WAN = nil
 	}
 	res, err := cl.Put(c.Context(), o, ch.dryRun, ch.reason)
@@ -214,6 +221,9 @@ func fill(t account.Table, w *intent.WANSpec) {
 	t.Row("rate", say(w.RateIn, "what the line carries"))
 	if w.RateOut != "" {
 		t.Row("rate out", w.RateOut)
+	}
+	if w.Metered {
+		t.Row("metered", "yes: nothing is taken from other sites")
 	}
 	t.Row("daily cap", say(w.DailyCap, "none"))
 	for _, win := range w.Windows {
