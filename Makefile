@@ -21,7 +21,7 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
-PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3
+PKG_PEERS  := dnsmasq-base udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3 rsync aria2 openssh-client openssh-server
 PKG_DEBIAN := debootstrap openssh-client
 PKG_BPF    := clang llvm libbpf-dev
 
@@ -77,8 +77,8 @@ test-corpus: ## recorded packets and trees that may not be copied, read in place
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator
 
-bench-mesh: packages-test ## the asset mesh beside plain copies and nginx, about 10 minutes
-	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkSiteFill|BenchmarkBootHTTP' -benchtime 1x -timeout 30m ./test/bench
+bench-mesh: packages-test ## the asset mesh beside plain copies, rsync, aria2 and nginx, and its memory; as root, about 15 minutes, 20 GiB of disk
+	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkOthers|BenchmarkSiteFill|BenchmarkBootHTTP|BenchmarkMemory' -benchtime 1x -timeout 60m ./test/bench
 
 bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside rrdtool, a link with and without the probe, about 15 minutes
 	cd test/bench/testdata/goflow2 && go test -run '^$$' -bench . -benchtime 1x -count 1 .
@@ -88,6 +88,7 @@ bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside
 soak: ## what is too long for every change, in jobs of at most an hour
 	@set -e; for t in TestKill TestKilledAtEachPoint TestDomainKeysAtEachPoint TestPowerCut TestBitFlip 'TestFullDisk|TestOldCopy|TestHostileDocuments' TestRotateUnderLoad TestRevokedComesBack TestBadWires TestLateWires 'TestHostilePeer|TestHalfOpen' 'TestTenYearsAlone|TestWrongClocks' TestTenYearsAlone TestHistories TestHistories TestHistories TestHistories TestEverything; do \
 	  echo "soak $$t"; go test -tags soak -count 1 -timeout 60m -run "^($$t)$$$$" ./test/fault; done
+	@echo "soak TestApart"; go test -tags soak -count 1 -timeout 60m -run '^TestApart$$' ./mesh/gossip
 	@echo "soak kills and power cuts of series"; go test -tags soak -count 1 -timeout 60m -run '^(TestKilled|TestPowerCut)$$' ./telemetry/rrd
 	@echo "soak fuzz"; $(MAKE) --no-print-directory fuzz FUZZTIME=65s
 

@@ -15,6 +15,7 @@
 // Serf and of the pool. Methods are safe for concurrent use at any time.
 //
 // Tests: pools of 2-4 agents on loopback with goleak; a member killed, restarted, removed from the roster, forged; tags
-// below 400 octets; FuzzParseHint; FuzzVet, FuzzVetPacket; a peer that announces a million members, or
+// below 400 octets; a site in two for an hour and more, in a bubble (days with the tag soak); FuzzParseHint; FuzzVet,
+// FuzzVetPacket; a peer that announces a million members, or
 // sends events, names and farewells that are none.
 package gossip

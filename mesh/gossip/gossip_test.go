@@ -33,6 +33,8 @@ const limit = time.Minute // suspicion alone takes 4-9 s; far above that on a bu
 type site struct {
 	t *testing.T
 	d *pkitest.Domain
+	// host returns the network of an address; nil: this machine's.
+	host func(listen string) transport.Network
 
 	mu     sync.Mutex
 	roster *intent.RosterBody
@@ -73,7 +75,13 @@ func newSite(t *testing.T) *site {
 func (s *site) add(id string) *member {
 	s.t.Helper()
 	n := s.d.Unlisted("lon1", id)
-	m := s.start(n, "127.0.0.1:0", func(addr string) {
+	return s.addAt(n, "127.0.0.1:0")
+}
+
+func (s *site) addAt(n *pkitest.Node, listen string) *member {
+	s.t.Helper()
+	id := n.ID.ID
+	m := s.start(n, listen, func(addr string) {
 		s.edit(func(r *intent.RosterBody) {
 			r.Agents = append(r.Agents, intent.RosterAgent{ID: id, State: "agent", Addr: []string{addr}, TLS: [][]byte{n.Leaf.Leaf.RawSubjectPublicKeyInfo}})
 		})
@@ -84,8 +92,12 @@ func (s *site) add(id string) *member {
 func (s *site) start(n *pkitest.Node, listen string, bound func(addr string)) *member {
 	s.t.Helper()
 	log := slog.New(slog.DiscardHandler)
+	var network transport.Network
+	if s.host != nil {
+		network = s.host(listen)
+	}
 	e, err := transport.New(transport.Config{
-		Listen: listen, TLS: n.TLS, UDP: []string{trust.ALPNMesh}, TCP: []string{trust.ALPNMesh}, Log: log, ResetKey: bytes.Repeat([]byte{2}, 32),
+		Listen: listen, Network: network, TLS: n.TLS, UDP: []string{trust.ALPNMesh}, TCP: []string{trust.ALPNMesh}, Log: log, ResetKey: bytes.Repeat([]byte{2}, 32),
 		Resolver: transport.ResolverFunc(func(p transport.Peer) []string {
 			for _, a := range s.Roster().Agents {
 				if a.ID == p.ID {

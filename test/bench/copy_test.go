@@ -37,11 +37,11 @@ const (
 // copier brings the octets of a file to a file in dir, whole and on the disk.
 type copier func(ctx context.Context, dir string) error
 
-// BenchmarkCopy: an asset goes from one agent to another on loopback, over each lane, beside the plainest program that does the same with
-// the same library: one stream, SHA-256 on the way, a file, fsync. In turn; both ends are in this process, whose CPU counts.
-func BenchmarkCopy(b *testing.B) {
-	src := filepath.Join(b.TempDir(), "src")
-	f, err := os.Create(src)
+// toCopy makes a file of copySize octets that nothing makes smaller.
+func toCopy(b *testing.B) (path string, d intent.Digest) {
+	b.Helper()
+	path = filepath.Join(b.TempDir(), "src")
+	f, err := os.Create(path)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -52,7 +52,13 @@ func BenchmarkCopy(b *testing.B) {
 	if err := f.Close(); err != nil {
 		b.Fatal(err)
 	}
-	want := intent.Digest(h.Sum(nil))
+	return path, intent.Digest(h.Sum(nil))
+}
+
+// BenchmarkCopy: an asset goes from one agent to another on loopback, over each lane, beside the plainest program that does the same with
+// the same library: one stream, SHA-256 on the way, a file, fsync. In turn; both ends are in this process, whose CPU counts.
+func BenchmarkCopy(b *testing.B) {
+	src, want := toCopy(b)
 	for _, l := range []struct {
 		name  string
 		ours  copier
