@@ -97,7 +97,7 @@ bpf: packages-bpf $(TOOLS)/gofumpt ## the probe's programs for the kernel, compi
 	$(TOOLS)/gofumpt -w telemetry/probe/count_bpfel.go
 
 size: build ## sizes against their budgets
-	@for b in skerry:34000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
+	@for b in skerry:36000000 skerry-installer:12000000; do f=$(BIN)/$${b%%:*}; s=$$(stat -c %s $$f); echo "$$f $$s of $${b##*:}"; test $$s -le $${b##*:} || exit 1; done
 
 ramdisk: $(OUT)/ramdisk.gz ## kernel and install ramdisk into out/
 $(OUT)/ramdisk.gz: $(shell git ls-files 'cmd/skerry-installer/*.go' 'boot/install/*.go' 'boot/inventory/*.go' 'storage/image/*.go' 'storage/erase/*.go' 'mesh/intent/*.go' 'mesh/intent/erasure/*.go' 'pki/document/*.go') deploy/ramdisk/build.sh go.mod

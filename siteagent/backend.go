@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,9 +24,9 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
-	"github.com/skerry-metal/skerry/siteagent/freshness"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
 	"github.com/skerry-metal/skerry/siteagent/members"
+	"github.com/skerry-metal/skerry/siteagent/operate"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -39,17 +38,16 @@ type backend struct {
 	api.Keys
 	api.Vault
 	api.Documents
-	api.Approvals
 	telemetry.TrafficSource
 	explain.Machines
 	*receipts.Desk
+	*operate.Operator
 	telemetry.Source
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB
 	floor   *trust.Floor
 	mesh    *peers.Mesh
-	control *reconcile.Controller
 	logins  *bmclogin.Logins
 	gossip  *gossip.Pool
 	others  func() []api.Gateway // of other sites
@@ -62,7 +60,6 @@ type backend struct {
 	act     func(ctx context.Context, d intent.Digest, a holdings.Act, dryRun bool) map[string]string // at all agents
 	members *members.Keeper
 	audit   *auditlog.Log
-	fresh   *freshness.Keeper
 
 	mu   sync.Mutex // guards what follows
 	rev  uint64
@@ -224,14 +221,6 @@ func (b *backend) AssetAction(ctx context.Context, site, asset string, q assets.
 	return &assets.ActionResult{Agents: b.act(ctx, s.Digest, holdings.Act(q.Action), q.DryRun)}, nil
 }
 
-// Approve implements api.Approvals.
-func (b *backend) Approve(ctx context.Context, by api.Caller, site, machine, reason string) error {
-	if err := b.may(); err != nil {
-		return err
-	}
-	return b.fresh.Approve(ctx, by, site, machine, reason)
-}
-
 // eventsPoll bounds how long a follower waits without looking again.
 const eventsPoll = 10 * time.Second
 
@@ -321,71 +310,6 @@ func (b *backend) agentReports() []intent.AgentReport {
 		out = append(out, r)
 	}
 	return out
-}
-
-// Power implements api.Backend.
-func (b *backend) Power(ctx context.Context, by api.Caller, site, machine, action string) (*api.PowerResult, error) {
-	v, ok := b.control.View(machine)
-	if site != b.w.ID() || !ok {
-		return nil, api.ErrNotFound
-	}
-	if action != "status" && !b.control.Owns(machine) {
-		return nil, api.Refuse(fmt.Sprintf("agent %s owns %s now; ask it", strings.Join(b.mesh.Owners("machine/"+machine), " or "), machine))
-	}
-	p, effect, err := b.control.Power(ctx, v, action)
-	if err != nil {
-		return nil, &api.Error{Status: http.StatusBadGateway, Type: "bmc", Detail: err.Error()}
-	}
-	if action != "status" {
-		err := b.w.Journal.Append(ctx, claim.Local, reconcile.Event(machine, "", intent.Epoch{}, "machine.power.asked", fmt.Sprintf("%s by %s: %s", action, by.User, effect), nil),
-			b.audit.Draft(by.Audit("power "+action, "Machine "+site+"/"+machine, "proven: "+effect.String())))
-		if err != nil {
-			return nil, err
-		}
-	}
-	return &api.PowerResult{Machine: machine, Power: string(p), Effect: effect.String()}, nil
-}
-
-// Clear implements api.Backend.
-func (b *backend) Clear(ctx context.Context, by api.Caller, site, machine, reason string) error {
-	v, ok := b.control.View(machine)
-	if site != b.w.ID() || !ok {
-		return api.ErrNotFound
-	}
-	if err := b.may(); err != nil {
-		return err
-	}
-	if !v.Clearable() {
-		return api.Refuse(fmt.Sprintf("%s is %s; only a machine that is broken, quarantined or held is cleared", machine, v.Status.State))
-	}
-	return b.control.Clear(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("clear", "Machine "+site+"/"+machine, reason)))
-}
-
-// QuarantineMachine implements api.Backend.
-func (b *backend) QuarantineMachine(ctx context.Context, by api.Caller, site, machine, reason string) error {
-	v, ok := b.control.View(machine)
-	if site != b.w.ID() || !ok {
-		return api.ErrNotFound
-	}
-	if err := cmp.Or(b.may(), v.Untouchable()); err != nil {
-		return api.Refuse(err.Error())
-	}
-	return b.control.Quarantine(ctx, v, by.User+": "+reason, b.audit.Draft(by.Audit("quarantine", "Machine "+site+"/"+machine, reason)))
-}
-
-// Release implements api.Backend: the binding ends, the machine is powered off and held until it is erased.
-func (b *backend) Release(ctx context.Context, by api.Caller, site, machine string) error {
-	v, ok := b.control.View(machine)
-	if site != b.w.ID() || !ok {
-		return api.ErrNotFound
-	}
-	if err := b.may(); err != nil {
-		return err
-	}
-	if v.Binding == nil || v.Binding.Released {
-		return api.Refuse(machine + " belongs to no instance")
-	}
-	return b.control.Release(ctx, v, by.User, b.audit.Draft(by.Audit("release", "Machine "+site+"/"+machine, "instance "+v.Binding.Instance)))
 }
 
 // JoinToken implements api.Backend.
