@@ -337,7 +337,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, dhcp: a.bootnet.DHCP, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs,
 	}
 	a.backend.Operator = &operate.Operator{Site: a.site, Control: a.control, Fresh: a.fresh, Audit: a.audit, Owners: a.mesh.Owners, May: a.backend.may}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}

@@ -56,6 +56,7 @@ type backend struct {
 	over    *overrides
 	store   func() string // its state in a few words
 	probe   func() string // how it counts at interfaces, in a few words
+	dhcp    func() string // what it does on each subnet, likewise
 	assets  func() map[intent.Digest]holdings.Status
 	act     func(ctx context.Context, d intent.Digest, a holdings.Act, dryRun bool) map[string]string // at all agents
 	members *members.Keeper
@@ -270,7 +271,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range b.agentReports() {
-		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store, Probe: a.Probe, Barred: a.Barred}
+		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store, Probe: a.Probe, DHCP: a.DHCP, Barred: a.Barred}
 		if a.ID == b.info.ID {
 			st.Uplink = map[bool]string{true: "up", false: "down"}[b.uplink()]
 		}
@@ -300,7 +301,7 @@ func (b *backend) agentReports() []intent.AgentReport {
 		g, ok := seen[a.ID]
 		switch {
 		case a.ID == b.info.ID:
-			r.Alive, r.Head, r.Version, r.Store, r.Probe = "yes", st.Head, b.info.Version, b.store(), b.probe()
+			r.Alive, r.Head, r.Version, r.Store, r.Probe, r.DHCP = "yes", st.Head, b.info.Version, b.store(), b.probe(), b.dhcp()
 		case !ok || g.Since.IsZero():
 			r.Alive = "unknown"
 		case g.Alive:

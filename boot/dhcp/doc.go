@@ -1,7 +1,8 @@
 // Package dhcp answers DHCPv4 for one or more interfaces, so that every agent of a site gives a client the same answer.
 //
 // Holds: Handle, a pure function of one packet and one View; View, an immutable index of what the site decided; Listener,
-// which owns the sockets of one interface; the router advertisement that keeps iPXE from waiting for IPv6.
+// which owns the sockets of one interface; Prober and Watch, which find other DHCP servers and say who gives way; the router
+// advertisement that keeps iPXE from waiting for IPv6.
 //
 // Imported by: siteagent. The codec (insomniacslk/dhcp) is used here and nowhere else; its clients are never used.
 //
@@ -10,10 +11,9 @@
 // the ACK leaves), 12 (bounded memory, recover per packet, strangers are the first to be dropped). A crash loses open OFFERs
 // only.
 //
-// Built: modes off and authoritative, relays, reservations, dynamic slices. Not built: proxy and auto modes, leasequery,
-// options 119 and 121, ARP probes.
+// Built: the modes, relays, reservations, dynamic slices. Not built: leasequery, options 119 and 121, ARP probes.
 //
-// Concurrency: Handle is pure. A Listener's goroutines live inside Run.
+// Concurrency: Handle and Watch are pure. The goroutines of Listener, Prober and Advertiser live inside Run.
 //
-// Tests: whole-packet goldens per architecture; recorded captures; FuzzHandle; udhcpc and dhclient in namespaces (root).
+// Tests: whole-packet goldens per architecture; recorded captures; FuzzHandle, FuzzServerOf; udhcpc and dhclient in namespaces (root).
 package dhcp

@@ -61,6 +61,7 @@ type Event struct {
 	Arch   string     // bios, x64, x64-http, arm64, ...; "" if it does not PXE
 	Stage  string     // firmware, ipxe, os: who asks
 	File   string     // boot file or URL that was offered
+	Server netip.Addr // the DHCP server that the client chose, if it is none of the site's agents
 }
 
 // The reasons. The first group was answered.
@@ -69,13 +70,17 @@ const (
 	ReasonAck      = "ack"
 	ReasonNak      = "nak"
 	ReasonInform   = "inform"
+	ReasonProxy    = "proxy" // what to load, and no address
 	ReasonMalform  = "malformed"
 	ReasonForeign  = "not-dhcp-request"
 	ReasonHardware = "hardware-type"
 	ReasonRelay    = "relay-not-listed"
 	ReasonSubnet   = "no-subnet"
 	ReasonOff      = "mode-off"
-	ReasonOther    = "other-server"
+	ReasonOther    = "other-server"   // another agent of the site was chosen
+	ReasonElse     = "foreign-server" // somebody who is none of ours was chosen
+	ReasonYields   = "mode-proxy"
+	ReasonNoLoader = "no-loader"
 	ReasonStranger = "stranger"
 	ReasonWait     = "another-agent-first"
 	ReasonPool     = "pool-empty"
@@ -115,6 +120,9 @@ func Handle(p Packet, v *View) (Reply, Effects) {
 	}
 	switch r.m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
+		if r.subnet.Mode == ModeProxy {
+			return r.proxy(dhcpv4.MessageTypeOffer)
+		}
 		return r.discover()
 	case dhcpv4.MessageTypeRequest:
 		return r.request()
@@ -161,7 +169,7 @@ func parse(p Packet, v *View) (*request, bool) {
 		return bad(reason)
 	}
 	r.ev.Subnet = r.subnet.Name
-	if r.subnet.Mode != ModeAuthoritative {
+	if r.subnet.Mode != ModeAuthoritative && r.subnet.Mode != ModeProxy {
 		return bad(ReasonOff)
 	}
 	return r, true
@@ -280,8 +288,13 @@ func (r *request) discover() (Reply, Effects) {
 
 func (r *request) request() (Reply, Effects) {
 	want := addrOf(r.m.Options.Get(dhcpv4.OptionRequestedIPAddress))
+	ciaddr := addrOf(r.m.ClientIPAddr)
 	if !want.IsValid() {
-		want = addrOf(r.m.ClientIPAddr)
+		want = ciaddr
+	}
+	proxy := r.subnet.Mode == ModeProxy
+	if proxy && r.p.Port == port4011 {
+		return r.proxy(dhcpv4.MessageTypeAck) // it has its address already
 	}
 	if !want.IsValid() {
 		return r.silent(ReasonIgnored)
@@ -289,10 +302,18 @@ func (r *request) request() (Reply, Effects) {
 	chosen := addrOf(r.m.Options.Get(dhcpv4.OptionServerIdentifier))
 	override := addrOf(r.relayOption(11)) // RFC 5107: the relay's address stands for ours
 	if chosen.IsValid() && chosen != r.self && (!override.IsValid() || chosen != override) && r.p.Port != port4011 {
-		return r.silent(ReasonOther) // the client chose another server: its answer proves that it lives, ours would not
+		// The client chose another server: its answer proves that it lives, ours would not.
+		r.ev.Addr = want
+		if r.v.ours[chosen] {
+			return r.silent(ReasonOther)
+		}
+		r.ev.Server = chosen
+		return r.silent(ReasonElse)
 	}
 	b, known := r.bound()
 	switch {
+	case proxy && (!known || b.addr != want || ciaddr != want || chosen.IsValid()):
+		return r.silent(ReasonYields) // what was leased is renewed; nothing is leased anew, nobody is refused
 	case known && b.addr == want:
 		return r.ack(b)
 	case known && b.static:
@@ -303,6 +324,33 @@ func (r *request) request() (Reply, Effects) {
 		return r.nak()
 	}
 	return r.silent(ReasonUnsure) // INIT-REBOOT of somebody we do not know: another agent may
+}
+
+// proxy tells a machine's firmware, or iPXE, what to load, and gives no address: proxyDHCP of PXE 2.1, and the same for HTTP
+// boot (UEFI 2.10 section 24.7.2). Everybody else gets nothing.
+func (r *request) proxy(t dhcpv4.MessageType) (Reply, Effects) {
+	b, known := r.bound()
+	switch {
+	case r.client.class == "":
+		return r.silent(ReasonYields)
+	case !known && !r.welcome():
+		return r.silent(ReasonStranger)
+	case !known && t == dhcpv4.MessageTypeOffer && r.v.rank(r.mac[:]) > r.p.Repeat:
+		return r.silent(ReasonWait)
+	}
+	m := r.base(t)
+	m.ClientIPAddr = r.m.ClientIPAddr
+	r.boot(m, b)
+	if r.ev.File == "" {
+		return r.silent(ReasonNoLoader)
+	}
+	r.echo(m)
+	r.ev.Reason, r.ev.Addr = ReasonProxy, addrOf(r.m.ClientIPAddr)
+	rep := Reply{Bytes: m.ToBytes(), To: broadcast68(), MAC: r.mac}
+	if r.p.Port == port4011 || r.giaddr.IsValid() || r.ev.Addr.IsValid() {
+		rep.To, _ = r.destination(r.ev.Addr)
+	}
+	return rep, Effects{Event: r.ev}
 }
 
 // take gives a new client the address that it was offered by us.

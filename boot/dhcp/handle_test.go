@@ -193,7 +193,7 @@ func reason(t *testing.T, f Facts, p Packet, want string) (Reply, Effects) {
 	if e.Event.Reason != want {
 		t.Fatalf("reason %q, want %q", e.Event.Reason, want)
 	}
-	answered := slices.Contains([]string{ReasonOffer, ReasonAck, ReasonNak, ReasonInform}, want)
+	answered := slices.Contains([]string{ReasonOffer, ReasonAck, ReasonNak, ReasonInform, ReasonProxy}, want)
 	if answered != (r.Bytes != nil) {
 		t.Fatalf("%s: %d octets of reply", want, len(r.Bytes))
 	}
@@ -214,9 +214,9 @@ func TestSilence(t *testing.T) {
 	f(ReasonHardware, packet(msg(MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 1, nil)))
 	f(ReasonStranger, packet(msg(new1, 1, nil)))
 	f(ReasonStranger, packet(msg(new1, 8, func(m *dhcpv4.DHCPv4) { m.ClientIPAddr = ip("10.88.0.150").AsSlice() })))
-	f(ReasonOther, packet(msg(m1, 3, nil, 50, "0a580015", 54, "0a58000c")))   // a2 was chosen (packetfence#3726)
-	f(ReasonOther, packet(msg(new1, 3, nil, 50, "0a580064", 54, "0a5800fe"))) // a server that is none of ours
-	f(ReasonUnsure, packet(msg(new1, 3, nil, 50, "0a580064")))                // INIT-REBOOT of somebody unknown
+	f(ReasonOther, packet(msg(m1, 3, nil, 50, "0a580015", 54, "0a58000c")))  // a2 was chosen (packetfence#3726)
+	f(ReasonElse, packet(msg(new1, 3, nil, 50, "0a580064", 54, "0a5800fe"))) // a server that is none of ours
+	f(ReasonUnsure, packet(msg(new1, 3, nil, 50, "0a580064")))               // INIT-REBOOT of somebody unknown
 	f(ReasonRelay, packet(msg(m1, 1, func(m *dhcpv4.DHCPv4) { m.GatewayIPAddr = ip("10.90.0.9").AsSlice() })))
 	f(ReasonSubnet, Packet{Bytes: msg(m1, 1, nil), Local: ip("192.0.2.1"), Port: 67, At: t0})
 	f(ReasonOff, Packet{Bytes: msg(m1, 1, nil), Local: ip("10.91.0.5"), Port: 67, At: t0})

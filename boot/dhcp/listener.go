@@ -191,7 +191,7 @@ func (s *socket) one(ctx context.Context, b []byte, src netip.AddrPort) {
 		p.Repeat = s.repeated(mac, now)
 	}
 	rep, eff := Handle(p, v)
-	if eff.Event.Reason == ReasonOther {
+	if eff.Event.Reason == ReasonOther || eff.Event.Reason == ReasonElse || eff.Event.Reason == ReasonProxy {
 		delete(s.repeats, mac) // another agent's answer reached it: its next DISCOVER is a first one again
 	}
 	if eff.Offer != nil {

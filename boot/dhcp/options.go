@@ -173,6 +173,9 @@ func (r *request) boot(m *dhcpv4.DHCPv4, b binding) {
 	if file == "" {
 		return
 	}
+	if r.subnet.Mode == ModeProxy && class == "" {
+		class = r.client.class // iPXE takes an offer without an address for a proxy's only by its class
+	}
 	r.ev.File = file
 	m.ServerIPAddr = net.IP(r.self.AsSlice())
 	m.ServerHostName = r.self.String()

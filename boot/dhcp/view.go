@@ -50,11 +50,18 @@ func ParseMAC(s string) (MAC, error) {
 // Mode says what we do on a subnet.
 type Mode int
 
-// The modes that are built.
+// The modes. A View has the mode in force; ModeAuto is only ever wanted, see Watch.
 const (
 	ModeOff           Mode = iota // silence
 	ModeAuthoritative             // we are the DHCP server here
+	ModeProxy                     // somebody else gives the addresses: we tell PXE and HTTP boot clients what to load
+	ModeAuto                      // authoritative until another server is noticed, then proxy
 )
+
+// String returns the mode as intent has it.
+func (m Mode) String() string {
+	return [...]string{"off", "authoritative", "proxy", "auto"}[m&3]
+}
 
 // Agent is one rostered agent.
 type Agent struct {
@@ -98,11 +105,13 @@ type Lease struct {
 
 // Facts are what NewView indexes. Nothing of it may change afterwards.
 type Facts struct {
-	Self     string  // id of this agent; must be in Agents
-	Agents   []Agent // the effective roster, in roster order
-	Subnets  []Subnet
-	Hosts    []Host
-	Leases   []Lease
+	Self    string  // id of this agent; must be in Agents
+	Agents  []Agent // the effective roster, in roster order
+	Subnets []Subnet
+	Hosts   []Host
+	Leases  []Lease
+	// Kin are further addresses of the site's own agents: of those that do not count now, and answer still.
+	Kin      []netip.Addr
 	HTTPPort uint16 // of boot HTTP; 0 takes 7480
 }
 
@@ -112,6 +121,7 @@ type View struct {
 	self   Agent
 	hosts  map[MAC][]Host
 	static map[netip.Addr]MAC
+	ours   map[netip.Addr]bool
 	leases map[MAC]Lease
 	taken  map[netip.Addr]Lease
 }
@@ -120,7 +130,7 @@ const defHTTPPort = 7480
 
 // NewView checks and indexes f. Errors name the first thing that does not fit; the caller keeps its last good View.
 func NewView(f Facts) (*View, error) {
-	v := &View{f: f, hosts: map[MAC][]Host{}, static: map[netip.Addr]MAC{}, leases: map[MAC]Lease{}, taken: map[netip.Addr]Lease{}}
+	v := &View{f: f, hosts: map[MAC][]Host{}, static: map[netip.Addr]MAC{}, ours: map[netip.Addr]bool{}, leases: map[MAC]Lease{}, taken: map[netip.Addr]Lease{}}
 	if v.f.HTTPPort == 0 {
 		v.f.HTTPPort = defHTTPPort
 	}
@@ -144,7 +154,12 @@ func NewView(f Facts) (*View, error) {
 	for _, a := range f.Agents {
 		for _, b := range a.Boot {
 			v.static[b] = MAC{}
+			v.ours[b] = true
 		}
+	}
+	for _, b := range f.Kin {
+		v.static[b] = MAC{}
+		v.ours[b] = true
 	}
 	for _, l := range f.Leases {
 		v.leases[l.MAC] = l
@@ -201,6 +216,9 @@ func (v *View) own(s Subnet) (netip.Addr, bool) {
 	}
 	return v.self.Boot[0], true
 }
+
+// Ours tells whether a is an address of one of the site's agents.
+func (v *View) Ours(a netip.Addr) bool { return v.ours[a] }
 
 // Known tells whether mac has a reservation or a lease: the listener serves such packets first.
 func (v *View) Known(mac MAC) bool {

@@ -224,7 +224,7 @@ type SubnetPoolSpec struct {
 	DNS     []string   `json:"dns,omitempty"`
 	NTP     []string   `json:"ntp,omitempty"`
 	Domain  string     `json:"domain,omitempty"`
-	DHCP    string     `json:"dhcp,omitempty"`    // authoritative (default), off
+	DHCP    string     `json:"dhcp,omitempty"`    // auto (default), authoritative, proxy, off
 	Dynamic *AddrRange `json:"dynamic,omitempty"` // for discovery
 	Static  *AddrRange `json:"static,omitempty"`  // for machines; default: all but dynamic, gateway and agents
 	Relays  []string   `json:"relays,omitempty"`  // giaddr values that are believed
@@ -259,7 +259,7 @@ func (s *SubnetPoolSpec) validate(c *checker) {
 		c.addr(fmt.Sprintf("relays[%d]", i), a)
 	}
 	c.text("domain", s.Domain, 253)
-	c.oneOf("dhcp", cmp.Or(s.DHCP, "authoritative"), "authoritative", "off")
+	c.oneOf("dhcp", cmp.Or(s.DHCP, "auto"), "auto", "authoritative", "proxy", "off")
 	ranges := func(path string, r *AddrRange) {
 		if r == nil {
 			return

@@ -58,6 +58,7 @@ type AgentReport struct {
 	Version string `json:"version,omitempty"`
 	Store   string `json:"store,omitempty"`  // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect
 	Probe   string `json:"probe,omitempty"`  // of the reporting agent alone: how each interface that it counts at is counted
+	DHCP    string `json:"dhcp,omitempty"`   // of the reporting agent alone: what it does on each subnet, and which other servers are there
 	Barred  string `json:"barred,omitempty"` // why it does not count at its site, as the reporting agent has it: in quarantine, replaced, revoked
 }
 

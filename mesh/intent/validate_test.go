@@ -154,7 +154,7 @@ func TestValidate(t *testing.T) {
 	f(KindSubnetPool, `10.88.0.0/16`, `10.88.0.0`, `spec.prefix: "10.88.0.0" is not a prefix; write it like 10.0.0.0/24`)
 	f(KindSubnetPool, `10.88.0.0/16`, `10.88.0.1/16`, `spec.prefix: 10.88.0.1/16 has host bits set; write 10.88.0.0/16`)
 	f(KindSubnetPool, `"gateway":"10.88.0.1"`, `"gateway":"10.89.0.1"`, `spec.gateway: 10.89.0.1 is not inside 10.88.0.0/16; choose an address of the prefix`)
-	f(KindSubnetPool, `"authoritative"`, `"loud"`, `spec.dhcp: "loud" is not known; use authoritative, off`)
+	f(KindSubnetPool, `"authoritative"`, `"loud"`, `spec.dhcp: "loud" is not known; use auto, authoritative, proxy, off`)
 	f(KindSubnetPool, `"to":"10.88.9.9"`, `"to":"10.88.8.9"`, `spec.dynamic: ends before it begins; swap from and to`)
 	f(KindSubnetPool, `"to":"10.88.0.90"`, `"to":"10.88.9.1"`, `spec.static: overlaps the dynamic range; keep them apart`)
 

@@ -37,14 +37,17 @@ type answers struct {
 	inst   *installers
 	blobs  *blob.Store
 	relay  Relay
+	modes  *modes
+	local  []netip.Addr // this agent's, on boot networks
 	log    *slog.Logger
 	view   atomic.Pointer[dhcp.View]
 	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
 
-	mu   sync.Mutex        // guards what follows
-	arch map[string]string // MAC -> arch of its last firmware packet
-	seen map[string]string // MAC|stage -> window nonce that was journaled
-	lost uint64
+	mu     sync.Mutex            // guards what follows
+	arch   map[string]string     // MAC -> arch of its last firmware packet
+	theirs map[string]netip.Addr // MAC -> the address that it took of a server that is not ours
+	seen   map[string]string     // MAC|stage -> window nonce that was journaled
+	lost   uint64
 }
 
 // maxSeen bounds what is remembered per MAC: a site has some thousand machines; strangers beyond that are forgotten.
@@ -68,7 +71,7 @@ func (s *answers) refresh() {
 
 func (s *answers) facts() (dhcp.Facts, error) {
 	e := s.w.Now()
-	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort}
+	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort, Kin: kin(e.State.Signed)}
 	for _, a := range e.State.Roster.Agents {
 		ag := dhcp.Agent{ID: a.ID}
 		for _, b := range a.Boot {
@@ -85,6 +88,7 @@ func (s *answers) facts() (dhcp.Facts, error) {
 		}
 		f.Subnets = append(f.Subnets, sub)
 	}
+	s.modes.apply(&f, s.local)
 	uuids := map[string]string{}
 	for name, r := range s.w.Journal.View(reconcile.KindAccepted) {
 		var f reconcile.Facts
@@ -130,10 +134,7 @@ func subnetOf(o *intent.Object) (dhcp.Subnet, error) {
 	if err != nil {
 		return dhcp.Subnet{}, fmt.Errorf("cannot serve %s: %w", o.Key(), err)
 	}
-	sub := dhcp.Subnet{Name: o.Metadata.Name, Prefix: prefix, Domain: p.Domain, Mode: dhcp.ModeAuthoritative, Discovery: p.Dynamic != nil}
-	if p.DHCP == "off" {
-		sub.Mode = dhcp.ModeOff
-	}
+	sub := dhcp.Subnet{Name: o.Metadata.Name, Prefix: prefix, Domain: p.Domain, Mode: wantedMode(p.DHCP), Discovery: p.Dynamic != nil}
 	if p.Gateway != "" {
 		sub.Router = parseAddr(p.Gateway)
 	}
@@ -183,11 +184,23 @@ func (s *answers) Seen(e dhcp.Event) {
 		}
 		s.mu.Unlock()
 	}
-	if e.Reason != dhcp.ReasonOffer && e.Reason != dhcp.ReasonAck {
+	if e.Server.IsValid() {
+		s.modes.chosen(e.Subnet, e.Server)
+		s.mu.Lock()
+		if len(s.theirs) < maxSeen {
+			s.theirs[mac] = e.Addr
+		}
+		s.mu.Unlock()
+	}
+	if e.Reason != dhcp.ReasonOffer && e.Reason != dhcp.ReasonAck && e.Reason != dhcp.ReasonProxy {
 		return
 	}
-	s.once(mac, "dhcp/"+e.Stage+"/"+e.Type, "machine.boot.dhcp", fmt.Sprintf("%s %s of %s (%s): %s", e.Type, e.Reason, e.Stage, e.Arch, e.Addr), map[string]string{
-		"address": e.Addr.String(), "arch": e.Arch, "stage": e.Stage, "file": e.File, "uuid": e.UUID, "subnet": e.Subnet, "type": e.Type,
+	addr := "no address"
+	if e.Addr.IsValid() {
+		addr = e.Addr.String()
+	}
+	s.once(mac, "dhcp/"+e.Stage+"/"+e.Type, "machine.boot.dhcp", fmt.Sprintf("%s %s of %s (%s): %s", e.Type, e.Reason, e.Stage, e.Arch, addr), map[string]string{
+		"address": addr, "arch": e.Arch, "stage": e.Stage, "file": e.File, "uuid": e.UUID, "subnet": e.Subnet, "type": e.Type,
 	})
 }
 
@@ -239,6 +252,8 @@ func (s *answers) Run(ctx context.Context) error {
 
 // wait journals events until something moves; false when ctx ended.
 func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
+	tick := time.NewTicker(modesTick)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -247,6 +262,10 @@ func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 			return true
 		case <-moved:
 			return true
+		case <-s.modes.changed:
+			return true
+		case <-tick.C:
+			s.modes.tick()
 		case d := <-s.events:
 			if err := s.w.Journal.Append(ctx, claim.Local, d); err != nil {
 				s.log.Warn("event not journaled", "err", err)
@@ -288,7 +307,7 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	case !ok || win == nil || win.MAC != mac || !v.Awaited():
 		in.Reason = string(v.Status.State)
 		return "no boot is awaited: " + string(v.Status.State), nil
-	case from.Unmap() != n.Addr:
+	case from.Unmap() != n.Addr && !s.elsewhere(mac, n, from.Unmap()):
 		return fmt.Sprintf("asked from %s, leased is %s", from, n.Addr), nil
 	}
 	kernel, ramdisk, console := s.bootAssets(v)
@@ -301,6 +320,7 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 		return "", err
 	}
 	in.Act, in.Kernel, in.Ramdisk, in.Console, in.Token = ipxe.ActInstaller, kernel, ramdisk, console, sg.boot(*win)
+	n.Addr = from.Unmap()
 	in.Addr, in.Gateway = n.Prefix(), parseAddr(n.Pool.Gateway)
 	if dns := parseAddrs(n.Pool.DNS); len(dns) > 0 {
 		in.DNS = dns[0]
@@ -312,6 +332,14 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	}
 	in.Pin = strings.Join(pins, ",")
 	return "a journaled power-on awaits this boot", nil
+}
+
+// elsewhere tells whether a machine has that address from the DHCP server of a subnet on which this site gives none.
+func (s *answers) elsewhere(mac string, n effective.NICAddress, a netip.Addr) bool {
+	s.mu.Lock()
+	took := s.theirs[mac]
+	s.mu.Unlock()
+	return took == a && n.Prefix().Contains(a) && s.modes.yields(n.PoolName)
 }
 
 // bootAssets returns the installer's kernel and ramdisk, and the console of the machine's type.
@@ -448,6 +476,13 @@ func (s *answers) macOf(a netip.Addr) (string, bool) {
 	e := s.w.Now()
 	for mac, n := range effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID()) {
 		if n.Addr == a.Unmap() {
+			return mac, true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for mac, took := range s.theirs {
+		if took == a.Unmap() {
 			return mac, true
 		}
 	}

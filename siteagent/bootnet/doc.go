@@ -1,6 +1,7 @@
 // Package bootnet is the agent's side of the boot network: what machines, their firmware and our installer ask of a site.
 //
-// Holds: Server (listeners on the boot addresses only), answers (DHCP view and leases, scripts, assets, NoCloud documents), the
+// Holds: Server (listeners on the boot addresses only), answers (DHCP view and leases, scripts, assets, NoCloud documents), modes
+// (what DHCP does on each subnet, beside which other servers), the
 // install protocol's counterpart with sessions and permissions, the site's short tokens, traffic counters.
 //
 // Imported by: siteagent only.

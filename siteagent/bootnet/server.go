@@ -65,9 +65,11 @@ func New(cfg Config) *Server {
 		w: cfg.Site, self: cfg.Self, domain: cfg.Domain, sign: cfg.Sign, bootKeys: cfg.BootKeys, control: cfg.Control, forward: cfg.Forward,
 		owners: cfg.Owners, receipts: cfg.Receipts, fresh: cfg.Fresh, log: cfg.Log, noted: map[string]time.Time{}, phases: map[string]string{}, waits: map[string]string{},
 	}
+	events := make(chan claim.Draft, maxPending)
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
-		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: make(chan claim.Draft, maxPending),
-		arch: map[string]string{}, seen: map[string]string{},
+		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: events,
+		modes: newModes(cfg.Site.Journal, cfg.Self, cfg.Log, events), local: parseAddrs(cfg.Boot),
+		arch: map[string]string{}, theirs: map[string]netip.Addr{}, seen: map[string]string{},
 	}}
 }
 
@@ -81,7 +83,13 @@ func (s *Server) Refresh() { s.answers.refresh() }
 func (s *Server) Run(ctx context.Context) error { return s.answers.Run(ctx) }
 
 // WriteMetrics writes the traffic counters as Prometheus text.
-func (s *Server) WriteMetrics(w io.Writer) { s.traffic.write(w) }
+func (s *Server) WriteMetrics(w io.Writer) {
+	s.traffic.write(w)
+	s.answers.modes.write(w)
+}
+
+// DHCP says in a few words what DHCP does on each subnet, and which other servers are there.
+func (s *Server) DHCP() string { return s.answers.modes.word() }
 
 // Pending returns how many seen packets wait for the journal, at most 1,024; Lost how many were dropped because it was full.
 func (s *Server) Pending() int { return len(s.answers.events) }
@@ -111,6 +119,7 @@ func (s *Server) Listen(run func(name string, fn func(context.Context) error)) e
 		dl := dhcp.NewListener(dhcp.ListenerConfig{Iface: iface, Site: s.answers, Logger: log})
 		s.traffic.addDHCP(dl)
 		run("dhcp", dl.Run)
+		run("dhcp servers", s.answers.modes.prober(iface, ip, s.answers.View).Run)
 		run("router advertisement", (&dhcp.Advertiser{Iface: iface, Logger: log, Known: func(m dhcp.MAC) bool {
 			v := s.answers.View()
 			return v != nil && v.Known(m)

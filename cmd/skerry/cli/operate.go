@@ -115,6 +115,9 @@ func statusTable(t *table, s *api.SiteStatus) {
 		if ag.Probe != "" {
 			t.row("probe", ag.ID, ag.Probe)
 		}
+		if ag.DHCP != "" {
+			t.row("dhcp", ag.ID, ag.DHCP)
+		}
 	}
 	for _, g := range s.Gateways {
 		t.row("reaches", g.Site+"/"+g.Agent, "alive "+g.Alive)

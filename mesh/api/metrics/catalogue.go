@@ -1,8 +1,11 @@
 package metrics
 
+import "maps"
+
 // Help is the catalogue: what each metric of ours says. Its type follows its name: what ends with _total is a counter, the rest gauges.
 func Help() map[string]string {
-	return map[string]string{
+	help := boot()
+	maps.Copy(help, map[string]string{
 		"skerry_account_damaged_total":             "stored rows of the traffic ledger that did not read, since the start",
 		"skerry_account_intervals_dropped_total":   "intervals of traffic that were not kept since the start",
 		"skerry_account_reconcile_ratio":           "what sFlow says of a port, over what its own counters say: 1 is right",
@@ -26,8 +29,6 @@ func Help() map[string]string {
 		"skerry_bmc_power_watts":                   "power that a machine or one of its supplies draws",
 		"skerry_bmc_temperature_celsius":           "temperature that a machine's controller measures",
 		"skerry_bmc_voltage_volts":                 "voltage that a machine's controller measures",
-		"skerry_boot_events_lost_total":            "boot events that were not journaled since the start",
-		"skerry_boot_events_pending":               "boot events that wait for the journal",
 		"skerry_breakglass_used_total":             "uses of emergency keys",
 		"skerry_bulk_sessions":                     "sessions that carry assets, by lane",
 		"skerry_clock_trusted":                     "1 when this clock fits what signed documents prove",
@@ -37,13 +38,10 @@ func Help() map[string]string {
 		"skerry_coordinator_sessions":              "sessions of agents that stand; of a site's agents two hold one",
 		"skerry_coordinator_sites":                 "sites in the catalog",
 		"skerry_coordinator_uploads":               "uploads of assets that are not finished",
-		"skerry_dhcp_packets_total":                "DHCP packets, by what became of them",
 		"skerry_disk_ballast":                      "1 when the ballast file lies on the disk",
 		"skerry_disk_pressure":                     "0 to 3: how much of what is written is refused for lack of space",
 		"skerry_forks_seen":                        "signed documents that are held as evidence that somebody else signs with our keys",
 		"skerry_gateways_alive":                    "agents of other sites that are heard",
-		"skerry_http_requests_total":               "requests on the boot network, by what became of them",
-		"skerry_install_rejected_total":            "requests of installers that were refused, by reason",
 		"skerry_intent_rejected":                   "1 while received intent is not active because it does not fit",
 		"skerry_intent_seq":                        "sequence number of the active intent",
 		"skerry_key_age_seconds":                   "age of a key, by its kind",
@@ -93,9 +91,24 @@ func Help() map[string]string {
 		"skerry_snmp_voltage_volts":                "voltage that a device measures",
 		"skerry_state_held":                        "1 while a bucket of the state is on hold: nothing in it is deleted",
 		"skerry_state_scrub_timestamp_seconds":     "when the state was read through last",
-		"skerry_tftp_transfers_total":              "TFTP transfers, by what became of them",
 		"skerry_trust_seq":                         "sequence number of the trust document in force",
 		"skerry_uplink_contact_age_seconds":        "time since this agent heard a coordinator",
 		"skerry_uplink_up":                         "1 while this agent has a session with a coordinator, or would get one: of a site's agents two hold one",
+	})
+	return help
+}
+
+// boot is what is measured on the boot network.
+func boot() map[string]string {
+	return map[string]string{
+		"skerry_boot_events_lost_total": "boot events that were not journaled since the start",
+		"skerry_boot_events_pending":    "boot events that wait for the journal",
+		"skerry_dhcp_foreign_server":    "1 while a DHCP server that is none of this site's agents is noticed on a subnet",
+		"skerry_dhcp_mode":              "1 for the mode of DHCP in force on a subnet",
+		"skerry_dhcp_packets_total":     "DHCP packets, by what became of them",
+		"skerry_dhcp_probes_total":      "times that other DHCP servers were asked for, by what came of it",
+		"skerry_http_requests_total":    "requests on the boot network, by what became of them",
+		"skerry_install_rejected_total": "requests of installers that were refused, by reason",
+		"skerry_tftp_transfers_total":   "TFTP transfers, by what became of them",
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +41,7 @@ type child struct {
 	Act   ipxe.Act
 	Bare  bool // has no assets: iPXE must go on to the other agent
 	RA    bool
+	Auto  bool // yields to another DHCP server; strangers get nothing
 }
 
 func TestMain(m *testing.M) {
@@ -64,6 +66,32 @@ type site struct {
 	mu sync.Mutex // guards what follows
 	f  dhcp.Facts
 	v  *dhcp.View
+	w  dhcp.Watch
+}
+
+// watch applies what was found out about other servers.
+func (s *site) watch(fn func(*dhcp.Watch, time.Time) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !fn(&s.w, time.Now()) {
+		return
+	}
+	s.f.Subnets = slices.Clone(s.f.Subnets)
+	s.f.Subnets[0].Mode = s.w.Mode(dhcp.ModeAuto)
+	v, err := dhcp.NewView(s.f)
+	if err != nil {
+		panic(err)
+	}
+	s.v = v
+	say(event{s.c.Self, "mode " + s.f.Subnets[0].Mode.String(), "", s.w.Server.String()})
+}
+
+func (s *site) heard(o dhcp.Server) {
+	s.watch(func(w *dhcp.Watch, now time.Time) bool { return w.Heard(o, now) })
+}
+
+func (s *site) silent() {
+	s.watch(func(w *dhcp.Watch, now time.Time) bool { return w.Silent(now) })
 }
 
 func (s *site) View() *dhcp.View {
@@ -86,6 +114,9 @@ func (s *site) Commit(_ context.Context, l dhcp.Lease) error {
 }
 
 func (s *site) Seen(e dhcp.Event) {
+	if s.c.Auto && e.Server.IsValid() {
+		s.heard(dhcp.Server{ID: e.Server, By: dhcp.ByClient})
+	}
 	say(event{s.c.Self, "dhcp " + e.Type + " " + e.Reason, e.MAC.String(), e.Arch + " " + e.Stage + " " + e.File})
 }
 
@@ -141,6 +172,9 @@ func serve(env string) error {
 		}},
 		Hosts: []dhcp.Host{{MAC: dhcp.MAC{0x52, 0x54, 0, 0, 0, 1}, Name: "m1", Addr: netip.MustParseAddr("10.88.0.21"), Boot: true}},
 	}}
+	if c.Auto {
+		s.f.Subnets[0].AnyClient, s.f.Subnets[0].Mode = false, s.w.Mode(dhcp.ModeAuto)
+	}
 	for i, a := range c.Both {
 		s.f.Agents = append(s.f.Agents, dhcp.Agent{ID: fmt.Sprintf("a%d", i+1), Boot: []netip.Addr{a}})
 	}
@@ -166,6 +200,13 @@ func serve(env string) error {
 	}})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.Run(ctx) })
+	if c.Auto {
+		p := &dhcp.Prober{
+			Iface: c.Iface, Logger: log, Wanted: func() bool { return true }, Ours: func(a netip.Addr) bool { return s.View().Ours(a) },
+			Heard: s.heard, Silent: s.silent,
+		}
+		g.Go(func() error { return p.Run(ctx) })
+	}
 	g.Go(func() error { return httpboot.Serve(ctx, ln, h, nil, log) })
 	g.Go(func() error {
 		return tftp.New(tftp.Config{Loaders: loaders, Logger: log, Seen: func(_ netip.Addr, name string, n int64, err error) {
@@ -193,6 +234,7 @@ type rack struct {
 	prefix string
 	events chan event
 	log    *bytes.Buffer
+	mode   map[string]event // the newest mode of each agent that wait read
 }
 
 func need(t testing.TB, tools ...string) {
@@ -214,13 +256,19 @@ func run(t testing.TB, args ...string) string {
 }
 
 func newBench(t testing.TB, children ...child) *rack {
-	b := &rack{t: t, prefix: fmt.Sprintf("sk%d", os.Getpid()), events: make(chan event, 4096), log: &bytes.Buffer{}}
+	b := &rack{t: t, prefix: fmt.Sprintf("sk%d", os.Getpid()), events: make(chan event, 4096), log: &bytes.Buffer{}, mode: map[string]event{}}
 	for _, n := range []string{"r", "c"} {
 		b.netns(n)
 	}
 	run(t, "ip", "-n", b.ns("r"), "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0", "mcast_snooping", "0")
 	run(t, "ip", "-n", b.ns("r"), "link", "set", "br0", "up")
 	b.plug("c", "")
+	b.join(children...)
+	return b
+}
+
+// join plugs agents into the rack and starts them.
+func (b *rack) join(children ...child) {
 	var both []netip.Addr
 	for _, c := range children {
 		both = append(both, c.Addr)
@@ -231,7 +279,6 @@ func newBench(t testing.TB, children ...child) *rack {
 		c.Iface, c.Both = "e0", both
 		b.start(c)
 	}
-	return b
 }
 
 func (b *rack) ns(n string) string { return b.prefix + n }
@@ -307,6 +354,9 @@ func (b *rack) wait(d time.Duration, fits func(event) bool) event {
 		select {
 		case e := <-b.events:
 			b.t.Logf("%+v", e)
+			if strings.HasPrefix(e.What, "mode ") {
+				b.mode[e.Self] = e
+			}
 			if fits(e) {
 				return e
 			}

@@ -1,0 +1,213 @@
+package bootnet
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/skerry-metal/skerry/boot/dhcp"
+	"github.com/skerry-metal/skerry/boot/httpboot"
+	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
+)
+
+var (
+	bootAddr = netip.MustParseAddr("10.88.0.11")
+	stranger = dhcp.Server{ID: netip.MustParseAddr("10.88.0.1"), Addr: netip.MustParseAddr("10.88.0.1"), MAC: "52:54:00:00:00:fe", By: dhcp.ByReply}
+)
+
+// live makes another life of the agent's modes, with the pool's mode as wanted, and returns what it says.
+func (b *bench) live(want string) func() string {
+	b.t.Helper()
+	b.receive(b.author.Put(strings.Replace(poolDoc, `"prefix"`, `"dhcp":"`+want+`","prefix"`, 1)))
+	b.answers.local = []netip.Addr{bootAddr}
+	b.answers.modes = newModes(b.journal, "a1", slog.New(slog.DiscardHandler), b.answers.events)
+	return func() string {
+		b.t.Helper()
+		for len(b.answers.events) > 0 {
+			if err := b.journal.Append(b.t.Context(), claim.Local, <-b.answers.events); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		b.answers.refresh()
+		return b.answers.modes.word()
+	}
+}
+
+// told lists the events about DHCP servers.
+func (b *bench) told() (out []string) {
+	b.t.Helper()
+	if err := b.journal.Events(nil, func(e intent.Event) error {
+		if strings.HasPrefix(e.Type, "dhcp.") {
+			out = append(out, e.Type+" "+e.Fields["subnet"]+" "+e.Fields["server"]+" "+e.Fields["address"]+" "+e.Fields["mac"])
+		}
+		return nil
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
+func (b *bench) says(word func() string, want string) {
+	b.t.Helper()
+	if got := word(); got != want {
+		b.t.Fatalf("%q, want %q", got, want)
+	}
+}
+
+// TestAutoYields: an agent gives no address before it has asked, yields to another server, says whose it is, stays so in its next
+// life, and comes back.
+func TestAutoYields(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	b.says(word, "boot proxy (asking for other servers)")
+	b.answers.modes.silent(bootAddr)
+	b.says(word, "boot authoritative")
+	word = b.live("auto")
+	b.says(word, "boot authoritative") // at once, in the next life
+	b.answers.modes.heard(bootAddr, stranger)
+	b.answers.modes.heard(bootAddr, stranger)
+	const proxy = "boot proxy, DHCP server 10.88.0.1 at 52:54:00:00:00:fe"
+	b.says(word, proxy)
+	if d := cmp.Diff([]string{"dhcp.foreign boot 10.88.0.1 10.88.0.1 52:54:00:00:00:fe"}, b.told()); d != "" {
+		t.Fatal(d)
+	}
+	word = b.live("auto")
+	b.says(word, proxy)
+	n := b.answers.modes.subnets["boot"]
+	n.watch.Learn(true, stranger, time.Now().Add(-11*time.Minute)) // so long ago
+	for range 3 {
+		b.says(word, proxy)
+		b.answers.modes.silent(bootAddr)
+	}
+	b.says(word, "boot authoritative")
+	if got := b.told(); len(got) != 2 || !strings.HasPrefix(got[1], "dhcp.foreign.gone boot 10.88.0.1") {
+		t.Fatalf("%q", got)
+	}
+	var metrics bytes.Buffer
+	b.answers.modes.write(&metrics)
+	if want := "skerry_dhcp_foreign_server{subnet=\"boot\"} 0\nskerry_dhcp_mode{subnet=\"boot\",mode=\"authoritative\"} 1\n"; metrics.String() != want {
+		t.Fatalf("%s", metrics.String())
+	}
+}
+
+// TestAuthoritativeNeverYields: it tells of the other server, once, and goes on; off and proxy do not look for any.
+func TestAuthoritativeNeverYields(t *testing.T) {
+	b := newBench(t)
+	word := b.live("authoritative")
+	b.says(word, "boot authoritative")
+	for range 3 {
+		b.answers.modes.heard(bootAddr, stranger)
+	}
+	b.says(word, "boot authoritative, DHCP server 10.88.0.1 at 52:54:00:00:00:fe")
+	if d := cmp.Diff([]string{"dhcp.rogue boot 10.88.0.1 10.88.0.1 52:54:00:00:00:fe"}, b.told()); d != "" {
+		t.Fatal(d)
+	}
+	for _, want := range []string{"off", "proxy"} {
+		b.says(b.live(want), "boot "+want)
+		if b.answers.modes.wanted(bootAddr) {
+			t.Errorf("%s: asks for other servers", want)
+		}
+	}
+}
+
+// TestModeFromPeer: what one agent notices, all obey; a server that turns out to be an agent of the site counts no more.
+func TestModeFromPeer(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	b.answers.modes.silent(bootAddr) // before the subnet is known: nothing
+	b.says(word, "boot proxy (asking for other servers)")
+	other := newAgent(t, b.author, "a2")
+	other.add(kindServers, "boot", intent.Epoch{}, servers{Present: true, Server: dhcp.Server{ID: netip.MustParseAddr("10.88.0.13"), By: dhcp.ByClient}})
+	records, err := other.journal.Range("a2", 1, claim.MaxPull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.journal.Receive("a2", records); err != nil {
+		t.Fatal(err)
+	}
+	b.says(word, "boot proxy, DHCP server 10.88.0.13 (named by a client)")
+	b.receive(b.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 2, Agents: []intent.RosterAgent{
+		{ID: "a1", State: "agent", Addr: []string{"10.99.1.11:7444"}, Boot: []string{"10.88.0.11"}, TLS: [][]byte{[]byte("key of a1")}},
+		{ID: "a3", State: "agent", Addr: []string{"10.99.1.13:7444"}, Boot: []string{"10.88.0.13"}, TLS: [][]byte{[]byte("key of a3")}},
+	}}))
+	b.says(word, "boot authoritative")
+}
+
+// TestBootElsewhere: beside another DHCP server a machine is installed under the address that it took there; no other address gets
+// its token.
+func TestBootElsewhere(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	b.says(word, "boot proxy (asking for other servers)")
+	b.answers.Seen(dhcp.Event{
+		Reason: dhcp.ReasonElse, Type: "REQUEST", MAC: dhcp.MAC{0x52, 0x54, 0, 0x88, 0, 1}, Subnet: "boot", Server: stranger.ID, Addr: netip.MustParseAddr("10.88.3.77"),
+	})
+	b.says(word, "boot proxy, DHCP server 10.88.0.1 (named by a client)")
+	b.window("n1")
+	f := func(from string, want bool) {
+		t.Helper()
+		text, _, err := b.answers.Script(t.Context(), httpboot.ScriptRequest{MAC: strings.ReplaceAll(testMAC, ":", "-"), Remote: netip.MustParseAddr(from)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(text, "skerry.token="); got != want {
+			t.Fatalf("asked from %s: token %v, want %v\n%s", from, got, want, text)
+		}
+		if want && !strings.Contains(text, from+"/16") && !strings.Contains(text, from) {
+			t.Fatalf("the installer does not get its address %s\n%s", from, text)
+		}
+	}
+	f("10.88.3.77", true)
+	f("10.88.3.78", false)
+	f("10.88.0.21", true) // the reserved one: the other server may have the same reservation
+	b.answers.modes.subnets["boot"].watch.Learn(false, dhcp.Server{}, time.Now())
+	f("10.88.3.77", false)
+}
+
+// TestModeSaidAgain: who notices another server says so often enough that a peer which notices nothing does not take it for gone.
+func TestModeSaidAgain(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	word()
+	m := b.answers.modes
+	m.heard(bootAddr, stranger)
+	word()
+	records := func() int {
+		b.t.Helper()
+		word()
+		p, err := b.journal.Range("a1", 1, claim.MaxPull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, r := range p.Records {
+			var s servers
+			if r.Kind == kindServers && json.Unmarshal(r.Body, &s) == nil && s.Present {
+				n++
+			}
+		}
+		return n
+	}
+	before := records()
+	for range 5 {
+		m.heard(bootAddr, stranger)
+	}
+	if n := records(); n != before {
+		t.Fatalf("%d records at once", n-before)
+	}
+	m.subnets["boot"].said = time.Now().Add(-sayAgain)
+	m.heard(bootAddr, stranger)
+	if n := records(); n != before+1 {
+		t.Fatalf("%d records later, want 1", n-before)
+	}
+	if slices.Contains(b.told(), "") || len(b.told()) != 1 {
+		t.Fatalf("%q", b.told())
+	}
+}
