@@ -66,7 +66,7 @@ func TestCaptures(t *testing.T) {
 		fa.Subnets[i].AnyClient = true
 	}
 	v := view(t, fa)
-	var b strings.Builder
+	var b, replies strings.Builder
 	for _, f := range files {
 		fmt.Fprintf(&b, "%s\n", filepath.Base(f))
 		for i, p := range udpPayloads(t, f) {
@@ -74,9 +74,37 @@ func TestCaptures(t *testing.T) {
 			pk.Repeat = 1
 			r, e := Handle(pk, v)
 			fmt.Fprintf(&b, "  %d %s %s %s arch=%s stage=%s uuid=%s reply=%d\n", i, e.Event.MAC, e.Event.Type, e.Event.Reason, e.Event.Arch, e.Event.Stage, e.Event.UUID, len(r.Bytes))
+			if r.Bytes != nil {
+				fmt.Fprintf(&replies, "%s %d to %s %x\n", filepath.Base(f), i, r.To, r.Bytes)
+			}
+			replayed(t, fa, pk)
 		}
 	}
 	golden(t, "captures.txt", b.String())
+	golden(t, "captures_replies.txt", replies.String()) // octet for octet
+}
+
+// replayed answers one recorded packet twice at each agent, whose own repeats, as for a lone agent, do not count: the same octets
+// each time, and where the client is known, canonically the same from all.
+func replayed(t *testing.T, fa Facts, p Packet) {
+	t.Helper()
+	var first string
+	for _, a := range fa.Agents {
+		fa.Self, p.Local = a.ID, a.Boot[0]
+		one, _ := Handle(p, view(t, fa))
+		two, e := Handle(p, view(t, fa))
+		if string(one.Bytes) != string(two.Bytes) || one.To != two.To {
+			t.Fatalf("%s answers one packet in two ways:\n%x\n%x", a.ID, one.Bytes, two.Bytes)
+		}
+		if one.Bytes == nil || e.Offer != nil { // of a dynamic address each agent has its own slice
+			continue
+		}
+		c := canonical(one.Bytes, a.Boot[0].String())
+		if first != "" && c != first {
+			t.Fatalf("agents differ:\n%s\n%s", first, c)
+		}
+		first = c
+	}
 }
 
 // FuzzCaptures mutates recorded packets.

@@ -11,9 +11,9 @@
 // the ACK leaves), 12 (bounded memory, recover per packet, strangers are the first to be dropped). A crash loses open OFFERs
 // only.
 //
-// Built: the modes, relays, reservations, dynamic slices. Not built: leasequery, options 119 and 121, ARP probes.
+// Built: the modes, relays, reservations, dynamic slices. Not built: leasequery, option 121, ARP probes.
 //
 // Concurrency: Handle and Watch are pure. The goroutines of Listener, Prober and Advertiser live inside Run.
 //
-// Tests: whole-packet goldens per architecture; recorded captures; FuzzHandle, FuzzServerOf; udhcpc and dhclient in namespaces (root).
+// Tests: whole-packet goldens per architecture and quirk; recorded captures; FuzzHandle, FuzzServerOf; udhcpc and dhclient in namespaces (root).
 package dhcp

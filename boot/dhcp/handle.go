@@ -331,7 +331,7 @@ func (r *request) request() (Reply, Effects) {
 func (r *request) proxy(t dhcpv4.MessageType) (Reply, Effects) {
 	b, known := r.bound()
 	switch {
-	case r.client.class == "":
+	case r.client.class != "PXEClient" && r.client.class != "HTTPClient":
 		return r.silent(ReasonYields)
 	case !known && !r.welcome():
 		return r.silent(ReasonStranger)
@@ -346,7 +346,7 @@ func (r *request) proxy(t dhcpv4.MessageType) (Reply, Effects) {
 	}
 	r.echo(m)
 	r.ev.Reason, r.ev.Addr = ReasonProxy, addrOf(r.m.ClientIPAddr)
-	rep := Reply{Bytes: m.ToBytes(), To: broadcast68(), MAC: r.mac}
+	rep := Reply{Bytes: r.fit(m), To: broadcast68(), MAC: r.mac}
 	if r.p.Port == port4011 || r.giaddr.IsValid() || r.ev.Addr.IsValid() {
 		rep.To, _ = r.destination(r.ev.Addr)
 	}
@@ -382,7 +382,7 @@ func (r *request) nak() (Reply, Effects) {
 	}
 	r.echo(m)
 	r.ev.Reason = ReasonNak
-	rep := Reply{Bytes: m.ToBytes(), To: broadcast68(), MAC: r.mac}
+	rep := Reply{Bytes: r.fit(m), To: broadcast68(), MAC: r.mac}
 	if r.giaddr.IsValid() {
 		rep.To = netip.AddrPortFrom(r.giaddr, 67)
 	}
@@ -404,7 +404,7 @@ func (r *request) inform() (Reply, Effects) {
 	r.network(m, b)
 	r.echo(m)
 	r.ev.Reason, r.ev.Addr = ReasonInform, c
-	return Reply{Bytes: m.ToBytes(), To: netip.AddrPortFrom(c, 68), MAC: r.mac}, Effects{Event: r.ev}
+	return Reply{Bytes: r.fit(m), To: netip.AddrPortFrom(c, 68), MAC: r.mac}, Effects{Event: r.ev}
 }
 
 // decline: the client saw somebody else use the address. A reserved one is served on: the intruder is the fault.
@@ -434,7 +434,7 @@ func (r *request) answer(t dhcpv4.MessageType, b binding, e Effects) (Reply, Eff
 		r.ev.Reason = ReasonAck
 	}
 	e.Event = r.ev
-	rep := Reply{Bytes: m.ToBytes(), MAC: r.mac}
+	rep := Reply{Bytes: r.fit(m), MAC: r.mac}
 	rep.To, rep.Frame = r.destination(b.addr)
 	return rep, e
 }

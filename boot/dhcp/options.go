@@ -50,15 +50,32 @@ func archOf(code uint16) (arch, bool) {
 		return arch{"arm64-http", LoaderARM64, true}, true
 	case 20:
 		return arch{"bios-http", "", true}, true
+	case 21:
+		return arch{"arm32-uboot", "", false}, true
+	case 22:
+		return arch{"arm64-uboot", LoaderARM64, false}, true
+	case 41:
+		return arch{"rpi", "", false}, true
 	}
 	return arch{}, false
+}
+
+// isPi tells whether a MAC is a Raspberry Pi's. Its boot ROM calls itself a BIOS (option 93 = 0), and takes no loader of ours.
+// Source: IEEE registry, Raspberry Pi Foundation and Raspberry Pi (Trading) Ltd.
+func isPi(mac []byte) bool {
+	for _, oui := range []string{"\xb8\x27\xeb", "\xdc\xa6\x32", "\xe4\x5f\x01", "\x28\xcd\xc1", "\xd8\x3a\xdd", "\x2c\xcf\x67", "\x88\xa2\x9e"} {
+		if bytes.HasPrefix(mac, []byte(oui)) {
+			return true
+		}
+	}
+	return false
 }
 
 // client is what a packet says about its sender.
 type client struct {
 	arch  arch   // zero if it does not PXE
 	stage string // firmware, ipxe, os
-	class string // PXEClient, HTTPClient, ""
+	class string // PXEClient, HTTPClient, U-Boot, ""
 	uuid  string
 	name  string
 }
@@ -67,7 +84,7 @@ func (c client) pxe() bool { return c.stage != "os" }
 
 func identify(m *dhcpv4.DHCPv4) client {
 	c := client{stage: "os", uuid: uuid(m.Options.Get(dhcpv4.OptionClientMachineIdentifier))}
-	for _, k := range []string{"PXEClient", "HTTPClient"} {
+	for _, k := range []string{"PXEClient", "HTTPClient", "U-Boot"} {
 		if bytes.HasPrefix(m.Options.Get(dhcpv4.OptionClassIdentifier), []byte(k)) {
 			c.class, c.stage = k, "firmware"
 		}
@@ -79,6 +96,9 @@ func identify(m *dhcpv4.DHCPv4) client {
 			break
 		}
 	}
+	if c.arch.name == "bios" && isPi(m.ClientHWAddr) {
+		c.arch, _ = archOf(41)
+	}
 	if isIPXE(m) {
 		c.stage = "ipxe"
 	}
@@ -88,10 +108,30 @@ func identify(m *dhcpv4.DHCPv4) client {
 	return c
 }
 
-// isIPXE: user class iPXE, raw or length-prefixed (RFC 3004), or iPXE's own option 175.
+// isIPXE: an iPXE that can fetch its script by HTTP. It says so in its own option 175, feature 19; one that leaves 175 out is known
+// by its user class, raw or length-prefixed (RFC 3004). A build without HTTP, as in some NICs, is firmware: it loads ours first.
+// Source: ipxe.org/howto/dhcpd, src/include/ipxe/features.h.
 func isIPXE(m *dhcpv4.DHCPv4) bool {
-	u := m.Options.Get(dhcpv4.OptionUserClassInformation)
-	return string(u) == "iPXE" || string(u) == "\x04iPXE" || m.Options.Has(dhcpv4.GenericOptionCode(175))
+	const featureHTTP = 19
+	if !m.Options.Has(dhcpv4.GenericOptionCode(175)) {
+		u := string(m.Options.Get(dhcpv4.OptionUserClassInformation))
+		return u == "iPXE" || u == "\x04iPXE"
+	}
+	for o := m.Options.Get(dhcpv4.GenericOptionCode(175)); len(o) >= 2; {
+		if o[0] == 0 {
+			o = o[1:]
+			continue
+		}
+		n := 2 + int(o[1])
+		if n > len(o) {
+			return false
+		}
+		if o[0] == featureHTTP && n == 3 && o[2] != 0 {
+			return true
+		}
+		o = o[n:]
+	}
+	return false
 }
 
 func validLabel(s string) bool {
@@ -146,6 +186,9 @@ func (r *request) network(m *dhcpv4.DHCPv4, b binding) {
 	}
 	if s.Domain != "" {
 		put(m, dhcpv4.OptionDomainName, []byte(s.Domain))
+		if bytes.IndexByte(r.m.Options.Get(dhcpv4.OptionParameterRequestList), 119) >= 0 {
+			put(m, dhcpv4.OptionDNSDomainSearchList, search(s.Domain))
+		}
 	}
 	if s.MTU != 0 {
 		put(m, dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, s.MTU))
@@ -153,6 +196,38 @@ func (r *request) network(m *dhcpv4.DHCPv4, b binding) {
 	if b.host.Name != "" {
 		put(m, dhcpv4.OptionHostName, []byte(b.host.Name))
 	}
+}
+
+// search encodes one domain for option 119: the labels of RFC 1035 (RFC 3397); nil if it is none.
+func search(domain string) (b []byte) {
+	for _, l := range strings.Split(strings.TrimSuffix(domain, "."), ".") {
+		if l == "" || len(l) > 63 {
+			return nil
+		}
+		b = append(append(b, byte(len(l))), l...)
+	}
+	return append(b, 0)
+}
+
+// fit leaves out what a client can do without until the message is as short as it can take: 576 octets with the headers of IP and
+// UDP, or what it says in option 57, at most one Ethernet frame (RFC 2131 section 2).
+func (r *request) fit(m *dhcpv4.DHCPv4) []byte {
+	const headers, least = ipHeader + udpHeader, 576
+	limit := least
+	if v := r.m.Options.Get(dhcpv4.OptionMaximumDHCPMessageSize); len(v) == 2 {
+		limit = min(max(int(binary.BigEndian.Uint16(v)), least), maxPacket)
+	}
+	b := m.ToBytes()
+	for _, code := range []uint8{119, 42, 15, 12, 66, 97, 61, 67} { // 66 repeats sname, 67 file; what the client sent comes late
+		if len(b) <= limit-headers {
+			break
+		}
+		if m.Options.Has(dhcpv4.GenericOptionCode(code)) {
+			delete(m.Options, code)
+			b = m.ToBytes()
+		}
+	}
+	return b
 }
 
 // echo copies what RFC 6842 (61), RFC 4578 (97) and RFC 3046 (82, the codec puts it last) want back.
@@ -211,6 +286,8 @@ func (r *request) bootFile(b binding) (file, class string) {
 		return base + "/loaders/" + r.client.arch.loader, "HTTPClient"
 	case r.client.class == "PXEClient":
 		return r.client.arch.loader, "PXEClient"
+	case r.client.class == "U-Boot":
+		return r.client.arch.loader, "" // it reads the file field, and wants no class back
 	}
 	return "", ""
 }
