@@ -274,7 +274,7 @@ func (r *request) discover() (Reply, Effects) {
 	if !r.welcome() {
 		return r.silent(ReasonStranger)
 	}
-	if r.v.rank(r.mac[:]) > r.p.Repeat {
+	if r.v.f.Aside || r.v.rank(r.mac[:]) > r.p.Repeat {
 		return r.silent(ReasonWait)
 	}
 	a, ok := r.v.pick(r.subnet, r.mac, r.p.Offers, r.p.At)
@@ -320,10 +320,17 @@ func (r *request) request() (Reply, Effects) {
 		return r.nak()
 	case chosen.IsValid():
 		return r.take(want)
-	case known:
+	case known && r.certain(want):
 		return r.nak()
 	}
-	return r.silent(ReasonUnsure) // INIT-REBOOT of somebody we do not know: another agent may
+	return r.silent(ReasonUnsure) // another agent may have given it: it says so, or the client asks anew
+}
+
+// certain tells whether nobody can have given the wanted address to a client of whom another lease is known: it is no address of
+// this subnet, somebody else's for good, or of our own slice.
+func (r *request) certain(want netip.Addr) bool {
+	_, static := r.v.static[want]
+	return static || !r.subnet.Prefix.Contains(want) || r.v.owns(want)
 }
 
 // proxy tells a machine's firmware, or iPXE, what to load, and gives no address: proxyDHCP of PXE 2.1, and the same for HTTP
@@ -359,7 +366,7 @@ func (r *request) take(want netip.Addr) (Reply, Effects) {
 		return r.silent(ReasonStranger)
 	}
 	inRange := r.subnet.DynFirst.IsValid() && !want.Less(r.subnet.DynFirst) && !r.subnet.DynLast.Less(want)
-	if !inRange || !r.v.owns(want) || !r.v.free(r.subnet, want, r.mac, r.p.Offers, r.p.At) {
+	if r.v.f.Aside || !inRange || !r.v.owns(want) || !r.v.free(r.subnet, want, r.mac, r.p.Offers, r.p.At) {
 		return r.nak()
 	}
 	return r.ack(binding{addr: want, expires: LeaseDynamic})

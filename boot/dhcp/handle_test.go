@@ -358,6 +358,8 @@ func TestPoolEmpty(t *testing.T) {
 	p.Repeat = 9
 	reason(t, fa, p, ReasonPool) // expired, but within the quarantine
 	p.At = t0.Add(2 * time.Hour)
+	reason(t, fa, p, ReasonPool) // the other agent may have renewed any of them
+	fa.Agents[1].Heard = p.At
 	reason(t, fa, p, ReasonOffer)
 }
 

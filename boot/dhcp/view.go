@@ -67,6 +67,8 @@ func (m Mode) String() string {
 type Agent struct {
 	ID   string
 	Boot []netip.Addr // its addresses on boot networks
+	// Heard is a time up to which all that it leased is in Facts.Leases; zero: never. Of Self it is not looked at.
+	Heard time.Time
 }
 
 // Subnet is one network that we serve.
@@ -106,6 +108,7 @@ type Lease struct {
 // Facts are what NewView indexes. Nothing of it may change afterwards.
 type Facts struct {
 	Self    string  // id of this agent; must be in Agents
+	Aside   bool    // this agent does not count now: it serves and renews, and leases nothing anew
 	Agents  []Agent // the effective roster, in roster order
 	Subnets []Subnet
 	Hosts   []Host
@@ -163,7 +166,10 @@ func NewView(f Facts) (*View, error) {
 	}
 	for _, l := range f.Leases {
 		v.leases[l.MAC] = l
-		v.taken[l.Addr] = l
+		// Leases have no order. Of an address that had several holders the last one counts, or it would seem free.
+		if have, ok := v.taken[l.Addr]; !ok || have.Until.Before(l.Until) || have.Until.Equal(l.Until) && have.MAC.String() < l.MAC.String() {
+			v.taken[l.Addr] = l
+		}
 	}
 	return v, nil
 }
@@ -285,11 +291,21 @@ func (v *View) free(s Subnet, a netip.Addr, mac MAC, offers map[netip.Addr]Offer
 	if _, ok := v.static[a]; ok || a == s.Router || a == s.Prefix.Addr() || a == lastAddr(s.Prefix) {
 		return false
 	}
-	if l, ok := v.taken[a]; ok && l.MAC != mac && now.Before(l.Until.Add(quarantine)) {
+	if l, ok := v.taken[a]; ok && l.MAC != mac && !v.released(l, now) {
 		return false
 	}
 	o, ok := offers[a]
 	return !ok || o.MAC == mac || !now.Before(o.Until)
+}
+
+// released tells whether an address may go to another client than l's: the lease has ended, and nobody can have renewed it, for
+// every agent of the roster was heard since. One that was not, dead or cut off, keeps the address back until it counts no more.
+func (v *View) released(l Lease, now time.Time) bool {
+	end := l.Until.Add(quarantine)
+	if now.Before(end) {
+		return false
+	}
+	return !slices.ContainsFunc(v.f.Agents, func(a Agent) bool { return a.ID != v.self.ID && a.Heard.Before(end) })
 }
 
 func ip4(a netip.Addr) uint32 {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,13 +74,10 @@ func (s *answers) facts() (dhcp.Facts, error) {
 	e := s.w.Now()
 	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort, Kin: kin(e.State.Signed)}
 	for _, a := range e.State.Roster.Agents {
-		ag := dhcp.Agent{ID: a.ID}
-		for _, b := range a.Boot {
-			if ip, err := netip.ParseAddr(b); err == nil {
-				ag.Boot = append(ag.Boot, ip)
-			}
-		}
-		f.Agents = append(f.Agents, ag)
+		f.Agents = append(f.Agents, dhcp.Agent{ID: a.ID, Boot: parseAddrs(a.Boot), Heard: s.w.Journal.Heard(a.ID)})
+	}
+	if !slices.ContainsFunc(f.Agents, func(a dhcp.Agent) bool { return a.ID == s.self }) {
+		f.Aside, f.Agents = true, append(f.Agents, dhcp.Agent{ID: s.self, Boot: s.local}) // in quarantine: it serves as before, after a restart too
 	}
 	for _, o := range e.Overlay.Catalog.List(intent.KindSubnetPool) {
 		sub, err := subnetOf(o)
@@ -266,6 +264,7 @@ func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 			return true
 		case <-tick.C:
 			s.modes.tick()
+			return true // the view says up to when each agent was heard
 		case d := <-s.events:
 			if err := s.w.Journal.Append(ctx, claim.Local, d); err != nil {
 				s.log.Warn("event not journaled", "err", err)

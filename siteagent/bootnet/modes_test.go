@@ -211,3 +211,17 @@ func TestModeSaidAgain(t *testing.T) {
 		t.Fatalf("%q", b.told())
 	}
 }
+
+// TestServesAside: an agent in quarantine that starts anew has a view still, and knows that it leases nothing.
+func TestServesAside(t *testing.T) {
+	b := newBench(t)
+	b.answers.local = []netip.Addr{bootAddr}
+	b.receive(b.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 2, Agents: []intent.RosterAgent{
+		{ID: "a2", State: "agent", Addr: []string{"10.99.1.12:7444"}, Boot: []string{"10.88.0.12"}, TLS: [][]byte{[]byte("key of a2")}},
+	}}))
+	b.answers.refresh()
+	f, err := b.answers.facts()
+	if err != nil || !f.Aside || len(f.Agents) != 2 || b.answers.View() == nil || !b.answers.View().Ours(bootAddr) {
+		t.Fatalf("%+v, %v", f.Agents, err)
+	}
+}

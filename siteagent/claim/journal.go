@@ -116,7 +116,8 @@ type Journal struct {
 	clock  uint64
 	rev    uint64
 	wake   chan struct{}
-	acked  map[string]uint64 // peer -> last of our records it has
+	acked  map[string]uint64    // peer -> last of our records it has
+	heard  map[string]time.Time // peer -> when all that it had was taken last
 	// pruned says up to which base a chain was pruned in this process life.
 	pruned map[string]uint64
 	hooks  []func(old *Record, r Record)
@@ -138,7 +139,7 @@ type chainHead struct {
 func OpenJournal(db *state.DB, site, self string, log *slog.Logger) (*Journal, error) {
 	j := &Journal{
 		Keep: KeepRecords, self: self, site: site, db: db, log: log, heads: map[string]chainHead{}, view: map[viewKey]Record{}, shared: map[viewKey]decoded{},
-		wake: make(chan struct{}), acked: map[string]uint64{}, pruned: map[string]uint64{}, rev: 1,
+		wake: make(chan struct{}), acked: map[string]uint64{}, heard: map[string]time.Time{}, pruned: map[string]uint64{}, rev: 1,
 	}
 	err := db.View(func(tx *state.Tx) error {
 		damaged := tx.Walk(bucketView, "", func(_ string, b []byte) error {

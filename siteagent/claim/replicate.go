@@ -188,6 +188,7 @@ func (j *Journal) pull(ctx context.Context, peers Peers) {
 
 // pullAll takes from a peer every chain of which it has more than we. One that does not link keeps none of the others back.
 func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
+	began := time.Now()
 	hctx, cancel := context.WithTimeout(ctx, pushTimeout)
 	theirs, err := peers.Heads(hctx, peer)
 	cancel()
@@ -206,7 +207,19 @@ func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
 			err = errors.Join(err, fmt.Errorf("cannot take the journal of %s: %w", agent, perr))
 		}
 	}
+	if err == nil {
+		j.mu.Lock()
+		j.heard[peer] = began
+		j.mu.Unlock()
+	}
 	return err
+}
+
+// Heard returns a time up to which all that a peer wrote is here; zero: unknown in this life.
+func (j *Journal) Heard(peer string) time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.heard[peer]
 }
 
 // pullFrom takes from a peer what it has of an agent's chain beyond ours.
