@@ -21,7 +21,7 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
-PKG_PEERS  := dnsmasq-base kea-dhcp4-server udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3 rsync aria2 openssh-client openssh-server
+PKG_PEERS  := dnsmasq-base isc-dhcp-relay kea-dhcp4-server udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3 rsync aria2 openssh-client openssh-server
 PKG_DEBIAN := debootstrap openssh-client
 PKG_BPF    := clang llvm libbpf-dev
 

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -62,6 +63,10 @@ type Event struct {
 	Stage  string     // firmware, ipxe, os: who asks
 	File   string     // boot file or URL that was offered
 	Server netip.Addr // the DHCP server that the client chose, if it is none of the site's agents
+	// Where the client is, as a listed relay says: its giaddr, and circuit and remote id of option 82 as they came, at most 255
+	// octets each; see PortID. From a client itself they are no evidence, and are not here.
+	Relay           netip.Addr
+	Circuit, Remote []byte
 }
 
 // The reasons. The first group was answered.
@@ -185,6 +190,7 @@ func (r *request) locate() string {
 			return ReasonRelay
 		}
 		where = s
+		r.ev.Relay, r.ev.Circuit, r.ev.Remote = r.giaddr, r.relayOption(1), r.relayOption(2)
 	} else if c := addrOf(r.m.ClientIPAddr); c.IsValid() {
 		if _, ok := r.v.subnet(c); ok {
 			where = c // a renewal may be routed to us
@@ -201,23 +207,29 @@ func (r *request) locate() string {
 	return ""
 }
 
+// relaySubnet finds the subnet that a relay speaks for: of those that list its giaddr the one with the link that it selects, or with
+// giaddr, or the first. A relay speaks for no subnet that does not list it.
 func (r *request) relaySubnet() (netip.Addr, bool) {
 	link := addrOf(r.relayOption(5)) // RFC 3527 link selection
+	first := netip.Addr{}
 	for _, s := range r.v.f.Subnets {
-		for _, a := range s.Relays {
-			if a != r.giaddr {
-				continue
-			}
-			if link.IsValid() {
-				return link, true
-			}
-			if s.Prefix.Contains(a) {
-				return a, true
-			}
+		switch {
+		case !slices.Contains(s.Relays, r.giaddr):
+		case s.Prefix.Contains(link), !link.IsValid() && s.Prefix.Contains(r.giaddr):
 			return s.Prefix.Addr(), true
+		case !link.IsValid() && !first.IsValid():
+			first = s.Prefix.Addr()
 		}
 	}
-	return netip.Addr{}, false
+	return first, first.IsValid()
+}
+
+// override is the relay's address that stands for ours (RFC 5107), if a listed relay says so.
+func (r *request) override() netip.Addr {
+	if !r.giaddr.IsValid() {
+		return netip.Addr{}
+	}
+	return addrOf(r.relayOption(11))
 }
 
 func (r *request) relayOption(code uint8) []byte {
@@ -300,8 +312,7 @@ func (r *request) request() (Reply, Effects) {
 		return r.silent(ReasonIgnored)
 	}
 	chosen := addrOf(r.m.Options.Get(dhcpv4.OptionServerIdentifier))
-	override := addrOf(r.relayOption(11)) // RFC 5107: the relay's address stands for ours
-	if chosen.IsValid() && chosen != r.self && (!override.IsValid() || chosen != override) && r.p.Port != port4011 {
+	if chosen.IsValid() && chosen != r.self && chosen != r.override() && r.p.Port != port4011 {
 		// The client chose another server: its answer proves that it lives, ours would not.
 		r.ev.Addr = want
 		if r.v.ours[chosen] {
@@ -366,6 +377,9 @@ func (r *request) take(want netip.Addr) (Reply, Effects) {
 		return r.silent(ReasonStranger)
 	}
 	inRange := r.subnet.DynFirst.IsValid() && !want.Less(r.subnet.DynFirst) && !r.subnet.DynLast.Less(want)
+	if named := addrOf(r.m.Options.Get(dhcpv4.OptionServerIdentifier)); named != r.self && inRange && !r.v.owns(want) {
+		return r.silent(ReasonOther) // all agents bear the relay's name: it was the owner's offer
+	}
 	if r.v.f.Aside || !inRange || !r.v.owns(want) || !r.v.free(r.subnet, want, r.mac, r.p.Offers, r.p.At) {
 		return r.nak()
 	}

@@ -150,11 +150,19 @@ func (r *request) base(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	}
 	put(m, dhcpv4.OptionDHCPMessageType, []byte{byte(t)})
 	self := r.self
-	if o := addrOf(r.relayOption(11)); o.IsValid() && r.giaddr.IsValid() {
+	if o := r.override(); o.IsValid() {
 		self = o
 	}
 	put(m, dhcpv4.OptionServerIdentifier, self.AsSlice())
 	return m
+}
+
+// PortID shows a circuit or remote id: printable ASCII as it is, else hex with colons, "" if there is none.
+func PortID(b []byte) string {
+	if len(b) > 0 && len(bytes.TrimFunc(b, func(c rune) bool { return c > ' ' && c < 0x7f })) == 0 {
+		return string(b)
+	}
+	return strings.ReplaceAll(fmt.Sprintf("% x", b), " ", ":")
 }
 
 func put(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode, b []byte) { m.Options[code.Code()] = b }
@@ -237,7 +245,7 @@ func (r *request) echo(m *dhcpv4.DHCPv4) {
 			put(m, c, v)
 		}
 	}
-	if v := r.m.Options.Get(dhcpv4.OptionRelayAgentInformation); r.giaddr.IsValid() && len(v) > 0 {
+	if v := r.m.Options.Get(dhcpv4.OptionRelayAgentInformation); len(v) > 0 { // a snooping switch, without giaddr, wants it back too
 		put(m, dhcpv4.OptionRelayAgentInformation, v)
 	}
 }

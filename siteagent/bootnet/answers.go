@@ -197,9 +197,13 @@ func (s *answers) Seen(e dhcp.Event) {
 	if e.Addr.IsValid() {
 		addr = e.Addr.String()
 	}
-	s.once(mac, "dhcp/"+e.Stage+"/"+e.Type, "machine.boot.dhcp", fmt.Sprintf("%s %s of %s (%s): %s", e.Type, e.Reason, e.Stage, e.Arch, addr), map[string]string{
+	fields := map[string]string{
 		"address": addr, "arch": e.Arch, "stage": e.Stage, "file": e.File, "uuid": e.UUID, "subnet": e.Subnet, "type": e.Type,
-	})
+	}
+	if e.Relay.IsValid() { // where it is plugged in, as the relay says
+		fields["relay"], fields["circuit"], fields["remote"] = e.Relay.String(), dhcp.PortID(e.Circuit), dhcp.PortID(e.Remote)
+	}
+	s.once(mac, "dhcp/"+e.Stage+"/"+e.Type, "machine.boot.dhcp", fmt.Sprintf("%s %s of %s (%s): %s", e.Type, e.Reason, e.Stage, e.Arch, addr), fields)
 }
 
 // once journals an event the first time it is seen in the machine's present boot window.

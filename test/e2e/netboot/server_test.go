@@ -42,6 +42,7 @@ type child struct {
 	Bare  bool // has no assets: iPXE must go on to the other agent
 	RA    bool
 	Auto  bool // yields to another DHCP server; strangers get nothing
+	Far   bool // has a subnet behind the relay farRelay too
 }
 
 func TestMain(m *testing.M) {
@@ -117,7 +118,7 @@ func (s *site) Seen(e dhcp.Event) {
 	if s.c.Auto && e.Server.IsValid() {
 		s.heard(dhcp.Server{ID: e.Server, By: dhcp.ByClient})
 	}
-	say(event{s.c.Self, "dhcp " + e.Type + " " + e.Reason, e.MAC.String(), e.Arch + " " + e.Stage + " " + e.File})
+	say(event{s.c.Self, "dhcp " + e.Type + " " + e.Reason, e.MAC.String(), e.Arch + " " + e.Stage + " " + e.File + dhcp.PortID(e.Circuit)})
 }
 
 func (s *site) Script(_ context.Context, r httpboot.ScriptRequest) (string, string, error) {
@@ -174,6 +175,13 @@ func serve(env string) error {
 	}}
 	if c.Auto {
 		s.f.Subnets[0].AnyClient, s.f.Subnets[0].Mode = false, s.w.Mode(dhcp.ModeAuto)
+	}
+	if c.Far {
+		s.f.Subnets = append(s.f.Subnets, dhcp.Subnet{
+			Name: "far", Prefix: netip.MustParsePrefix("10.90.0.0/24"), Router: netip.MustParseAddr(farRelay), Relays: []netip.Addr{netip.MustParseAddr(farRelay)},
+			DynFirst: netip.MustParseAddr("10.90.0.100"), DynLast: netip.MustParseAddr("10.90.0.199"), Mode: dhcp.ModeAuthoritative, AnyClient: true,
+		})
+		s.f.Hosts = append(s.f.Hosts, dhcp.Host{MAC: dhcp.MAC{0x52, 0x54, 0, 0, 0, 1}, Name: "m1", Addr: netip.MustParseAddr("10.90.0.21"), Boot: true})
 	}
 	for i, a := range c.Both {
 		s.f.Agents = append(s.f.Agents, dhcp.Agent{ID: fmt.Sprintf("a%d", i+1), Boot: []netip.Addr{a}})
