@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +46,9 @@ const (
 	repeatWindow  = time.Minute
 	// Strangers per second and at once. Known clients are not limited: a flood from 50,000 MACs must not starve them.
 	strangerRate, strangerBurst = 200, 64
+	maxLeased, maxStrangers     = 1024, 64
+	// receiveBuffer holds what comes while a packet is answered, in the kernel: 10,000 packets, a second of a flood.
+	receiveBuffer = 8 << 20
 )
 
 // Listener answers DHCP on one interface.
@@ -53,6 +57,7 @@ type Listener struct {
 
 	mu     sync.Mutex // guards what follows
 	counts map[string]uint64
+	socks  []*socket
 
 	strangers *rate.Limiter
 }
@@ -69,13 +74,23 @@ func (l *Listener) Counts() map[string]uint64 {
 	return maps.Clone(l.counts)
 }
 
+// Waiting returns how many packets of strangers wait, at most 64 for each port.
+func (l *Listener) Waiting() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.socks {
+		n += len(s.strangers)
+	}
+	return n
+}
+
 func (l *Listener) count(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[reason]++
 }
 
-// socket is one bound port with the state that only its reader touches.
+// socket is one bound port with the state that only its reader touches, and the queues.
 type socket struct {
 	l       *Listener
 	port    uint16
@@ -84,6 +99,12 @@ type socket struct {
 	ifi     *net.Interface
 	local   netip.Addr
 	localAt time.Time
+	// Who waits for the disk, and who waits for them. When full the newest is dropped: it repeats itself.
+	leased, strangers chan arrived
+}
+
+// memory is what is remembered of clients without a reservation, by the one goroutine that answers them.
+type memory struct {
 	offers  map[netip.Addr]Offer
 	repeats map[MAC]repeat
 }
@@ -113,8 +134,11 @@ func (l *Listener) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("cannot serve DHCP on %s: %w", l.cfg.Iface, err)
 		}
-		socks = append(socks, &socket{l: l, port: port, conn: conn, raw: raw, ifi: ifi, offers: map[netip.Addr]Offer{}, repeats: map[MAC]repeat{}})
+		socks = append(socks, &socket{l: l, port: port, conn: conn, raw: raw, ifi: ifi, leased: make(chan arrived, maxLeased), strangers: make(chan arrived, maxStrangers)})
 	}
+	l.mu.Lock()
+	l.socks = socks
+	l.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range socks {
 		stop := context.AfterFunc(ctx, func() { s.conn.Close() })
@@ -122,6 +146,7 @@ func (l *Listener) Run(ctx context.Context) error {
 			defer stop()
 			return s.read(ctx)
 		})
+		g.Go(func() error { return s.wait(ctx) })
 	}
 	if l.cfg.Ready != nil {
 		close(l.cfg.Ready)
@@ -137,6 +162,10 @@ func listen(ctx context.Context, iface string, port uint16) (*net.UDPConn, error
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), // one socket per interface on one port
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
 				unix.BindToDevice(int(fd), iface))
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+				// Without CAP_NET_ADMIN as much as the host allows; a smaller one loses more of a flood, and nothing else.
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+			}
 		})
 		return errors.Join(err, serr)
 	}}
@@ -147,6 +176,17 @@ func listen(ctx context.Context, iface string, port uint16) (*net.UDPConn, error
 	return c.(*net.UDPConn), nil
 }
 
+// arrived is a packet that waits for its turn.
+type arrived struct {
+	b     []byte
+	mac   MAC
+	first bool // DISCOVER
+	src   netip.AddrPort
+	local netip.Addr
+}
+
+// read takes packets off the socket. Machines with a reservation are answered here and now; who has a lease, which is written to
+// disk first, and strangers wait apart, and strangers are dropped first.
 func (s *socket) read(ctx context.Context) error {
 	defer s.conn.Close()
 	buf := make([]byte, maxPacket)
@@ -163,40 +203,81 @@ func (s *socket) read(ctx context.Context) error {
 			}
 			return fmt.Errorf("cannot read DHCP on %s: %w", s.l.cfg.Iface, err)
 		}
-		s.one(ctx, append([]byte(nil), buf[:n]...), src)
+		v := s.l.cfg.Site.View()
+		if v == nil {
+			s.l.count("no-view")
+			continue
+		}
+		now := time.Now()
+		mac, first := peek(buf[:n])
+		lane := s.leased
+		switch {
+		case v.Reserved(mac):
+			s.one(ctx, arrived{slices.Clone(buf[:n]), mac, first, src, s.address(now)}, nil)
+			continue
+		case !v.Known(mac):
+			lane = s.strangers
+			if !s.l.strangers.AllowN(now, 1) {
+				s.l.count("dropped")
+				continue
+			}
+		}
+		s.queue(lane, arrived{slices.Clone(buf[:n]), mac, first, src, s.address(now)})
 	}
 }
 
-// one answers one packet. A panic of the codec costs this packet only.
-func (s *socket) one(ctx context.Context, b []byte, src netip.AddrPort) {
+func (s *socket) queue(lane chan<- arrived, a arrived) {
+	select {
+	case lane <- a:
+	default:
+		s.l.count("dropped")
+	}
+}
+
+// wait answers those who wait, strangers last.
+func (s *socket) wait(ctx context.Context) error {
+	m := &memory{offers: map[netip.Addr]Offer{}, repeats: map[MAC]repeat{}}
+	for {
+		select {
+		case a := <-s.leased:
+			s.one(ctx, a, m)
+			continue
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case a := <-s.leased:
+			s.one(ctx, a, m)
+		case a := <-s.strangers:
+			s.one(ctx, a, m)
+		}
+	}
+}
+
+// one answers one packet. A panic of the codec costs this packet only. m is nil for a machine with a reservation: it is offered the
+// same address at once, whatever was before.
+func (s *socket) one(ctx context.Context, a arrived, m *memory) {
 	defer func() {
 		if r := recover(); r != nil {
 			s.l.count("panic")
-			s.l.cfg.Logger.Error("a DHCP packet made us panic; it was dropped", "from", src.String(), "panic", r)
+			s.l.cfg.Logger.Error("a DHCP packet made us panic; it was dropped", "from", a.src.String(), "panic", r)
 		}
 	}()
-	v := s.l.cfg.Site.View()
-	if v == nil {
-		s.l.count("no-view")
+	now, mac := time.Now(), a.mac
+	p := Packet{Bytes: a.b, Local: a.local, Src: netip.AddrPortFrom(a.src.Addr().Unmap(), a.src.Port()), Port: s.port, At: now}
+	if m != nil {
+		p.Offers = m.offers
+		if a.first {
+			p.Repeat = m.repeated(mac, now)
+		}
+	}
+	rep, eff := Handle(p, s.l.cfg.Site.View())
+	if m != nil {
+		m.note(mac, eff, now)
+	} else if eff.Commit != nil || eff.Offer != nil || eff.Event.Reason == ReasonWait {
+		s.queue(s.leased, a) // its reservation is of another subnet: here it is one of those who wait
 		return
-	}
-	now := time.Now()
-	mac, discover := peek(b)
-	if !v.Known(mac) && !s.l.strangers.AllowN(now, 1) {
-		s.l.count("dropped")
-		return
-	}
-	p := Packet{Bytes: b, Local: s.address(now), Src: netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), Port: s.port, At: now, Offers: s.offers}
-	if discover {
-		p.Repeat = s.repeated(mac, now)
-	}
-	rep, eff := Handle(p, v)
-	if eff.Event.Reason == ReasonOther || eff.Event.Reason == ReasonElse || eff.Event.Reason == ReasonProxy {
-		delete(s.repeats, mac) // another agent's answer reached it: its next DISCOVER is a first one again
-	}
-	if eff.Offer != nil {
-		s.remember(*eff.Offer, now)
-		delete(s.repeats, mac)
 	}
 	if eff.Commit != nil {
 		cctx, cancel := context.WithTimeout(ctx, commitTimeout)
@@ -207,7 +288,9 @@ func (s *socket) one(ctx context.Context, b []byte, src netip.AddrPort) {
 			s.l.cfg.Logger.Warn("cannot commit lease; no answer was sent", "mac", mac.String(), "addr", eff.Commit.Addr.String(), "err", err)
 			return
 		}
-		delete(s.offers, eff.Commit.Addr)
+		if m != nil {
+			delete(m.offers, eff.Commit.Addr)
+		}
 	}
 	if rep.Bytes != nil {
 		if err := s.send(rep, p.Local); err != nil {
@@ -245,29 +328,38 @@ func peek(b []byte) (mac MAC, discover bool) {
 	return mac, false
 }
 
-func (s *socket) repeated(mac MAC, now time.Time) int {
-	if len(s.repeats) >= maxRepeats {
-		clear(s.repeats)
+func (m *memory) repeated(mac MAC, now time.Time) int {
+	if len(m.repeats) >= maxRepeats {
+		clear(m.repeats)
 	}
-	r, ok := s.repeats[mac]
+	r, ok := m.repeats[mac]
 	if !ok || now.Sub(r.last) > repeatWindow {
-		s.repeats[mac] = repeat{0, now}
+		m.repeats[mac] = repeat{0, now}
 		return 0
 	}
-	s.repeats[mac] = repeat{r.n + 1, now}
+	m.repeats[mac] = repeat{r.n + 1, now}
 	return r.n + 1
 }
 
-func (s *socket) remember(o Offered, now time.Time) {
-	if len(s.offers) >= maxOffers {
-		for a, old := range s.offers {
+// note remembers an offer, and forgets how often a client asked that was answered, by us or, as its REQUEST shows, by another.
+func (m *memory) note(mac MAC, e Effects, now time.Time) {
+	switch e.Event.Reason {
+	case ReasonOther, ReasonElse, ReasonProxy:
+		delete(m.repeats, mac)
+	}
+	if e.Offer == nil {
+		return
+	}
+	delete(m.repeats, mac)
+	if len(m.offers) >= maxOffers {
+		for a, old := range m.offers {
 			if !now.Before(old.Until) {
-				delete(s.offers, a)
+				delete(m.offers, a)
 			}
 		}
 	}
-	if len(s.offers) < maxOffers {
-		s.offers[o.Addr] = o.Offer
+	if len(m.offers) < maxOffers {
+		m.offers[e.Offer.Addr] = e.Offer.Offer
 	}
 }
 

@@ -232,6 +232,9 @@ func (v *View) Known(mac MAC) bool {
 	return l || len(v.hosts[mac]) > 0
 }
 
+// Reserved tells whether mac has a reservation: nothing is written to disk before it is answered.
+func (v *View) Reserved(mac MAC) bool { return len(v.hosts[mac]) > 0 }
+
 // score is the rendezvous weight of an agent for a key.
 func score(key []byte, agent string) uint64 {
 	h := sha256.New()

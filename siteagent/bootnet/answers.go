@@ -49,6 +49,9 @@ type answers struct {
 	theirs map[string]netip.Addr // MAC -> the address that it took of a server that is not ours
 	seen   map[string]string     // MAC|stage -> window nonce that was journaled
 	lost   uint64
+	// The boot windows by MAC, as they were at that revision of the journal.
+	windows  map[string]reconcile.Window
+	windowed uint64
 }
 
 // maxSeen bounds what is remembered per MAC: a site has some thousand machines; strangers beyond that are forgotten.
@@ -208,7 +211,7 @@ func (s *answers) Seen(e dhcp.Event) {
 
 // once journals an event the first time it is seen in the machine's present boot window.
 func (s *answers) once(mac, what, kind, message string, fields map[string]string) {
-	machine, win, ok := s.windowOf(mac)
+	win, ok := s.windowOf(mac)
 	if !ok {
 		return
 	}
@@ -223,21 +226,29 @@ func (s *answers) once(mac, what, kind, message string, fields map[string]string
 	}
 	s.seen[key] = win.Nonce
 	select {
-	case s.events <- reconcile.Event(machine, win.Task, win.Epoch, kind, message, fields):
+	case s.events <- reconcile.Event(win.Machine, win.Task, win.Epoch, kind, message, fields):
 	default:
 		s.lost++
 	}
 }
 
-// windowOf returns the machine of a MAC and its last boot window.
-func (s *answers) windowOf(mac string) (string, reconcile.Window, bool) {
-	for machine, r := range s.w.Journal.View(reconcile.KindWindow) {
-		var w reconcile.Window
-		if json.Unmarshal(r.Body, &w) == nil && w.MAC == mac {
-			return machine, w, true
+// windowOf returns the last boot window of a MAC. The lock is not held. Each packet of a boot storm asks.
+func (s *answers) windowOf(mac string) (reconcile.Window, bool) {
+	rev, _ := s.w.Journal.Rev()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.windows == nil || s.windowed != rev {
+		s.windows, s.windowed = map[string]reconcile.Window{}, rev
+		for machine, r := range s.w.Journal.View(reconcile.KindWindow) {
+			var w reconcile.Window
+			if json.Unmarshal(r.Body, &w) == nil && !s.windows[w.MAC].Opened.After(w.Opened) { // a NIC may have moved
+				w.Machine = machine
+				s.windows[w.MAC] = w
+			}
 		}
 	}
-	return "", reconcile.Window{}, false
+	w, ok := s.windows[mac]
+	return w, ok
 }
 
 // Run journals what was seen and renews the DHCP view when something moved, until ctx ends.

@@ -67,6 +67,13 @@ func (p *traffic) write(w io.Writer) {
 	for _, s := range p.tftp {
 		sum(results, s.Counts())
 	}
+	if len(p.dhcp) > 0 {
+		waiting := 0
+		for _, l := range p.dhcp {
+			waiting += l.Waiting()
+		}
+		metrics.WriteGaugeUint64(w, "skerry_dhcp_strangers_waiting", uint64(waiting))
+	}
 	for _, r := range slices.Sorted(maps.Keys(reasons)) {
 		metrics.WriteCounterUint64(w, fmt.Sprintf("skerry_dhcp_packets_total{reason=%q}", r), reasons[r])
 	}

@@ -107,6 +107,7 @@ func boot() map[string]string {
 		"skerry_dhcp_mode":              "1 for the mode of DHCP in force on a subnet",
 		"skerry_dhcp_packets_total":     "DHCP packets, by what became of them",
 		"skerry_dhcp_probes_total":      "times that other DHCP servers were asked for, by what came of it",
+		"skerry_dhcp_strangers_waiting": "DHCP packets of clients without reservation or lease that wait for an answer",
 		"skerry_http_requests_total":    "requests on the boot network, by what became of them",
 		"skerry_install_rejected_total": "requests of installers that were refused, by reason",
 		"skerry_tftp_transfers_total":   "TFTP transfers, by what became of them",
