@@ -90,8 +90,8 @@ const (
 	ReasonWait     = "another-agent-first"
 	ReasonPool     = "pool-empty"
 	ReasonUnsure   = "not-certain"
-	ReasonDecline  = "declined"
-	ReasonConflict = "static-conflict"
+	ReasonDecline  = "declined"        // a lease: its address is to rest for RestTime
+	ReasonConflict = "static-conflict" // a reserved address that somebody else uses
 	ReasonRelease  = "released"
 	ReasonIgnored  = "ignored"
 )
@@ -101,6 +101,7 @@ const (
 	LeaseDynamic = 4 * time.Hour
 	LeaseStatic  = 24 * time.Hour
 	offerTime    = 30 * time.Second
+	RestTime     = 24 * time.Hour // of an address that a client found in use
 )
 
 // request is a parsed packet with what was decided about it so far.
@@ -264,7 +265,7 @@ func (r *request) bound() (binding, bool) {
 	if h, ok := r.v.host(r.mac, r.subnet); ok {
 		return binding{h.Addr, h, true, LeaseStatic}, true
 	}
-	if l, ok := r.v.leases[r.mac]; ok && r.subnet.Prefix.Contains(l.Addr) && r.p.At.Before(l.Until.Add(quarantine)) {
+	if l, ok := r.v.leases[r.mac]; ok && r.subnet.Prefix.Contains(l.Addr) && r.p.At.Before(l.Until.Add(quarantine)) && !r.v.rests(l.Addr, r.p.At) {
 		if _, static := r.v.static[l.Addr]; !static { // reserved for somebody else meanwhile
 			return binding{addr: l.Addr, expires: LeaseDynamic}, true
 		}
@@ -428,10 +429,18 @@ func (r *request) inform() (Reply, Effects) {
 	return Reply{Bytes: r.fit(m), To: netip.AddrPortFrom(c, 68), MAC: r.mac}, Effects{Event: r.ev}
 }
 
-// decline: the client saw somebody else use the address. A reserved one is served on: the intruder is the fault.
+// decline: the client saw somebody else use the address. One that was leased rests; a reserved one is served on: the intruder is
+// the fault. Nobody has another's address rest.
 func (r *request) decline() (Reply, Effects) {
 	r.ev.Addr = addrOf(r.m.Options.Get(dhcpv4.OptionRequestedIPAddress))
-	if b, ok := r.bound(); ok && b.static && b.addr == r.ev.Addr {
+	chosen := addrOf(r.m.Options.Get(dhcpv4.OptionServerIdentifier))
+	b, ok := r.bound()
+	switch {
+	case !ok || b.addr != r.ev.Addr:
+		return r.silent(ReasonIgnored)
+	case chosen.IsValid() && chosen != r.self && chosen != r.override():
+		return r.silent(ReasonOther)
+	case b.static:
 		return r.silent(ReasonConflict)
 	}
 	return r.silent(ReasonDecline)

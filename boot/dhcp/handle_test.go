@@ -221,7 +221,8 @@ func TestSilence(t *testing.T) {
 	f(ReasonSubnet, Packet{Bytes: msg(m1, 1, nil), Local: ip("192.0.2.1"), Port: 67, At: t0})
 	f(ReasonOff, Packet{Bytes: msg(m1, 1, nil), Local: ip("10.91.0.5"), Port: 67, At: t0})
 	f(ReasonConflict, packet(msg(m1, 4, nil, 50, "0a580015")))
-	f(ReasonDecline, packet(msg(new1, 4, nil, 50, "0a580070")))
+	f(ReasonIgnored, packet(msg(new1, 4, nil, 50, "0a580070"))) // not its own
+	f(ReasonIgnored, packet(msg(m1, 4, nil, 50, "0a580016")))
 	f(ReasonRelease, packet(msg(m1, 7, nil)))
 	f(ReasonIgnored, packet(msg(m1, 3, nil)))
 	f(ReasonIgnored, packet(msg(m1, 13, nil)))
@@ -451,4 +452,29 @@ func FuzzHandle(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDecline: who has a lease and finds its address in use gets another one; what others hold is not theirs to decline.
+func TestDecline(t *testing.T) {
+	fa := facts()
+	fa.Subnets[0].AnyClient = true
+	fa.Leases = []Lease{{MAC: new1, Addr: ip("10.88.0.140"), Until: t0.Add(time.Hour), Agent: "a1"}}
+	decline := func(mac MAC, addr, server string) Packet {
+		return packet(msg(mac, 4, nil, 50, hex.EncodeToString(ip(addr).AsSlice()), 54, hex.EncodeToString(ip(server).AsSlice())))
+	}
+	reason(t, fa, decline(new1, "10.88.0.140", "10.88.0.12"), ReasonOther) // a2 notes it
+	reason(t, fa, decline(new1, "10.88.0.141", "10.88.0.11"), ReasonIgnored)
+	reason(t, fa, decline(m2, "10.88.0.140", "10.88.0.11"), ReasonIgnored)
+	reason(t, fa, decline(m2, "10.88.0.22", "10.88.0.11"), ReasonConflict)
+	_, e := reason(t, fa, decline(new1, "10.88.0.140", "10.88.0.11"), ReasonDecline)
+	fa.Resting = map[netip.Addr]time.Time{e.Event.Addr: t0.Add(RestTime)}
+	p := packet(msg(new1, 1, nil))
+	p.Repeat = 1
+	if _, e := reason(t, fa, p, ReasonOffer); e.Event.Addr == ip("10.88.0.140") {
+		t.Fatal("the same address again")
+	}
+	reason(t, fa, packet(msg(new1, 3, func(m *dhcpv4.DHCPv4) { m.ClientIPAddr = ip("10.88.0.140").AsSlice() })), ReasonUnsure)
+	if v := view(t, fa); v.free(fa.Subnets[0], ip("10.88.0.140"), MAC{2, 2, 2, 2, 2, 2}, nil, t0.Add(RestTime-time.Second)) {
+		t.Fatal("given to another while it rests")
+	}
 }

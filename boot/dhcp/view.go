@@ -113,6 +113,7 @@ type Facts struct {
 	Subnets []Subnet
 	Hosts   []Host
 	Leases  []Lease
+	Resting map[netip.Addr]time.Time // addresses that clients found in use, until when they are given to nobody
 	// Kin are further addresses of the site's own agents: of those that do not count now, and answer still.
 	Kin      []netip.Addr
 	HTTPPort uint16 // of boot HTTP; 0 takes 7480
@@ -290,8 +291,11 @@ func (v *View) pick(s Subnet, mac MAC, offers map[netip.Addr]Offer, now time.Tim
 	return netip.Addr{}, false
 }
 
+// rests tells whether a client found the address in use lately.
+func (v *View) rests(a netip.Addr, now time.Time) bool { return now.Before(v.f.Resting[a]) }
+
 func (v *View) free(s Subnet, a netip.Addr, mac MAC, offers map[netip.Addr]Offer, now time.Time) bool {
-	if _, ok := v.static[a]; ok || a == s.Router || a == s.Prefix.Addr() || a == lastAddr(s.Prefix) {
+	if _, ok := v.static[a]; ok || v.rests(a, now) || a == s.Router || a == s.Prefix.Addr() || a == lastAddr(s.Prefix) {
 		return false
 	}
 	if l, ok := v.taken[a]; ok && l.MAC != mac && !v.released(l, now) {

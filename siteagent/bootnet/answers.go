@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,9 +25,6 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
-
-// kindLease is the journal's kind of dynamic leases; the key is the MAC address.
-const kindLease = "lease"
 
 // answers gives the boot network what it asks for: DHCP, scripts, loaders, assets, metadata. They are functions of intent,
 // bindings and windows; none needs the ownership of anything.
@@ -49,6 +45,7 @@ type answers struct {
 	theirs map[string]netip.Addr // MAC -> the address that it took of a server that is not ours
 	seen   map[string]string     // MAC|stage -> window nonce that was journaled
 	lost   uint64
+	used   map[string]time.Time // address -> when it was told last that somebody else uses it
 	// The boot windows by MAC, as they were at that revision of the journal.
 	windows  map[string]reconcile.Window
 	windowed uint64
@@ -73,108 +70,6 @@ func (s *answers) refresh() {
 	s.log.Error("cannot renew DHCP view; the last one stays", "err", err)
 }
 
-func (s *answers) facts() (dhcp.Facts, error) {
-	e := s.w.Now()
-	f := dhcp.Facts{Self: s.self, HTTPPort: httpPort, Kin: kin(e.State.Signed)}
-	for _, a := range e.State.Roster.Agents {
-		f.Agents = append(f.Agents, dhcp.Agent{ID: a.ID, Boot: parseAddrs(a.Boot), Heard: s.w.Journal.Heard(a.ID)})
-	}
-	if !slices.ContainsFunc(f.Agents, func(a dhcp.Agent) bool { return a.ID == s.self }) {
-		f.Aside, f.Agents = true, append(f.Agents, dhcp.Agent{ID: s.self, Boot: s.local}) // in quarantine: it serves as before, after a restart too
-	}
-	for _, o := range e.Overlay.Catalog.List(intent.KindSubnetPool) {
-		sub, err := subnetOf(o)
-		if err != nil {
-			return f, err
-		}
-		f.Subnets = append(f.Subnets, sub)
-	}
-	s.modes.apply(&f, s.local)
-	uuids := map[string]string{}
-	for name, r := range s.w.Journal.View(reconcile.KindAccepted) {
-		var f reconcile.Facts
-		if json.Unmarshal(r.Body, &f) == nil {
-			uuids[name] = f.UUID
-		}
-	}
-	for mac, n := range effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID()) {
-		m, err := dhcp.ParseMAC(mac)
-		if err != nil {
-			return f, err
-		}
-		f.Hosts = append(f.Hosts, dhcp.Host{MAC: m, Name: n.Machine, Addr: n.Addr, Boot: true, UUID: uuids[n.Machine]})
-	}
-	for mac, r := range s.w.Journal.View(kindLease) {
-		var l lease
-		m, err := dhcp.ParseMAC(mac)
-		if err != nil || json.Unmarshal(r.Body, &l) != nil {
-			continue
-		}
-		f.Leases = append(f.Leases, dhcp.Lease{MAC: m, Addr: l.Addr, Until: s.ends(l), Agent: l.Agent, Name: l.Name})
-	}
-	return f, nil
-}
-
-// lease is a dynamic lease in the journal. Until is counted in time that certainly has passed, not by the clock on the wall: one that
-// leaps would end every lease, and give addresses away that clients have.
-type lease struct {
-	Addr  netip.Addr `json:"addr"`
-	Until time.Time  `json:"until"`
-	Agent string     `json:"agent"`
-	Name  string     `json:"name,omitempty"`
-}
-
-// ends returns when a lease ends by the clock of this process; no later than if it were given now.
-func (s *answers) ends(l lease) time.Time {
-	return time.Now().Add(min(l.Until.Sub(s.w.Replica.Passed()), dhcp.LeaseDynamic))
-}
-
-func subnetOf(o *intent.Object) (dhcp.Subnet, error) {
-	p := o.Spec.(*intent.SubnetPoolSpec)
-	prefix, err := netip.ParsePrefix(p.Prefix)
-	if err != nil {
-		return dhcp.Subnet{}, fmt.Errorf("cannot serve %s: %w", o.Key(), err)
-	}
-	sub := dhcp.Subnet{Name: o.Metadata.Name, Prefix: prefix, Domain: p.Domain, Mode: wantedMode(p.DHCP), Discovery: p.Dynamic != nil}
-	if p.Gateway != "" {
-		sub.Router = parseAddr(p.Gateway)
-	}
-	sub.DNS, sub.NTP, sub.Relays = parseAddrs(p.DNS), parseAddrs(p.NTP), parseAddrs(p.Relays)
-	if p.Dynamic != nil {
-		sub.DynFirst, sub.DynLast = parseAddr(p.Dynamic.From), parseAddr(p.Dynamic.To)
-	}
-	return sub, nil
-}
-
-func parseAddr(s string) netip.Addr {
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Addr{} // validated before; the zero address is "none"
-	}
-	return a
-}
-
-func parseAddrs(ss []string) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range ss {
-		if a := parseAddr(s); a.IsValid() {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
-// Commit implements dhcp.Site: a lease is on disk before its ACK is sent.
-func (s *answers) Commit(ctx context.Context, l dhcp.Lease) error {
-	for mac, r := range s.w.Journal.View(kindLease) {
-		var have lease
-		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && s.ends(have).After(time.Now()) {
-			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, mac)
-		}
-	}
-	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, s.w.Replica.Passed().Add(time.Until(l.Until)), l.Agent, l.Name}})
-}
-
 // Seen implements dhcp.Site: the first packet of each stage of an awaited boot becomes an event.
 func (s *answers) Seen(e dhcp.Event) {
 	mac := e.MAC.String()
@@ -184,6 +79,9 @@ func (s *answers) Seen(e dhcp.Event) {
 			s.arch[mac] = e.Arch
 		}
 		s.mu.Unlock()
+	}
+	if e.Reason == dhcp.ReasonDecline || e.Reason == dhcp.ReasonConflict {
+		s.inUse(e)
 	}
 	if e.Server.IsValid() {
 		s.modes.chosen(e.Subnet, e.Server)

@@ -225,3 +225,26 @@ func TestServesAside(t *testing.T) {
 		t.Fatalf("%+v, %v", f.Agents, err)
 	}
 }
+
+// TestInUse: an address that a client found in use is told of once, rests when it was leased, over a restart too, and is served on when
+// it is reserved.
+func TestInUse(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	at := netip.MustParseAddr("10.88.9.40")
+	for range 3 {
+		b.answers.Seen(dhcp.Event{Reason: dhcp.ReasonDecline, MAC: dhcp.MAC{2, 0, 0, 0, 0, 1}, Addr: at, Subnet: "boot"})
+		b.answers.Seen(dhcp.Event{Reason: dhcp.ReasonConflict, MAC: dhcp.MAC{2, 0, 0, 0, 0, 2}, Addr: netip.MustParseAddr("10.88.0.21"), Subnet: "boot"})
+		word()
+	}
+	if d := cmp.Diff([]string{"dhcp.declined boot  10.88.9.40 02:00:00:00:00:01", "dhcp.conflict boot  10.88.0.21 02:00:00:00:00:02"}, b.told()); d != "" {
+		t.Fatal(d)
+	}
+	f, err := b.answers.facts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(f.Resting[at]); len(f.Resting) != 1 || left < dhcp.RestTime-time.Minute || left > dhcp.RestTime {
+		t.Fatalf("%v", f.Resting)
+	}
+}
