@@ -86,7 +86,8 @@ func (p *Prober) Run(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("cannot look for DHCP servers on %s: %w", p.Iface, err)
 		}
-		if sa, ok := from.(*unix.SockaddrLinklayer); ok && sa.Pkttype != unix.PACKET_OUTGOING {
+		// Not what we send, and not what is for others: so the kernel marks frames of VLANs that this host has no interface in.
+		if sa, ok := from.(*unix.SockaddrLinklayer); ok && (sa.Pkttype == unix.PACKET_HOST || sa.Pkttype == unix.PACKET_BROADCAST) {
 			p.take(buf[:n])
 		}
 	}

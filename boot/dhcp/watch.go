@@ -36,8 +36,8 @@ func (s Server) String() string {
 const (
 	// ProbeWait is how long a probe is waited for; a later answer counts all the same.
 	ProbeWait = 2 * time.Second
-	// goneAfter and goneProbes both must have passed without a sign of another server before it counts as gone.
-	goneAfter  = 10 * time.Minute
+	// GoneAfter and goneProbes both must have passed without a sign of another server before it counts as gone.
+	GoneAfter  = 10 * time.Minute
 	goneProbes = 3
 )
 
@@ -51,10 +51,10 @@ type Watch struct {
 	silent  int // probes since then
 }
 
-// Heard notes a sign of s, and returns whether that is news: nobody was there before, or another one.
+// Heard notes a sign of s, and returns whether that is news: nobody was there before.
 func (w *Watch) Heard(s Server, at time.Time) bool {
-	news := !w.Present || w.Server.ID != s.ID
-	if !news && s.By == ByClient && w.Server.By == ByReply {
+	news := !w.Present
+	if w.Server.ID == s.ID && s.By == ByClient && w.Server.By == ByReply {
 		s.Addr, s.MAC, s.By = w.Server.Addr, w.Server.MAC, w.Server.By // what was seen of it stays
 	}
 	w.Settled, w.Present, w.Server, w.heard, w.silent = true, true, s, at, 0
@@ -69,7 +69,7 @@ func (w *Watch) Silent(at time.Time) bool {
 	case !w.Settled:
 		w.Settled = true
 		return true
-	case w.Present && w.silent >= goneProbes && at.Sub(w.heard) >= goneAfter:
+	case w.Present && w.silent >= goneProbes && at.Sub(w.heard) >= GoneAfter:
 		w.Present = false
 		return true
 	}

@@ -85,11 +85,11 @@ func (s *answers) Seen(e dhcp.Event) {
 	}
 	if e.Server.IsValid() {
 		s.modes.chosen(e.Subnet, e.Server)
-		s.mu.Lock()
-		if len(s.theirs) < maxSeen {
+		if v := s.View(); v != nil && v.Reserved(e.MAC) { // no more than the site has machines
+			s.mu.Lock()
 			s.theirs[mac] = e.Addr
+			s.mu.Unlock()
 		}
-		s.mu.Unlock()
 	}
 	if e.Reason != dhcp.ReasonOffer && e.Reason != dhcp.ReasonAck && e.Reason != dhcp.ReasonProxy {
 		return

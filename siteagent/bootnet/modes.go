@@ -33,7 +33,11 @@ const (
 	// sayAgain is how often an agent that still notices another server says so: less than half of what must pass in silence
 	// before a peer that notices nothing, as one with a cut cable, takes it for gone.
 	sayAgain = 4 * time.Minute
-	// tick is how often what nobody probes, a subnet behind a relay, counts a silent probe.
+	// sayMore bounds what signs of other servers may write, which anybody on the segment can forge: what is no news is said at most so
+	// often, and of new servers at most maxServers in GoneAfter.
+	sayMore    = 10 * time.Second
+	maxServers = 16
+	// modesTick is how often what nobody probes, a subnet behind a relay, counts a silent probe.
 	modesTick = 30 * time.Second
 )
 
@@ -55,10 +59,10 @@ type subnetMode struct {
 	watch  dhcp.Watch
 	want   dhcp.Mode
 	prefix netip.Prefix
-	probed bool      // an interface of this agent is on it
-	record uint64    // clock of the newest record that was taken over
-	said   time.Time // when this agent, or another, said last that a server is there
-	heard  time.Time // when this agent noticed it last
+	probed bool                     // an interface of this agent is on it
+	record uint64                   // clock of the newest record that was taken over
+	said   time.Time                // when this agent, or another, said last that a server is there
+	met    map[netip.Addr]time.Time // servers, and when they were noticed last; at most maxServers
 }
 
 func newModes(journal *claim.Journal, self string, log *slog.Logger, events chan<- claim.Draft) *modes {
@@ -96,7 +100,7 @@ func (m *modes) apply(f *dhcp.Facts, local []netip.Addr) {
 		seen[s.Name] = true
 		n := m.subnets[s.Name]
 		if n == nil {
-			n = &subnetMode{}
+			n = &subnetMode{met: map[netip.Addr]time.Time{}}
 			m.subnets[s.Name] = n
 		}
 		n.want, n.prefix = s.Mode, s.Prefix
@@ -123,6 +127,20 @@ func (n *subnetMode) take(r claim.Record, now time.Time) {
 	}
 	n.record, n.said = r.Clock, now
 	n.watch.Learn(s.Present, s.Server, now)
+	if s.Present {
+		n.fresh(s.Server.ID, now)
+	}
+}
+
+// fresh notes a server, and tells whether it was not noticed for so long that it is told of.
+func (n *subnetMode) fresh(id netip.Addr, now time.Time) bool {
+	maps.DeleteFunc(n.met, func(_ netip.Addr, last time.Time) bool { return now.Sub(last) >= dhcp.GoneAfter })
+	_, met := n.met[id]
+	if !met && len(n.met) >= maxServers {
+		return false
+	}
+	n.met[id] = now
+	return !met
 }
 
 // on returns the subnet that an address lies in. The lock is held.
@@ -172,10 +190,14 @@ func (m *modes) chosen(subnet string, server netip.Addr) {
 // notice is heard and chosen, under the lock. What is news becomes a record and an event; what is not is said again at times.
 func (m *modes) notice(name string, n *subnetMode, s dhcp.Server) {
 	now := time.Now()
-	met := n.watch.Server.By == dhcp.ByReply
-	news := n.watch.Heard(s, now)
-	n.heard = now
-	if !news && now.Sub(n.said) < sayAgain && (met || s.By == dhcp.ByClient) {
+	whose := n.watch.Server.By == dhcp.ByReply // so far
+	first, news := n.watch.Heard(s, now), n.fresh(s.ID, now)
+	news = news || first
+	again := sayAgain
+	if !whose && s.By == dhcp.ByReply {
+		again = sayMore // now it is known whose it is
+	}
+	if !news && now.Sub(n.said) < again {
 		return
 	}
 	n.said = now

@@ -248,3 +248,35 @@ func TestInUse(t *testing.T) {
 		t.Fatalf("%v", f.Resting)
 	}
 }
+
+// TestForgedServers: whoever forges signs of other servers on a segment writes little into the journal; two real ones that take turns
+// are told of once each.
+func TestForgedServers(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	word()
+	m := b.answers.modes
+	other := stranger
+	other.ID = netip.MustParseAddr("10.88.0.2")
+	for range 50 {
+		m.heard(bootAddr, stranger)
+		m.heard(bootAddr, other)
+	}
+	word()
+	if got := b.told(); len(got) != 2 {
+		t.Fatalf("%q", got)
+	}
+	for i := range 5000 {
+		from := netip.AddrFrom4([4]byte{10, 99, byte(i >> 8), byte(i)})
+		m.heard(bootAddr, dhcp.Server{ID: from, Addr: from, MAC: "02:00:00:00:00:01", By: dhcp.ByReply})
+		b.answers.Seen(dhcp.Event{Reason: dhcp.ReasonElse, Type: "REQUEST", MAC: dhcp.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}, Subnet: "boot", Server: from, Addr: from})
+	}
+	word()
+	if got := b.told(); len(got) > maxServers {
+		t.Fatalf("%d events", len(got))
+	}
+	p, err := b.journal.Range("a1", 1, claim.MaxPull)
+	if err != nil || len(p.Records) > 3*maxServers || len(b.answers.theirs) != 0 || len(m.subnets["boot"].met) != maxServers {
+		t.Fatalf("%d records, %d addresses, %d servers, %v", len(p.Records), len(b.answers.theirs), len(m.subnets["boot"].met), err)
+	}
+}
