@@ -21,12 +21,12 @@ FUZZTIME  ?= 30s
 # Debian packages, by what needs them. Nothing is needed to run skerry itself but `ipxe` for its loaders.
 PKG_IMAGES := mtools fdisk dosfstools e2fsprogs cpio kmod busybox-static grub-common grub-pc-bin grub-efi-amd64-bin
 PKG_LAB    := qemu-system-x86 ovmf ipxe ipxe-qemu iproute2 procps ethtool openvswitch-switch
-PKG_PEERS  := dnsmasq-base isc-dhcp-relay kea-dhcp4-server udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3 rsync aria2 openssh-client openssh-server
+PKG_PEERS  := dnsmasq-base kea-admin isc-dhcp-relay kea-dhcp4-server udhcpc isc-dhcp-client curl atftp nftables nginx-light openssl etcd-server pmacct rrdtool prometheus snmpd openipmi ipmitool iperf3 rsync aria2 openssh-client openssh-server
 PKG_DEBIAN := debootstrap openssh-client
 PKG_BPF    := clang llvm libbpf-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh bench-telemetry size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian packages-bpf bpf
+.PHONY: help build build-demo demo demo-keep test test-corpus check fuzz race bench bench-mesh bench-boot bench-telemetry size clean clean-lab ramdisk image-tiny image-debian e2e-debian soak packages-demo packages-test packages-debian packages-bpf bpf
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench: packages-test build ramdisk image-tiny ## peers and us side by side; resu
 
 bench-mesh: packages-test ## the asset mesh beside plain copies, rsync, aria2 and nginx, and its memory; as root, about 15 minutes, 20 GiB of disk
 	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkOthers|BenchmarkSiteFill|BenchmarkBootHTTP|BenchmarkMemory' -benchtime 1x -timeout 60m ./test/bench
+
+bench-boot: packages-test ## DHCP beside kea and dnsmasq, about 5 minutes
+	go test -run '^$$' -bench BenchmarkDHCP -benchtime 1x -timeout 30m ./test/e2e/netboot
 
 bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside rrdtool, a link with and without the probe, about 15 minutes
 	cd test/bench/testdata/goflow2 && go test -run '^$$' -bench . -benchtime 1x -count 1 .

@@ -43,6 +43,7 @@ type child struct {
 	RA    bool
 	Auto  bool // yields to another DHCP server; strangers get nothing
 	Far   bool // has a subnet behind the relay farRelay too
+	Rate  bool // has the clients of BenchmarkDHCP, and tells of none
 }
 
 func TestMain(m *testing.M) {
@@ -115,6 +116,9 @@ func (s *site) Commit(_ context.Context, l dhcp.Lease) error {
 }
 
 func (s *site) Seen(e dhcp.Event) {
+	if s.c.Rate {
+		return
+	}
 	if s.c.Auto && e.Server.IsValid() {
 		s.heard(dhcp.Server{ID: e.Server, By: dhcp.ByClient})
 	}
@@ -175,6 +179,16 @@ func serve(env string) error {
 	}}
 	if c.Auto {
 		s.f.Subnets[0].AnyClient, s.f.Subnets[0].Mode = false, s.w.Mode(dhcp.ModeAuto)
+	}
+	if c.Rate {
+		s.f.Subnets = []dhcp.Subnet{{
+			Name: "rate", Prefix: netip.MustParsePrefix("10.66.0.0/16"), Router: netip.MustParseAddr(rateServer), Relays: []netip.Addr{netip.MustParseAddr(rateRelay)},
+			Mode: dhcp.ModeAuthoritative,
+		}}
+		s.f.Hosts = nil
+		for i := range rateClients {
+			s.f.Hosts = append(s.f.Hosts, dhcp.Host{MAC: rateMAC(i), Addr: rateAddr(i)})
+		}
 	}
 	if c.Far {
 		s.f.Subnets = append(s.f.Subnets, dhcp.Subnet{
