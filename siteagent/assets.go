@@ -33,12 +33,7 @@ func (a *Agent) wireAssets() {
 		Share: func() int { return len(a.mesh.Live()) + 1 }, RTT: func() (time.Duration, bool) { return a.uplink.RTT() },
 	})
 	a.abroad = abroad.New(abroad.Config{
-		Sites: func() map[string][]string {
-			if s := a.site.Spec(); s != nil && s.WAN != nil && s.WAN.Metered {
-				return nil
-			}
-			return a.otherSites()
-		}, To: a.end.Bulk, Holders: func(d intent.Digest) []string { return a.assets.Holders(d) },
+		Sites: a.otherSites, To: a.end.Bulk, Holders: func(d intent.Digest) []string { return a.assets.Holders(d) },
 		Assets: swarm.NewHandler(a.blobs, a.cfg.Logger), Out: a.line.Out, Log: a.cfg.Logger,
 	})
 	a.mesh.Abroad = a.abroad.Handler()

@@ -25,6 +25,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
+	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/operate"
 	"github.com/skerry-metal/skerry/siteagent/peers"
@@ -409,7 +410,7 @@ func (b *backend) report(boot string) intent.Report {
 	machines, arrays := b.statuses(e.Overlay.Catalog)
 	r := intent.Report{
 		Site: b.w.ID(), Agent: b.info.ID, Boot: boot, Rev: rev, Time: time.Now().UTC(), Head: e.State.Head, Rejected: e.State.Rejected,
-		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(), Keys: b.keys(),
+		Machines: map[string]intent.MachineStatus{}, Agents: b.agentReports(), Overrides: b.over.reports(), Keys: keys.Report(b.w.Replica, b.floor),
 	}
 	for k, m := range machines {
 		r.Machines[k.Name] = m

@@ -11,8 +11,10 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	exposed "github.com/skerry-metal/skerry/mesh/api/metrics"
+	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
+	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/upkeep"
 )
 
@@ -67,7 +69,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
 	a.assets.Gauges(set)
-	upkeep.KeyGauges(set, a.backend.keys, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
+	upkeep.KeyGauges(set, func() *intent.KeyReport { return keys.Report(a.replica, a.floor) }, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
 		func() time.Time { return a.uplink.Status().Heard })
 	a.site.Gauges(set)
 }

@@ -18,7 +18,7 @@ type around struct {
 	mu       sync.Mutex // guards what follows
 	intent   *effective.Intent
 	roster   *intent.RosterBody
-	others   map[string][]string // agents of the sites that this one reaches
+	others   map[string][]string // agents of the sites that may be asked for assets
 	gateways []gossip.Node
 }
 
@@ -28,12 +28,12 @@ func (a *Agent) abroadNow() (others map[string][]string, gateways []gossip.Node)
 	defer a.beyond.mu.Unlock()
 	if b := &a.beyond; b.intent != now || b.roster != roster {
 		reached := abroad.Reached(a.id.Site, a.site.Spec(), now.Overlay.Catalog)
-		b.intent, b.roster, b.others, b.gateways = now, roster, abroad.Names(reached), abroad.Gateways(a.id.Site, a.id.Agent, roster, reached)
+		b.intent, b.roster, b.others, b.gateways = now, roster, abroad.Askable(a.site.Spec(), reached), abroad.Gateways(a.id.Site, a.id.Agent, roster, reached)
 	}
 	return a.beyond.others, a.beyond.gateways
 }
 
-// otherSites names the agents of the sites that this one reaches.
+// otherSites names the agents of other sites that may be asked for assets.
 func (a *Agent) otherSites() map[string][]string {
 	others, _ := a.abroadNow()
 	return others

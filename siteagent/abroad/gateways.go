@@ -35,8 +35,11 @@ func Reached(site string, spec *intent.SiteSpec, c *intent.Catalog) map[string][
 	return out
 }
 
-// Names are the ids of the agents that Reached returned.
-func Names(reached map[string][]*intent.Object) map[string][]string {
+// Askable are the ids of the agents that Reached returned, by site, that may be asked for assets: none over a metered line. spec may be nil.
+func Askable(spec *intent.SiteSpec, reached map[string][]*intent.Object) map[string][]string {
+	if spec != nil && spec.WAN != nil && spec.WAN.Metered {
+		return nil
+	}
 	out := map[string][]string{}
 	for site, agents := range reached {
 		for _, o := range agents {

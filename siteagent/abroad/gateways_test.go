@@ -37,7 +37,11 @@ func TestGateways(t *testing.T) {
 	f("a3", "a2.lon1@10.0.0.2:7444 a2.par1@10.9.0.2:7444 a3.lon1@10.0.0.3:7444 a3.par1@10.9.0.3:7444", "par1")
 	f("a1", "a1.lon1@10.0.0.1:7444", "par1")
 	f("b9", "", "par1")
-	if got := Names(Reached("lon1", &intent.SiteSpec{Peers: []string{"ams1", "lon1"}}, c)); fmt.Sprint(got) != "map[ams1:[a3 a2 a1]]" {
+	spec := &intent.SiteSpec{Peers: []string{"ams1", "lon1"}, WAN: &intent.WANSpec{Metered: true}}
+	if got := Askable(spec, Reached("lon1", spec, c)); len(got) != 0 || len(Reached("lon1", spec, c)) != 1 {
+		t.Errorf("over a metered line: %v", got)
+	}
+	if got := Askable(nil, Reached("lon1", &intent.SiteSpec{Peers: []string{"ams1", "lon1"}}, c)); fmt.Sprint(got) != "map[ams1:[a3 a2 a1]]" {
 		t.Error(got)
 	}
 	if Reached("lon1", nil, c) != nil {
