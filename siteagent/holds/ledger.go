@@ -53,6 +53,9 @@ func Open(db *state.DB, log *slog.Logger) *Ledger {
 	})
 	if err != nil && !errors.Is(err, state.ErrAbsent) {
 		log.Warn("cannot read how long what is held has waited: it waits anew", "err", err)
+		l.waits = nil
+	}
+	if l.waits == nil {
 		l.waits = map[string]*wait{}
 	}
 	for k, w := range l.waits {

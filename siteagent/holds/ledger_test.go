@@ -76,7 +76,7 @@ func TestDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for _, body := range []string{"", "{", "[]", `{"m1":null}`, `{"m1":{"at":"1990-01-01T00:00:00Z","waited":-5}}`} {
+	for _, body := range []string{"", "{", "[]", "null", `{"m1":null}`, `{"m1":{"at":"1990-01-01T00:00:00Z","waited":-5}}`} {
 		if err := db.Update(func(tx *state.Tx) error { return tx.Put(Bucket, key, []byte(body)) }); err != nil {
 			t.Fatal(err)
 		}

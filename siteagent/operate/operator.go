@@ -66,8 +66,8 @@ func (o *Operator) Clear(ctx context.Context, by api.Caller, site, machine, reas
 	if err := o.May(); err != nil {
 		return err
 	}
-	if !v.Clearable() {
-		return api.Refuse(fmt.Sprintf("%s is %s; only a machine that is broken, quarantined or held is cleared", machine, v.Status.State))
+	if err := v.Uncleared(); err != nil {
+		return api.Refuse(err.Error())
 	}
 	return o.Control.Clear(ctx, v, by.User+": "+reason, o.Audit.Draft(by.Audit("clear", "Machine "+site+"/"+machine, reason)))
 }

@@ -197,10 +197,20 @@ func (v MachineView) Untouchable() error {
 	switch s := v.Status.State; {
 	case s == intent.StateQuarantined:
 		return fmt.Errorf("%s is quarantined already: %s", v.Name, v.Status.Reason)
+	case v.Binding != nil && !v.Binding.Released && s != intent.StateBroken: // in maintenance too: what is cleared is installed again
+		return fmt.Errorf("%s belongs to %s/%s/%d: `skerry machine release %s` takes it back first", v.Name, v.Binding.Project, v.Binding.Array, v.Binding.Index, v.Name)
 	case s == intent.StateRunning:
-		return fmt.Errorf("%s runs %s: `skerry machine release %s` takes it back first, `skerry machine maintenance %s` holds it as it is", v.Name, v.Status.Instance, v.Name, v.Name)
+		return fmt.Errorf("%s is running: `skerry machine release %s` takes it back first", v.Name, v.Name)
 	case !resting(v.Status):
 		return fmt.Errorf("%s is %s: wait for the end of that, or release it", v.Name, strings.TrimSpace(string(s)+" "+v.Status.Phase))
+	}
+	return nil
+}
+
+// Uncleared says why an operator cannot clear the machine; nil: it is Clearable.
+func (v MachineView) Uncleared() error {
+	if !v.Clearable() {
+		return fmt.Errorf("%s is %s; only a machine that is broken, quarantined or held is cleared", v.Name, v.Status.State)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent/erasure"
@@ -89,6 +90,9 @@ type ataResult struct {
 	lba   uint64
 }
 
+// errStatus: the device says error or fault in its status register, and why in the others.
+var errStatus = fmt.Errorf("%w: status", ErrDevice)
+
 // ata sends a command by ATA PASS-THROUGH (16). data of 512 octets is read, or written if write is set; nil for a command without, after
 // which the registers are asked for. Source: SAT-3 sections 12.2.3 and 12.2.6. Errors: ErrUnsupported for what is no ATA disk; ErrDevice.
 func ata(dev Device, c ataCommand, write bool, data []byte) (ataResult, error) {
@@ -112,7 +116,7 @@ func ata(dev Device, c ataCommand, write bool, data []byte) (ataResult, error) {
 		cdb[7+i] = byte(c.lba >> shift)
 	}
 	cdb[13] = 0x40
-	s, err := scsi(dev, CDB{Bytes: cdb, Write: write, Timeout: c.timeout}, data)
+	s, err := scsi(dev, CDB{Bytes: cdb, Write: write, Whole: true, Timeout: c.timeout}, data)
 	if err != nil {
 		return ataResult{}, fmt.Errorf("cannot send ATA command %#x: %w", c.command, err)
 	}
@@ -120,8 +124,8 @@ func ata(dev Device, c ataCommand, write bool, data []byte) (ataResult, error) {
 	key, code := s.Key()
 	switch {
 	case ok && status&0x21 != 0: // error, device fault
-		return r, fmt.Errorf("cannot do ATA command %#x: status %#x: %w", c.command, status, ErrDevice)
-	case s == nil || key == keyNone || (key == keyRecovered && code == codeATAInfo):
+		return r, fmt.Errorf("cannot do ATA command %#x: %w %#x", c.command, errStatus, status)
+	case s == nil || (key == keyRecovered && code == codeATAInfo): // all other sense, and what cannot be read, is a failure
 		if data == nil && !ok {
 			return r, fmt.Errorf("cannot do ATA command %#x: its result is missing: %w", c.command, ErrDevice)
 		}
@@ -157,10 +161,21 @@ func (d ataDisk) has(n int, bits uint16) bool {
 	return d.word(n)&bits == bits
 }
 
+// identifyATA asks an ATA disk what it is. Errors: ErrDevice, also for an answer of zeros or with a wrong checksum.
 func identifyATA(dev Device) (ataDisk, error) {
 	b := Aligned(512)
 	_, err := ata(dev, ataCommand{command: ataIdentify, timeout: quick}, false, b)
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	sum := byte(0)
+	for _, x := range b {
+		sum += x
+	}
+	if !slices.ContainsFunc(b, func(x byte) bool { return x != 0 }) || b[510] == 0xa5 && sum != 0 { // word 255: signature and checksum
+		return nil, fmt.Errorf("cannot believe what the disk says it is: %w", ErrDevice)
+	}
+	return b, nil
 }
 
 // ataMethods asks an ATA disk what it can. One that our password locks, of a run that the power was cut from, is unlocked first.
@@ -180,12 +195,12 @@ func ataMethods(ctx context.Context, j *Job) ([]method, error) {
 		return nil, err
 	}
 	if err := wholeATA(j.dev, d); err != nil {
-		j.less = err
+		j.less = errors.Join(j.less, err)
 		return out, nil
 	}
 	switch {
 	case d.has(wordSecurity, hasSecurity|hasEnhancedErase|securityFrozen):
-		j.less = ErrFrozen
+		j.less = errors.Join(j.less, ErrFrozen)
 	case d.has(wordSecurity, hasSecurity|hasEnhancedErase):
 		out = append(out, method{"ata-security-erase-enhanced", erasure.Purge, securityErase})
 	}
@@ -197,8 +212,14 @@ func ataSanitizes(ctx context.Context, j *Job, d ataDisk) ([]method, error) {
 	if !d.has(wordSanitize, hasSanitize) {
 		return nil, nil
 	}
-	if _, err := pollATA(ctx, j); err != nil {
-		return nil, err
+	_, before := pollATA(ctx, j)
+	switch {
+	case before == nil, errors.Is(before, errFailed):
+	case ctx.Err() != nil, errors.Is(before, ErrStuck):
+		return nil, before
+	default: // frozen, or its registers do not come through: it has no sanitize that anybody could see the end of
+		j.less = before
+		return nil, nil
 	}
 	var out []method
 	add := func(name string, bit, feature uint16, key uint64, count uint16) {
@@ -211,6 +232,9 @@ func ataSanitizes(ctx context.Context, j *Job, d ataDisk) ([]method, error) {
 	add("ata-sanitize-block", hasBlockErase, sanBlockEr, keyBlockEr, 0)
 	if j.drive.Media == "hdd" {
 		add("ata-sanitize-overwrite", hasOverwrite, sanOverwrite, keyOverwrite, 1)
+	}
+	if before != nil {
+		return out, j.leave(ctx, out)
 	}
 	return out, nil
 }
@@ -232,11 +256,13 @@ func ataSanitizeRun(ctx context.Context, j *Job, c ataCommand) (string, error) {
 // pollATA waits while a sanitize is under way. ended tells whether the last one ended without error. Errors: ErrStuck, ErrDevice,
 // ErrFrozen. Source: ACS-3 section 7.36.2, SANITIZE STATUS EXT.
 func pollATA(ctx context.Context, j *Job) (ended bool, err error) {
-	const completed, running, frozen = 1 << 15, 1 << 14, 1 << 13
+	const completed, running, frozen, reasonFailed = 1 << 15, 1 << 14, 1 << 13, 1
 	var w watch
 	for {
 		r, err := ata(j.dev, ataCommand{command: ataSanitize, feature: sanStatus, extended: true, timeout: quick}, false, nil)
 		switch {
+		case errors.Is(err, errStatus) && r.lba&0xff == reasonFailed:
+			return false, errFailed
 		case err != nil:
 			return false, fmt.Errorf("cannot ask for the state of sanitize: %w", err)
 		case r.count&running == 0 && r.count&frozen != 0:
@@ -252,30 +278,47 @@ func pollATA(ctx context.Context, j *Job) (ended bool, err error) {
 
 // securityErase does SECURITY ERASE UNIT in its enhanced mode, which reaches reallocated sectors too, and leaves the disk unlocked
 // whatever comes.
-func securityErase(_ context.Context, j *Job) (string, error) {
+func securityErase(ctx context.Context, j *Job) (string, error) {
 	d, err := identifyATA(j.dev)
 	if err != nil {
 		return "", err
 	}
-	if err := security(j.dev, ataSetPassword, 0, quick); err != nil {
-		return "", err
+	if err = security(j.dev, ataSetPassword, 0, quick); err == nil {
+		j.report("erase", 0, 1)
+		if _, err = ata(j.dev, ataCommand{command: ataErasePrepare, timeout: quick}, false, nil); err == nil {
+			err = security(j.dev, ataEraseUnit, 2, eraseTime(d, j.dev.Size()))
+		}
 	}
-	j.report("erase", 0, 1)
-	if _, err = ata(j.dev, ataCommand{command: ataErasePrepare, timeout: quick}, false, nil); err == nil {
-		err = security(j.dev, ataEraseUnit, 2, eraseTime(d))
-	}
-	now, ierr := identifyATA(j.dev)
-	if ierr != nil {
-		return "", errors.Join(err, fmt.Errorf("cannot see whether the disk is unlocked: %w", ierr))
-	}
-	if now.has(wordSecurity, securityOn) { // a disk that did erase has no password
-		err = errors.Join(err, fmt.Errorf("the disk still has the password: %w", ErrDevice), unlock(j.dev, now))
-	}
-	if err != nil {
+	// An answer that was lost proves nothing: the disk may have the password all the same.
+	if err = errors.Join(err, passwordOff(context.WithoutCancel(ctx), j.dev)); err != nil {
 		return "", err
 	}
 	j.report("erase", 1, 1)
 	return "security erase completed, enhanced; security off", nil
+}
+
+// passwordOff wants a disk without a password: one that was erased has none. Otherwise it takes ours off, and that is an error all the
+// same. A disk that does not answer, as after a reset of its link, is asked again for a while.
+func passwordOff(ctx context.Context, dev Device) error {
+	var d ataDisk
+	var err error
+	for try := range 5 {
+		if d, err = identifyATA(dev); err == nil {
+			break
+		}
+		if try < 4 {
+			_ = wait(ctx, 5*time.Second)
+		}
+	}
+	if err == nil && !d.has(wordSecurity, securityOn) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(fmt.Errorf("the disk still had the password: %w", ErrDevice), unlock(dev, d))
+	} else {
+		err = errors.Join(fmt.Errorf("cannot see whether the disk is unlocked: %w", err), security(dev, ataUnlock, 0, quick), security(dev, ataDisable, 0, quick))
+	}
+	return fmt.Errorf("%w; should it be locked: `hdparm --user-master u --security-unlock %[2]s`, then `--security-disable %[2]s`", err, password)
 }
 
 // unlock takes our password off.
@@ -306,14 +349,15 @@ func security(dev Device, command byte, bits uint16, timeout time.Duration) erro
 	return err
 }
 
-// eraseTime bounds an enhanced erase by what the disk says that it takes: twice that, and an hour.
-func eraseTime(d ataDisk) time.Duration {
+// eraseTime bounds an enhanced erase of so many octets by twice what the disk says that it takes, and by what 50 MB/s take, which is more
+// than the 508 minutes that word 90 can say; and an hour.
+func eraseTime(d ataDisk, size int64) time.Duration {
 	w := d.word(wordEraseTime)
 	minutes := time.Duration(w&0xff) * 2
 	if w&0x8000 != 0 {
 		minutes = time.Duration(w&0x7fff) * 2
 	}
-	return min(2*minutes*time.Minute+time.Hour, 7*24*time.Hour)
+	return min(max(2*minutes*time.Minute, time.Duration(size/50_000_000)*time.Second)+time.Hour, 7*24*time.Hour)
 }
 
 // wholeATA refuses a disk whose maximum address hides a part of it.

@@ -174,6 +174,10 @@ func (d *disk) ata(cdb, data []byte) Sense {
 			binary.LittleEndian.PutUint16(data[2*w:], v)
 		}
 		binary.LittleEndian.PutUint64(data[2*wordMaxAddress:], sectors)
+		data[0], data[510] = 0x40, 0xa5
+		for _, x := range data[:511] {
+			data[511] -= x
+		}
 		return nil
 	case ataReadNative, ataAddress:
 		return d.registers(0x50, 0, 0, sectors+d.hidden-1)

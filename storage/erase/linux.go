@@ -141,6 +141,9 @@ func (d *linuxDisk) SCSI(c CDB, data []byte) (Sense, error) {
 	case h.hostStatus != 0:
 		return nil, fmt.Errorf("cannot send SCSI command %#x to %s: host status %#x: %w", c.Bytes[0], d.f.Name(), h.hostStatus, ErrDevice)
 	case h.status == 0 && h.senseLen == 0:
+		if c.Whole && h.resid != 0 {
+			return nil, fmt.Errorf("cannot send SCSI command %#x to %s: %d octets are missing: %w", c.Bytes[0], d.f.Name(), h.resid, ErrDevice)
+		}
 		return nil, nil
 	case h.status != 0 && h.status != sgChecked:
 		return nil, fmt.Errorf("cannot do SCSI command %#x on %s: status %#x: %w", c.Bytes[0], d.f.Name(), h.status, ErrDevice)

@@ -3,6 +3,7 @@ package erase
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -82,9 +83,10 @@ func nvmeMethods(ctx context.Context, j *Job) ([]method, error) {
 		return nil, fmt.Errorf("the controller has no namespace or several: %w", ErrUnsupported)
 	}
 	sanicap := binary.LittleEndian.Uint32(ctrl[328:])
+	var before error
 	if sanicap&(sanCapCrypto|sanCapBlock) != 0 {
-		if _, err := pollSanitize(ctx, j); err != nil {
-			return nil, err
+		if _, before = pollSanitize(ctx, j); before != nil && !errors.Is(before, errFailed) {
+			return nil, before
 		}
 	}
 	j.drive.Smart = nvmeHealth(j.dev)
@@ -97,6 +99,11 @@ func nvmeMethods(ctx context.Context, j *Job) ([]method, error) {
 	}
 	if sanicap&sanCapBlock != 0 {
 		sanitize("nvme-sanitize-block", sanBlock)
+	}
+	if before != nil {
+		if err := j.leave(ctx, out); err != nil {
+			return nil, err
+		}
 	}
 	if binary.LittleEndian.Uint16(ctrl[256:])&oacsFormat == 0 {
 		return append(out, method{"overwrite", erasure.Clear, overwrite}), nil
@@ -159,7 +166,7 @@ func pollSanitize(ctx context.Context, j *Job) (state int, err error) {
 		done, state := int(binary.LittleEndian.Uint16(b)), int(binary.LittleEndian.Uint16(b[2:])&7)
 		switch state {
 		case sanFailed:
-			return state, fmt.Errorf("sanitize failed: %w", ErrDevice)
+			return state, errFailed
 		case sanRunning:
 		default:
 			return state, nil

@@ -14,6 +14,7 @@ import (
 type CDB struct {
 	Bytes   []byte
 	Write   bool          // data goes to the device
+	Whole   bool          // less data than asked for is an error
 	Timeout time.Duration // of the kernel; the device is reset after it
 }
 
@@ -25,6 +26,8 @@ func (s Sense) Key() (key byte, code uint16) {
 	switch {
 	case len(s) >= 14 && s[0]&0x7e == 0x70: // fixed, current or deferred
 		return s[2] & 0xf, binary.BigEndian.Uint16(s[12:])
+	case len(s) >= 3 && s[0]&0x7e == 0x70: // cut off: ADDITIONAL SENSE LENGTH says how long it is
+		return s[2] & 0xf, 0
 	case len(s) >= 8 && s[0]&0x7e == 0x72: // descriptors
 		return s[1] & 0xf, binary.BigEndian.Uint16(s[2:])
 	}
@@ -63,7 +66,6 @@ func (s Sense) descriptor(kind byte) []byte {
 
 // Sense keys and additional sense codes.
 const (
-	keyNone      = 0x0
 	keyRecovered = 0x1
 	keyNotReady  = 0x2
 	keyIllegal   = 0x5
@@ -71,6 +73,7 @@ const (
 
 	codeATAInfo    = 0x001d // ATA PASS-THROUGH INFORMATION AVAILABLE
 	codeSanitizing = 0x041b // NOT READY, SANITIZE IN PROGRESS
+	codeFailed     = 0x3103 // MEDIUM ERROR, SANITIZE COMMAND FAILED
 )
 
 // Operation codes, and the service actions of SANITIZE (SBC-3 section 5.30).
@@ -124,13 +127,35 @@ func diskMethods(ctx context.Context, j *Job) ([]method, error) {
 	return append(out, clear...), err
 }
 
-// scsiMethods asks a SCSI disk what it can. A sanitize that is under way is waited for first.
+// errFailed: a sanitize of before failed. The device takes nothing but another one then.
+var errFailed = fmt.Errorf("a sanitize failed: %w", ErrDevice)
+
+// leave brings a device out of the state that a sanitize of before failed in, by another one.
+func (j *Job) leave(ctx context.Context, methods []method) error {
+	if len(methods) == 0 {
+		return errFailed
+	}
+	j.begun = true
+	_, err := methods[0].run(ctx, j)
+	j.polled = false // the sanitize that counts is still to come, after the canary
+	return err
+}
+
+// scsiMethods asks a SCSI disk what it can. A sanitize that is under way is waited for first: until it ends the disk answers little else.
+// Of one that does not spin an overwrite is no purge: it leaves what the flash keeps aside.
 func scsiMethods(ctx context.Context, j *Job) ([]method, error) {
+	before := pollSCSI(ctx, j)
+	if before != nil && !errors.Is(before, errFailed) {
+		return nil, before
+	}
 	var out []method
 	for _, m := range []struct {
 		name   string
 		action byte
 	}{{"scsi-sanitize-crypto", actCrypto}, {"scsi-sanitize-block", actBlock}, {"scsi-sanitize-overwrite", actOverwrite}} {
+		if m.action == actOverwrite && j.drive.Media != "hdd" {
+			continue
+		}
 		has, err := scsiHas(j.dev, opSanitizeSB, m.action)
 		if err != nil {
 			return nil, err
@@ -140,10 +165,10 @@ func scsiMethods(ctx context.Context, j *Job) ([]method, error) {
 		}
 		out = append(out, method{m.name, erasure.Purge, func(ctx context.Context, j *Job) (string, error) { return scsiSanitize(ctx, j, m.action) }})
 	}
-	if len(out) == 0 {
-		return nil, nil
+	if before != nil {
+		return out, j.leave(ctx, out)
 	}
-	return out, pollSCSI(ctx, j)
+	return out, nil
 }
 
 // scsiHas asks with REPORT SUPPORTED OPERATION CODES (SPC-4 section 6.33) whether the device has a service action. A device that cannot
@@ -198,6 +223,8 @@ func pollSCSI(ctx context.Context, j *Job) error {
 		switch {
 		case s == nil:
 			return nil
+		case code == codeFailed:
+			return errFailed
 		case key != keyNotReady || code != codeSanitizing:
 			return senseError("sanitize", s)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/gosnmp/gosnmp"
 )
@@ -125,7 +126,11 @@ func parseMessage(b []byte) (m message, ok bool) {
 func (p *patient) Write(b []byte) (int, error) {
 	m, _ := parseMessage(b)
 	p.sent, p.id, p.held = append(p.sent[:0], b...), m.id, nil
-	return p.Conn.Write(b)
+	n, err := p.Conn.Write(b)
+	if errors.Is(err, syscall.ECONNREFUSED) { // of what was sent before; the error is told once
+		return p.Conn.Write(b)
+	}
+	return n, err
 }
 
 // Read gives the answer to the last request. Errors: the socket's; os.ErrDeadlineExceeded.
@@ -136,6 +141,9 @@ func (p *patient) Read(b []byte) (int, error) {
 			n = copy(b, p.held)
 			p.held = nil
 			return n, nil
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) { // an ICMP message that anybody on the way can make up
+			continue
 		}
 		if err != nil {
 			return n, err

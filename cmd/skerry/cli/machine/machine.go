@@ -144,6 +144,9 @@ func (v *verbs) wouldRelease(ctx context.Context, cl *client.Client, site, name 
 	if st == nil || st.Instance == "" {
 		return fmt.Errorf("cannot release %s: it belongs to no instance", m.Metadata.Name)
 	}
+	if st.State == intent.StateReleasing || st.State == intent.StateErasing {
+		return fmt.Errorf("cannot release %s: it is being released already (%s)", m.Metadata.Name, st.State)
+	}
 	info, _ := intent.KindSite.Info()
 	o, err := cl.Get(ctx, info, "", site)
 	if err != nil {
