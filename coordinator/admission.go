@@ -14,10 +14,10 @@ import (
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
-// Admit implements api.Backend: what a spare brings by itself, because it is alone. Whom it replaces must not be connected: a kit
-// that got lost takes nobody's place. Errors: 409 then, 422 for what is no admission.
+// Admit implements api.Backend: what a spare brings by itself, because it is alone. Whom it replaces must neither be connected,
+// nor rest, nor be alive as the site says: a kit that got lost takes nobody's place. Errors: 409 then, 422 for what is no admission.
 func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) error {
-	return b.admit(ctx, site, env, func(agent string) bool { return b.connected(site, agent) })
+	return b.admit(ctx, site, env, func(agent string) bool { return b.connected(site, agent) || b.objects.sees(site, agent) })
 }
 
 // admit makes a spare that took a place at its site an agent of the roster, and takes out the one that it replaced. Told again, it
@@ -40,7 +40,7 @@ func (b *backend) admit(ctx context.Context, site string, env *intent.Envelope, 
 		return nil // taken before, or revoked meanwhile
 	}
 	if alive(a.Replaces) {
-		return &api.Error{Status: http.StatusConflict, Type: "alive", Detail: a.Replaces + " is connected; stop it, or revoke it, first"}
+		return &api.Error{Status: http.StatusConflict, Type: "alive", Detail: a.Replaces + " is connected, or was a moment ago; stop it, or revoke it, first"}
 	}
 	if err := b.agents.seat(ctx, a); err != nil {
 		return fmt.Errorf("cannot admit %s/%s: %w", site, a.Spare, err)

@@ -13,12 +13,16 @@ import (
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
-// siteReport is what a site last said about itself. It is shown with its age and decides nothing.
+// siteReport is what a site last said about itself. It is shown with its age, and decides nothing but that nobody takes the
+// place of who is alive.
 type siteReport struct {
 	intent.Report
 	Received time.Time                   `json:"received"`
 	Heard    map[string]rotation.Contact `json:"heard,omitempty"` // the last report of each agent
 }
+
+// reportCounts is twice as long as a site that is connected is silent at most.
+const reportCounts = time.Minute
 
 func reportKey(site string) string { return "report/" + site }
 
@@ -98,6 +102,15 @@ func (o *objects) heard(site string) rotation.Heard {
 		}
 	}
 	return h
+}
+
+// sees tells whether the site said a moment ago that an agent of the roster is alive, and counts there.
+func (o *objects) sees(site, agent string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r := o.reports[site]
+	return r != nil && o.now().Sub(r.Received).Abs() < reportCounts && o.catalog.Get(intent.Key{Kind: intent.KindAgent, Scope: site, Name: agent}) != nil &&
+		slices.ContainsFunc(r.Agents, func(a intent.AgentReport) bool { return a.ID == agent && a.Alive == "yes" && a.Barred == "" })
 }
 
 // said returns what a site last said of its machines, and its agents of themselves.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -204,6 +205,22 @@ func TestSpareIsSeated(t *testing.T) {
 		t.Errorf("roster %s", got)
 	}
 	s.backend.connected = func(string, string) bool { return false }
+	said := func(a2 intent.AgentReport) bool {
+		t.Helper()
+		a2.ID = "a2"
+		if err := s.objects.setReport(t.Context(), "lon1", intent.Report{Agent: "a1", Agents: []intent.AgentReport{{ID: "a1", Alive: "yes"}, a2}}); err != nil {
+			t.Fatal(err)
+		}
+		return s.objects.sees("lon1", "a2")
+	}
+	if said(intent.AgentReport{Alive: "yes", Barred: "in quarantine"}) || said(intent.AgentReport{Alive: "no"}) || !said(intent.AgentReport{Alive: "yes"}) {
+		t.Error("who is alive as the site says, and counts there, is another one")
+	}
+	if err := s.backend.Admit(t.Context(), "lon1", admission(keys)); err == nil || !strings.Contains(err.Error(), "connected") {
+		t.Errorf("a lost kit takes the place of an agent that is alive, as its site says: %v", err)
+	}
+	now := s.objects.now
+	s.objects.now = func() time.Time { return now().Add(reportCounts) }
 	for range 2 {
 		if err := s.backend.Admit(t.Context(), "lon1", admission(keys)); err != nil {
 			t.Fatal(err)

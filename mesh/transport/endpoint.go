@@ -279,6 +279,12 @@ func (e *Endpoint) untrack(l *link) {
 	}
 }
 
+// Admits tells whether a peer may speak now.
+func (e *Endpoint) Admits(id trust.Identity) bool {
+	v := e.cfg.TLS.View()
+	return v != nil && v.Admits(id)
+}
+
 // CloseIf cuts every connection whose peer gone tells to go, and returns how many. Call it after each new roster or
 // revocation head, with the negation of trust.View.Admits.
 func (e *Endpoint) CloseIf(gone func(trust.Identity) bool) int {

@@ -22,6 +22,7 @@ import (
 type rester struct {
 	*testing.T
 	net    *memnet.Net
+	domain *pkitest.Domain
 	server *Server
 	client *Client
 	holds  atomic.Bool
@@ -34,8 +35,8 @@ type rester struct {
 func resters(t *testing.T, lane transport.Lane, test func(*rester)) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC)))
-		r := &rester{T: t, net: memnet.New(), slow: make(chan struct{})}
-		d, ctx, log := pkitest.New(t), t.Context(), slog.New(slog.DiscardHandler)
+		r := &rester{T: t, net: memnet.New(), domain: pkitest.New(t), slow: make(chan struct{})}
+		d, ctx, log := r.domain, t.Context(), slog.New(slog.DiscardHandler)
 		ctx, cancel := context.WithCancel(ctx)
 		alpns := []string{trust.ALPNUplink}
 		serve := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -177,6 +178,30 @@ func TestRestCutOff(t *testing.T) {
 		time.Sleep(2*maxBackoff + helloTimeout)
 		if st := r.client.Status(); !st.Up || r.downs.Load() != 1 {
 			r.Errorf("%+v, down %d times", st, r.downs.Load())
+		}
+	})
+}
+
+// Whoever rests is alive, and nobody takes its place; whoever was revoked is not, at once.
+func TestRestingIsAlive(t *testing.T) {
+	resters(t, transport.LaneQUIC, func(r *rester) {
+		if !r.server.Connected("lon1", "a1") || r.server.Connected("lon1", "a2") || r.server.Connected("lon1", "") {
+			r.Errorf("connected: a1 %v, a2 %v, any %v", r.server.Connected("lon1", "a1"), r.server.Connected("lon1", "a2"), r.server.Connected("lon1", ""))
+		}
+		r.net.Cut("10.0.0.2", "10.0.0.1", true)
+		time.Sleep(restKept + time.Second)
+		if r.server.Connected("lon1", "a1") {
+			r.Errorf("who was not heard for %v is alive", restKept)
+		}
+		r.net.Cut("10.0.0.2", "10.0.0.1", false)
+		time.Sleep(2*maxBackoff + helloTimeout)
+		time.Sleep(restAfter + 2*activePoll)
+		if !r.server.Connected("lon1", "a1") || r.server.Standing() != 0 {
+			r.Errorf("it does not rest again: %+v", r.server.Sessions())
+		}
+		r.domain.Revoke(intent.RevokeAgent, "lon1/a1")
+		if r.server.Connected("lon1", "a1") || len(r.server.Sessions()) != 0 {
+			r.Errorf("who was revoked is shown: %+v", r.server.Sessions())
 		}
 	})
 }

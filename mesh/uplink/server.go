@@ -45,7 +45,7 @@ type Server struct {
 	mu    sync.Mutex // guards what follows
 	sites map[string]map[*session]bool
 	count int
-	rests map[string]SessionInfo // by SITE/AGENT: the last session of who ended it to rest; at most MaxSessions
+	rests map[string]rested // by SITE/AGENT: who ended its last session to rest; at most MaxSessions
 }
 
 // session is one agent's.
@@ -64,7 +64,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = maxSessions
 	}
-	s := &Server{cfg: cfg, sites: map[string]map[*session]bool{}, rests: map[string]SessionInfo{}}
+	s := &Server{cfg: cfg, sites: map[string]map[*session]bool{}, rests: map[string]rested{}}
 	if cfg.Handler != nil {
 		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, cfg.Handler)
 	}
@@ -88,6 +88,12 @@ type SessionInfo struct {
 	Resting                    bool
 }
 
+// rested is the last session of an agent that rests.
+type rested struct {
+	info SessionInfo
+	id   trust.Identity
+}
+
 // info of a session; the caller holds Server.mu.
 func (x *session) info() SessionInfo {
 	return SessionInfo{
@@ -109,7 +115,10 @@ func (s *Server) Sessions() []SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget()
-	out := slices.Collect(maps.Values(s.rests))
+	out := make([]SessionInfo, 0, len(s.rests)+s.count)
+	for _, x := range s.rests {
+		out = append(out, x.info)
+	}
 	for _, xs := range s.sites {
 		for x := range xs {
 			out = append(out, x.info())
@@ -128,7 +137,7 @@ func (s *Server) Sessions() []SessionInfo {
 	return out
 }
 
-// Connected tells whether an agent of site has a session; "" is any agent.
+// Connected tells whether an agent of site has a session, or rests; "" is any agent, with a session.
 func (s *Server) Connected(site, agent string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +146,8 @@ func (s *Server) Connected(site, agent string) bool {
 			return true
 		}
 	}
-	return false
+	x, rests := s.rests[site+"/"+agent]
+	return rests && !s.gone(x)
 }
 
 // Notify pushes the current heads to the sessions of site; "" means all sites. It does not block.
@@ -278,9 +288,14 @@ func (s *Server) add(x *session) bool {
 	return true
 }
 
-// forget lets go who rests and did not come by. The caller holds mu.
+// forget lets go who rested and is gone. The caller holds mu.
 func (s *Server) forget() {
-	maps.DeleteFunc(s.rests, func(_ string, x SessionInfo) bool { return time.Since(x.Heard) > restKept })
+	maps.DeleteFunc(s.rests, func(_ string, x rested) bool { return s.gone(x) })
+}
+
+// gone tells whether who rested did not come by, or may not any more.
+func (s *Server) gone(x rested) bool {
+	return time.Since(x.info.Heard) > restKept || !s.cfg.Endpoint.Admits(x.id)
 }
 
 func (s *Server) remove(x *session) {
@@ -299,7 +314,7 @@ func (s *Server) remove(x *session) {
 		s.forget()
 	}
 	if !left && x.rests && len(s.rests) < s.cfg.MaxSessions {
-		s.rests[x.hello.Site+"/"+x.hello.Agent] = x.info()
+		s.rests[x.hello.Site+"/"+x.hello.Agent] = rested{x.info(), x.conn.Peer()}
 	}
 	s.mu.Unlock()
 	if !left && s.cfg.OnGone != nil {
