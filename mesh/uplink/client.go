@@ -54,6 +54,7 @@ const (
 	climbEvery    = 10 * time.Minute // tries for a coordinator of better priority
 	lanesRest     = time.Hour        // TCP is kept that long before QUIC is tried again
 	quicTries     = 3
+	quicAgain     = time.Second // for QUIC where TCP was the last lane that worked: a request may wait
 )
 
 // Client is the agent's side.
@@ -69,8 +70,8 @@ type Client struct {
 	welcome  Welcome
 	since    time.Time
 	heard    time.Time
-	failures int // QUIC dials in a row
-	tcpUntil time.Time
+	failures int                  // QUIC dials in a row
+	tcp      map[string]time.Time // by address where TCP was the last lane that worked: when QUIC is tried again
 	rest     resting
 }
 
@@ -82,7 +83,7 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.MaxBackoff == 0 {
 		cfg.MaxBackoff = maxBackoff
 	}
-	c := &Client{cfg: cfg, applied: make(chan Heads, 1), renew: make(chan struct{}, 1), soon: make(chan struct{}, 1), look: make(chan struct{}, 1)}
+	c := &Client{cfg: cfg, tcp: map[string]time.Time{}, applied: make(chan Heads, 1), renew: make(chan struct{}, 1), soon: make(chan struct{}, 1), look: make(chan struct{}, 1)}
 	if cfg.Reverse != nil {
 		cfg.Endpoint.HandleHTTP(trust.ALPNUplink, c.bounded(cfg.Reverse))
 	}
@@ -273,11 +274,12 @@ func (c *Client) dial(ctx context.Context, t Target) (*transport.Conn, error) {
 	want := trust.Want{Kind: trust.Coordinator, ID: t.ID}
 	var errs []error
 	for _, a := range t.Addr {
-		lane := c.lane()
-		dctx, cancel := context.WithTimeout(ctx, helloTimeout)
-		s, err := c.cfg.Endpoint.DialAddr(dctx, a, trust.ALPNUplink, want, lane)
-		cancel()
-		c.note(lane, err == nil)
+		lane, limit := c.lane(a)
+		s, err := c.dialLane(ctx, a, want, lane, limit)
+		if err != nil && limit == quicAgain && ctx.Err() == nil {
+			errs = append(errs, err)
+			s, err = c.dialLane(ctx, a, want, transport.LaneTCP, helloTimeout)
+		}
 		if err == nil {
 			return s, nil
 		}
@@ -286,28 +288,44 @@ func (c *Client) dial(ctx context.Context, t Target) (*transport.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-func (c *Client) lane() transport.Lane {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failures >= quicTries || time.Now().Before(c.tcpUntil) {
-		return transport.LaneTCP
-	}
-	return transport.LaneQUIC
+func (c *Client) dialLane(ctx context.Context, addr string, want trust.Want, lane transport.Lane, limit time.Duration) (*transport.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	s, err := c.cfg.Endpoint.DialAddr(ctx, addr, trust.ALPNUplink, want, lane)
+	c.note(addr, lane, err == nil)
+	return s, err
 }
 
-// note counts dials: three on QUIC lead to TCP; TCP that works is kept for an hour; TCP that does not either means that the
-// coordinator is away, and QUIC comes first again.
-func (c *Client) note(lane transport.Lane, ok bool) {
+// lane returns by which lane to dial addr, and for how long. After quicAgain TCP is dialled at once.
+func (c *Client) lane(addr string) (transport.Lane, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, tcp := c.tcp[addr]
+	switch {
+	case c.failures >= quicTries || time.Now().Before(until):
+		return transport.LaneTCP, helloTimeout
+	case tcp:
+		return transport.LaneQUIC, quicAgain
+	default:
+		return transport.LaneQUIC, helloTimeout
+	}
+}
+
+// note counts dials: three on QUIC lead to TCP; TCP that works is kept for an hour, and dialled at once when QUIC then fails; TCP that does
+// not work either means that the coordinator is away, and QUIC comes first again.
+func (c *Client) note(addr string, lane transport.Lane, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case lane == transport.LaneQUIC && ok:
-		c.failures = 0
-	case lane == transport.LaneQUIC:
+	case lane == transport.LaneQUIC && !ok:
 		c.failures++
-	case ok && c.failures >= quicTries:
-		c.failures, c.tcpUntil = 0, time.Now().Add(lanesRest)
-	case !ok:
-		c.failures, c.tcpUntil = 0, time.Time{}
+	case lane == transport.LaneQUIC || !ok:
+		c.failures = 0
+		delete(c.tcp, addr)
+	default:
+		c.failures = 0
+		if time.Now().After(c.tcp[addr]) {
+			c.tcp[addr] = time.Now().Add(lanesRest)
+		}
 	}
 }

@@ -205,3 +205,33 @@ func TestRestingIsAlive(t *testing.T) {
 		}
 	})
 }
+
+// Where UDP does not go through, whoever rests is not down for minutes each hour, as QUIC is tried again; nor does a request wait long.
+func TestRestWithoutUDP(t *testing.T) {
+	resters(t, transport.LaneTCP, func(r *rester) {
+		r.net.Storm(1, memnet.Weather{MTU: 29}) // no datagram arrives; streams do
+		failed := 0
+		for range 180 {
+			time.Sleep(time.Minute)
+			ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second) // as a site waits that is asked for a change
+			q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/", nil)
+			if err != nil {
+				r.Fatal(err)
+			}
+			if res, err := r.client.RoundTripper().RoundTrip(q); err != nil {
+				failed++
+			} else {
+				_ = res.Body.Close()
+			}
+			cancel()
+		}
+		if failed > 0 || r.downs.Load() > 0 {
+			r.Errorf("%d of 180 requests failed, down %d times in three hours", failed, r.downs.Load())
+		}
+		r.net.Storm(1, memnet.Weather{})
+		time.Sleep(2 * lanesRest)
+		if lane, _ := r.client.lane("10.0.0.1:7443"); lane != transport.LaneQUIC {
+			r.Error("TCP is kept, though UDP goes through again")
+		}
+	})
+}
