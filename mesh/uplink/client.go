@@ -179,6 +179,7 @@ func (f tripperFunc) RoundTrip(r *http.Request) (*http.Response, error) { return
 
 // Run keeps a session until ctx ends. It never fails: a site lives without a coordinator.
 func (c *Client) Run(ctx context.Context) error {
+	defer func() { c.fell(context.Cause(ctx)) }() // who waits for a session waits no more
 	wait := rand.N(c.cfg.StartSpread)
 	fails, begun := 0, false
 	for {

@@ -235,3 +235,22 @@ func TestRestWithoutUDP(t *testing.T) {
 		}
 	})
 }
+
+// A request of who rests does not outlive Run.
+func TestRestAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientConfig{Active: func() bool { return false }, Visit: VisitEvery})
+		c.rest.back = make(chan struct{}) // it rests
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		wait, stop := context.WithTimeout(t.Context(), time.Hour)
+		defer stop()
+		began := time.Now()
+		if _, _, err := c.session(wait); !errors.Is(err, ErrDown) || !time.Now().Equal(began) {
+			t.Errorf("%v, after %v", err, time.Since(began))
+		}
+	})
+}
