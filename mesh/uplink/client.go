@@ -204,7 +204,7 @@ func (c *Client) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errRest):
-			fails, wait = 0, 0 // as soon as it should hold one again
+			fails, wait = 0, rand.N(min(spread, restSpread)+1) // once it should hold one again
 			continue
 		case errors.As(err, &b):
 			c.fell(err)

@@ -18,7 +18,10 @@ const VisitEvery = 5 * time.Minute
 const (
 	restAfter = 10 * time.Second // without a request; a welcome leads to some at once
 	restWait  = 5 * time.Second  // for the coordinator to take the word of it
-	restKept  = 3 * VisitEvery   // an agent that did not come by for so long is away
+	// restSpread bounds how long who rested waits before it holds a session in the place of those that were lost, so that not all sites
+	// come at once; its own requests do not wait.
+	restSpread = 10 * time.Second
+	restKept   = 3 * VisitEvery // an agent that did not come by for so long is away
 )
 
 // errRest ends the session of an agent that should hold none and has nothing to say.
@@ -42,14 +45,20 @@ func (c *Client) Reconsider() {
 func (c *Client) active() bool { return c.cfg.Active == nil || c.cfg.Active() }
 
 // until pauses for d, or until Soon. An agent that should hold no session pauses until its next visit instead, or, where the last one
-// failed, for as long as failed dials lead to at most; but for the first time. False: ctx ended.
+// failed, for as long as failed dials lead to at most; but for the first time. From the rest, d counts from when it should hold one again.
+// False: ctx ended.
 func (c *Client) until(ctx context.Context, d time.Duration, begun bool) bool {
 	start, visit := time.Now(), max(d, c.cfg.MaxBackoff)
-	if c.atRest() {
+	rested, was := c.atRest(), false
+	if rested {
 		visit = c.cfg.Visit*3/4 + rand.N(c.cfg.Visit/2+1)
 	}
 	for {
 		active, left := c.active(), d
+		if rested && active && !was {
+			start = time.Now()
+		}
+		was = active
 		if !active && begun {
 			left = visit
 		}

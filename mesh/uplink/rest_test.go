@@ -26,6 +26,7 @@ type rester struct {
 	server *Server
 	client *Client
 	holds  atomic.Bool
+	spread atomic.Int64 // seconds, in the next welcome
 	ups    atomic.Int64
 	downs  atomic.Int64
 	slow   chan struct{} // ends a request to /slow, of either side
@@ -56,7 +57,7 @@ func resters(t *testing.T, lane transport.Lane, test func(*rester)) {
 		r.server = NewServer(ServerConfig{
 			Endpoint: above, Log: log, Handler: serve,
 			Welcome: func(string) (Welcome, error) {
-				return Welcome{Coordinator: "c1", Heads: Heads{Intent: intent.Head{Epoch: 1, Seq: 1}}}, nil
+				return Welcome{Coordinator: "c1", SpreadSeconds: int(r.spread.Load()), Heads: Heads{Intent: intent.Head{Epoch: 1, Seq: 1}}}, nil
 			},
 		})
 		r.client = NewClient(ClientConfig{
@@ -251,6 +252,39 @@ func TestRestAtTheEnd(t *testing.T) {
 		began := time.Now()
 		if _, _, err := c.session(wait); !errors.Is(err, ErrDown) || !time.Now().Equal(began) {
 			t.Errorf("%v, after %v", err, time.Since(began))
+		}
+	})
+}
+
+// Those that are to hold a session because the ones that stood were lost do not come all at once; but a request does not wait.
+func TestRestSpread(t *testing.T) {
+	resters(t, transport.LaneQUIC, func(r *rester) {
+		r.spread.Store(60)
+		time.Sleep(VisitEvery * 5 / 4)
+		late := time.Duration(0)
+		for i := range 10 {
+			r.holds.Store(false)
+			r.rests()
+			began := time.Now()
+			r.holds.Store(true)
+			r.client.Reconsider()
+			if i == 0 {
+				time.Sleep(time.Millisecond)
+				if body, err := get(r.T, r.client.RoundTripper(), "http://x/"); err != nil || body != "here" || time.Since(began) > time.Second {
+					r.Errorf("a request: %q, %v, after %v", body, err, time.Since(began))
+				}
+				continue
+			}
+			for r.server.Standing() == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			late = max(late, time.Since(began))
+			if late > restSpread+time.Second {
+				r.Fatalf("back after %v", late)
+			}
+		}
+		if late < restSpread/10 { // by chance once in a thousand million
+			r.Errorf("back after %v at most", late)
 		}
 	})
 }

@@ -43,18 +43,18 @@ func (c *Client) hold(ctx context.Context, s *transport.Conn, prio int) (spread 
 		w = o.welcome
 		o, err = c.keep(ctx, o)
 	}
+	spread = time.Duration(w.SpreadSeconds) * time.Second
+	if spread < 0 || spread > time.Hour {
+		spread = defaultSpread
+	}
 	if c.atRest() {
-		return 0, errRest
+		return spread, errRest
 	}
 	c.mu.Lock()
 	c.sess = nil
 	c.mu.Unlock()
 	if c.cfg.OnDown != nil {
 		c.cfg.OnDown(err)
-	}
-	spread = time.Duration(w.SpreadSeconds) * time.Second
-	if spread < 0 || spread > time.Hour {
-		spread = defaultSpread
 	}
 	return spread, err
 }
