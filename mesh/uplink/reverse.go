@@ -16,7 +16,8 @@ import (
 // keeps its session for up to a minute.
 const hedge = time.Second
 
-// RoundTripper returns HTTP to an agent of a site over its session, preferably to agent (empty: any), preferably over the newest. A read
+// RoundTripper returns HTTP to an agent of a site over its session, preferably to agent (empty: any): over the newest of
+// that agent, over the oldest of any, which is not one of a visit. A read
 // that fails, or is not answered soon, goes over the other sessions too, and the first answer counts. Errors: ErrDown, at once,
 // without a session.
 func (s *Server) RoundTripper(site, agent string) http.RoundTripper {
@@ -43,10 +44,11 @@ func (s *Server) candidates(site, agent string) (cs []*transport.Conn) {
 			own = append(own, x)
 		}
 	}
+	slices.SortFunc(all, func(a, b *session) int { return a.since.Compare(b.since) })
 	if len(own) > 0 {
+		slices.SortFunc(own, func(a, b *session) int { return b.since.Compare(a.since) })
 		all = own
 	}
-	slices.SortFunc(all, func(a, b *session) int { return b.since.Compare(a.since) })
 	for _, x := range all {
 		cs = append(cs, x.conn)
 	}
