@@ -285,7 +285,7 @@ const (
 // reports tells the coordinator how the site is doing, when it changed.
 func (a *Agent) reports(ctx context.Context) error {
 	sent := uint64(0)
-	last := time.Time{}
+	last, session := time.Time{}, time.Time{}
 	for {
 		if !sleep(ctx, reportEvery) {
 			return nil
@@ -298,6 +298,10 @@ func (a *Agent) reports(ctx context.Context) error {
 		if !up.Up || (rev == sent && time.Since(last) < reportAlive) {
 			continue
 		}
+		if up.Since.Equal(session) && time.Since(last) < uplink.VisitEvery && !a.mesh.Holds() {
+			sent = rev // a visit: of the site those tell that hold sessions
+			continue
+		}
 		b, err := json.Marshal(a.backend.report(a.life))
 		if err != nil {
 			return fmt.Errorf("cannot encode report: %w", err)
@@ -306,7 +310,7 @@ func (a *Agent) reports(ctx context.Context) error {
 			a.cfg.Logger.Debug("report not sent", "err", err)
 			continue
 		}
-		sent, last = rev, time.Now()
+		sent, last, session = rev, time.Now(), up.Since
 		a.propose(ctx) // what was taken while the session stood and was too slow for a user to wait for
 	}
 }
