@@ -250,3 +250,30 @@ func TestApprove(t *testing.T) {
 		t.Errorf("explained as %v", facts)
 	}
 }
+
+// A session that comes up is no reason to ask for another beacon while the newest one is young.
+func TestKick(t *testing.T) {
+	s := newScene(t)
+	for _, c := range []struct {
+		age  time.Duration // of the newest beacon; 0: none
+		asks bool
+	}{{0, true}, {time.Hour, false}, {11 * time.Hour, false}, {13 * time.Hour, true}} {
+		if c.age > 0 {
+			s.says = func(b *document.Beacon) { b.Time = time.Now().Add(-c.age) }
+			if err := s.ask(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Kick()
+		select {
+		case <-s.kick:
+			if !c.asks {
+				t.Errorf("asks while the newest is %v old", c.age)
+			}
+		default:
+			if c.asks {
+				t.Errorf("does not ask while the newest is %v old", c.age)
+			}
+		}
+	}
+}

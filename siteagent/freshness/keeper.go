@@ -87,8 +87,12 @@ func New(cfg Config) *Keeper {
 
 func (k *Keeper) name() string { return k.Site + "/" + k.Self }
 
-// Kick lets Run ask now: a session stands.
+// Kick lets Run ask now, as a session stands, unless the newest beacon is young: of agents that come by every few
+// minutes each would ask each time.
 func (k *Keeper) Kick() {
+	if age, ok := k.age(); ok && age < k.Replica.StaleAfter()/askShare {
+		return
+	}
 	select {
 	case k.kick <- struct{}{}:
 	default: // asked already
