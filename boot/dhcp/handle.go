@@ -319,7 +319,9 @@ func (r *request) request() (Reply, Effects) {
 		if r.v.ours[chosen] {
 			return r.silent(ReasonOther)
 		}
-		r.ev.Server = chosen
+		if r.giaddr.IsValid() || r.p.Src.Addr().IsUnspecified() {
+			r.ev.Server = chosen // who chooses has no address yet, or comes by a relay; all else may come from anywhere
+		}
 		return r.silent(ReasonElse)
 	}
 	b, known := r.bound()

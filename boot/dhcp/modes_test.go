@@ -155,7 +155,7 @@ func reply(typ byte, set func(*dhcpv4.DHCPv4), opts ...any) []byte {
 func TestServerOf(t *testing.T) {
 	f := func(want string, b []byte) {
 		t.Helper()
-		s, ok := serverOf(b)
+		s, ok := serverOf(b, dhcpv4.TransactionID{})
 		got := ""
 		if ok {
 			got = s.String() + ", gave " + s.Has.String()
@@ -173,14 +173,14 @@ func TestServerOf(t *testing.T) {
 	f("", frame(m2, m1, netip.MustParseAddrPort("10.88.0.1:68"), netip.MustParseAddrPort("255.255.255.255:68"), pxe(m1, 1, "0000")))
 	whole := reply(2, nil, 54, "0a580001")
 	for n := range len(whole) - 1 {
-		if _, ok := serverOf(whole[:n]); ok {
+		if _, ok := serverOf(whole[:n], dhcpv4.TransactionID{}); ok {
 			t.Fatalf("believed %d of %d octets", n, len(whole))
 		}
 	}
 	fragment := append([]byte(nil), whole...)
 	fragment[20] |= 0x20
 	f("", fragment)
-	m, err := dhcpv4.FromBytes(probe(new1)[ethHeader+ipHeader+udpHeader:])
+	m, err := dhcpv4.FromBytes(probe(new1, dhcpv4.TransactionID{7})[ethHeader+ipHeader+udpHeader:])
 	if err != nil || m.MessageType() != dhcpv4.MessageTypeDiscover || !m.IsBroadcast() || m.ClientHWAddr.String() != new1.String() {
 		t.Fatalf("probe: %v %v", m, err)
 	}
@@ -192,10 +192,31 @@ func TestServerOf(t *testing.T) {
 func FuzzServerOf(f *testing.F) {
 	f.Add(reply(2, nil, 54, "0a580001"))
 	f.Add(reply(5, nil))
-	f.Add(probe(m1))
+	f.Add(probe(m1, dhcpv4.TransactionID{7}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, ok := serverOf(b); ok && (!s.ID.IsValid() || !s.Has.IsValid()) {
+		if s, ok := serverOf(b, dhcpv4.TransactionID{}); ok && (!s.ID.IsValid() || !s.Has.IsValid()) {
 			t.Fatalf("%+v", s)
 		}
 	})
+}
+
+// TestSignsFromAfar: what comes from beyond the segment says nothing of DHCP servers on it, or one datagram in ten minutes, sent from
+// anywhere that is routed, keeps a subnet without addresses.
+func TestSignsFromAfar(t *testing.T) {
+	p := packet(msg(new1, 3, nil, 50, "0a5800b1", 54, hex.EncodeToString(ip("10.88.0.250").AsSlice())))
+	p.Src = netip.MustParseAddrPort("203.0.113.9:4444") // who chooses a server has no address yet, or comes by a relay
+	if _, e := Handle(p, view(t, facts())); e.Event.Server.IsValid() || e.Event.Reason != ReasonElse {
+		t.Errorf("a REQUEST from %s: %s is taken for a server of this segment", p.Src, e.Event.Server)
+	}
+	xid := dhcpv4.TransactionID{1, 2, 3, 4}
+	offer := &dhcpv4.DHCPv4{
+		OpCode: 2, HWType: 1, TransactionID: xid, ClientHWAddr: m1[:], YourIPAddr: ip("10.88.0.11").AsSlice(), Options: dhcpv4.Options{53: {2}, 54: ip("203.0.113.9").AsSlice()},
+	}
+	b := frame(m2, m1, netip.MustParseAddrPort("203.0.113.9:67"), netip.MustParseAddrPort("10.88.0.11:68"), offer.ToBytes())
+	if s, ok := serverOf(b, dhcpv4.TransactionID{9}); ok {
+		t.Errorf("an OFFER that nobody asked for, routed to the agent's own address: %+v", s)
+	}
+	if _, ok := serverOf(b, xid); !ok {
+		t.Error("the answer to our own probe is not heard, as its server does not broadcast")
+	}
 }

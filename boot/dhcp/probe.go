@@ -28,6 +28,8 @@ type Prober struct {
 	Silent func()
 	Logger *slog.Logger
 
+	xid dhcpv4.TransactionID // of this life's probes; Run alone uses it
+
 	mu      sync.Mutex // guards what follows
 	counts  map[string]uint64
 	heard   bool
@@ -62,6 +64,7 @@ func (p *Prober) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot look for DHCP servers on %s: %w", p.Iface, err)
 	}
 	defer unix.Close(fd)
+	rand.Read(p.xid[:]) // never fails: crypto/rand, Go 1.24
 	var next, judge time.Time
 	buf := make([]byte, maxPacket+ethHeader)
 	for ctx.Err() == nil {
@@ -108,7 +111,7 @@ func (p *Prober) take(frame []byte) {
 			p.Logger.Error("a DHCP reply made us panic; it was dropped", "iface", p.Iface, "panic", r)
 		}
 	}()
-	s, ok := serverOf(frame)
+	s, ok := serverOf(frame, p.xid)
 	if !ok || p.Ours(s.ID) || p.Ours(s.Addr) || !p.Wanted() {
 		return
 	}
@@ -148,26 +151,26 @@ func (p *Prober) unsent(err error) {
 func (p *Prober) ask(fd int, ifi *net.Interface) error {
 	var own MAC
 	copy(own[:], ifi.HardwareAddr)
-	b := probe(own)
+	b := probe(own, p.xid)
 	to := unix.SockaddrLinklayer{Protocol: etherIPv4>>8 | etherIPv4<<8&0xff00, Ifindex: ifi.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
 	return unix.Sendto(fd, b, 0, &to)
 }
 
 // probe is the frame of a DISCOVER that wants its answer broadcast. The address is the interface's own, so that a server has
 // one client more, and not one with each probe.
-func probe(own MAC) []byte {
+func probe(own MAC, xid dhcpv4.TransactionID) []byte {
 	m := &dhcpv4.DHCPv4{
-		OpCode: dhcpv4.OpcodeBootRequest, HWType: 1, Flags: 0x8000, ClientHWAddr: net.HardwareAddr(own[:]), ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero,
+		OpCode: dhcpv4.OpcodeBootRequest, HWType: 1, TransactionID: xid, Flags: 0x8000, ClientHWAddr: net.HardwareAddr(own[:]), ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero,
 		ServerIPAddr: net.IPv4zero, GatewayIPAddr: net.IPv4zero,
 		Options: dhcpv4.Options{53: {byte(dhcpv4.MessageTypeDiscover)}, 55: {1, 3, 6, 54}, 61: append([]byte{1}, own[:]...)},
 	}
-	rand.Read(m.TransactionID[:]) // never fails: crypto/rand, Go 1.24
 	zero, all := netip.IPv4Unspecified(), broadcast68().Addr()
 	return frame(own, MAC{255, 255, 255, 255, 255, 255}, netip.AddrPortFrom(zero, 68), netip.AddrPortFrom(all, portServer), m.ToBytes())
 }
 
-// serverOf reads an Ethernet frame with an OFFER or ACK that gives an address, to whomever: who gives addresses here?
-func serverOf(b []byte) (Server, bool) {
+// serverOf reads an Ethernet frame with an OFFER or ACK that gives an address: who gives addresses here? Broadcast ones count, to
+// whomever, for no router forwards them; of those to one address only the answers to our probes, which bear its xid.
+func serverOf(b []byte, xid dhcpv4.TransactionID) (Server, bool) {
 	if len(b) < ethHeader+ipHeader+udpHeader || binary.BigEndian.Uint16(b[12:]) != etherIPv4 {
 		return Server{}, false
 	}
@@ -185,6 +188,9 @@ func serverOf(b []byte) (Server, bool) {
 		return Server{}, false
 	}
 	if t := m.MessageType(); t != dhcpv4.MessageTypeOffer && t != dhcpv4.MessageTypeAck {
+		return Server{}, false
+	}
+	if [4]byte(ip[16:20]) != broadcast68().Addr().As4() && m.TransactionID != xid {
 		return Server{}, false
 	}
 	s := Server{ID: addrOf(m.Options.Get(dhcpv4.OptionServerIdentifier)), Addr: addrOf(ip[12:16]), Has: addrOf(m.YourIPAddr), By: ByReply}
