@@ -78,7 +78,7 @@ func TestServerOverride(t *testing.T) {
 			t.Fatalf("%s: %s", a.ID, e.Event.Reason)
 		}
 		// Without a relay the option is a client's own word.
-		if _, e = Handle(packet(msg(m1, 3, nil, append(req("10.88.0.21"), 82, o82)...)), v); e.Event.Reason != ReasonElse {
+		if _, e = Handle(packet(msg(m1, 3, nil, append(req("10.88.0.21"), 82, o82)...)), v); e.Event.Reason != ReasonOther {
 			t.Fatalf("%s: a client's own override: %s", a.ID, e.Event.Reason)
 		}
 	}
@@ -103,4 +103,23 @@ func TestPortID(t *testing.T) {
 	f("0004 00640103", "00:04:00:64:01:03") // VLAN 100, module 1, port 3
 	f("6574 0a 6830", "65:74:0a:68:30")     // no newline reaches a log
 	f("6574206830", "65:74:20:68:30")
+}
+
+// TestRelaysAreOurs: a relay that puts itself in our place (RFC 5107) is no other DHCP server for the agent that is on the segment
+// itself, and its address is given to nobody.
+func TestRelaysAreOurs(t *testing.T) {
+	fa := facts()
+	fa.Agents[0].Boot = append(fa.Agents[0].Boot, ip("10.90.0.11")) // on the relay's segment too
+	v := view(t, fa)
+	p := packet(msg(m1, 3, nil, 50, "0a5a0015", 54, hex.EncodeToString(ip("10.90.0.1").AsSlice())))
+	p.Local = ip("10.90.0.11")
+	if _, e := Handle(p, v); e.Event.Server.IsValid() {
+		t.Errorf("the listed relay %s is taken for a foreign server (%s)", e.Event.Server, e.Event.Reason)
+	}
+	if !v.Ours(ip("10.90.0.1")) {
+		t.Error("its replies, with its own address in option 54, are heard as those of a foreign server")
+	}
+	if v.free(fa.Subnets[1], ip("10.90.0.1"), new1, nil, t0) {
+		t.Error("its address is given to a client")
+	}
 }

@@ -165,6 +165,12 @@ func NewView(f Facts) (*View, error) {
 		v.static[b] = MAC{}
 		v.ours[b] = true
 	}
+	for _, s := range f.Subnets {
+		for _, b := range s.Relays { // one may put itself in our place (RFC 5107)
+			v.static[b] = MAC{}
+			v.ours[b] = true
+		}
+	}
 	for _, l := range f.Leases {
 		v.leases[l.MAC] = l
 		// Leases have no order. Of an address that had several holders the last one counts, or it would seem free.
@@ -224,7 +230,7 @@ func (v *View) own(s Subnet) (netip.Addr, bool) {
 	return v.self.Boot[0], true
 }
 
-// Ours tells whether a is an address of one of the site's agents.
+// Ours tells whether a is an address of one of the site's agents, or of a listed relay, which speaks for them.
 func (v *View) Ours(a netip.Addr) bool { return v.ours[a] }
 
 // Known tells whether mac has a reservation or a lease: the listener serves such packets first.
