@@ -393,6 +393,11 @@ func (r *request) ack(b binding) (Reply, Effects) {
 	r.ev.Addr = b.addr
 	var e Effects
 	if !b.static {
+		l := r.v.leases[r.mac]
+		if left := min(l.Until.Sub(r.p.At), b.expires); l.Addr == b.addr && left >= b.expires/16*15 {
+			b.expires = left // enough of it: who renews without end writes nothing
+			return r.answer(dhcpv4.MessageTypeAck, b, e)
+		}
 		e.Commit = &Lease{MAC: r.mac, Addr: b.addr, Until: r.p.At.Add(b.expires), Agent: r.v.self.ID, Name: r.client.name}
 	}
 	return r.answer(dhcpv4.MessageTypeAck, b, e)

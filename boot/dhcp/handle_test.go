@@ -478,3 +478,26 @@ func TestDecline(t *testing.T) {
 		t.Fatal("given to another while it rests")
 	}
 }
+
+// TestRenewalStorm: one client that renews without end does not write a record with each packet; it is told what is left.
+func TestRenewalStorm(t *testing.T) {
+	fa := facts()
+	fa.Subnets[0].AnyClient = true
+	renew := packet(msg(new1, 3, func(m *dhcpv4.DHCPv4) { m.ClientIPAddr = ip("10.88.0.140").AsSlice() }))
+	f := func(left, want time.Duration, commit bool) {
+		t.Helper()
+		fa.Leases = []Lease{{MAC: new1, Addr: ip("10.88.0.140"), Until: t0.Add(left), Agent: "a1"}}
+		r, e := reason(t, fa, renew, ReasonAck)
+		m, err := dhcpv4.FromBytes(r.Bytes)
+		if err != nil || (e.Commit != nil) != commit {
+			t.Fatalf("with %v left: commit %+v, %v", left, e.Commit, err)
+		}
+		if got, t1, t2 := m.IPAddressLeaseTime(0), m.IPAddressRenewalTime(0), m.IPAddressRebindingTime(0); got != want || t1 != want/4 || t2 != want/2 {
+			t.Fatalf("with %v left: %v, T1 %v, T2 %v", left, got, t1, t2)
+		}
+	}
+	f(LeaseDynamic-4*time.Second, LeaseDynamic-4*time.Second, false)
+	f(LeaseDynamic/16*15, LeaseDynamic/16*15, false)
+	f(LeaseDynamic/16*15-time.Second, LeaseDynamic, true)
+	f(LeaseDynamic+time.Hour, LeaseDynamic, false)
+}
