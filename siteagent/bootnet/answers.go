@@ -151,20 +151,20 @@ func (s *answers) windowOf(mac string) (reconcile.Window, bool) {
 
 // Run journals what was seen and renews the DHCP view when something moved, until ctx ends.
 func (s *answers) Run(ctx context.Context) error {
+	tick := time.NewTicker(modesTick) // one for all rounds: a site that is busy begins them more often
+	defer tick.Stop()
 	for {
 		_, wake := s.w.Journal.Rev()
 		st := s.w.State()
 		s.refresh()
-		if !s.wait(ctx, wake, st.Wake) {
+		if !s.wait(ctx, tick.C, wake, st.Wake) {
 			return nil
 		}
 	}
 }
 
 // wait journals events until something moves; false when ctx ended.
-func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
-	tick := time.NewTicker(modesTick)
-	defer tick.Stop()
+func (s *answers) wait(ctx context.Context, tick <-chan time.Time, wake, moved <-chan struct{}) bool {
 	for {
 		select {
 		case <-ctx.Done():
@@ -175,7 +175,7 @@ func (s *answers) wait(ctx context.Context, wake, moved <-chan struct{}) bool {
 			return true
 		case <-s.modes.changed:
 			return true
-		case <-tick.C:
+		case <-tick:
 			s.modes.tick()
 			return true // the view says up to when each agent was heard
 		case d := <-s.events:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/httpboot"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
 var (
@@ -279,4 +281,25 @@ func TestForgedServers(t *testing.T) {
 	if err != nil || len(p.Records) > 3*maxServers || len(b.answers.theirs) != 0 || len(m.subnets["boot"].met) != maxServers {
 		t.Fatalf("%d records, %d addresses, %d servers, %v", len(p.Records), len(b.answers.theirs), len(m.subnets["boot"].met), err)
 	}
+}
+
+// TestBackOnBusySite: where nobody can probe, addresses are given again although the journal never rests.
+func TestBackOnBusySite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		word := b.live("auto")
+		b.answers.local = nil // behind a relay
+		b.says(word, "boot authoritative")
+		go func() { _ = b.answers.Run(t.Context()) }()
+		b.answers.modes.chosen("boot", stranger.ID) // once
+		for range 90 {
+			time.Sleep(20 * time.Second)
+			if err := b.journal.Append(t.Context(), claim.Local, reconcile.Event("", "", intent.Epoch{}, "test", "busy", nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := b.answers.modes.word(); got != "boot authoritative" {
+			t.Errorf("half an hour after the only sign: %s", got)
+		}
+	})
 }
