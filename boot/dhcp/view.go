@@ -233,6 +233,16 @@ func (v *View) own(s Subnet) (netip.Addr, bool) {
 // Ours tells whether a is an address of one of the site's agents, or of a listed relay, which speaks for them.
 func (v *View) Ours(a netip.Addr) bool { return v.ours[a] }
 
+// Another tells whether a is known to be somebody else's than mac's: reserved, an agent's, a relay's, a router's, or leased.
+func (v *View) Another(a netip.Addr, mac MAC, at time.Time) bool {
+	if m, ok := v.static[a]; ok && m != mac {
+		return true
+	}
+	l, ok := v.taken[a]
+	s, _ := v.subnet(a)
+	return a == s.Router || ok && l.MAC != mac && at.Before(l.Until)
+}
+
 // Known tells whether mac has a reservation or a lease: the listener serves such packets first.
 func (v *View) Known(mac MAC) bool {
 	_, l := v.leases[mac]

@@ -48,12 +48,14 @@ type Watch struct {
 	Present bool   // another server is there
 	Server  Server // the one noticed last; kept when it is gone
 	heard   time.Time
-	silent  int // probes since then
+	replied time.Time // when one was heard by its own reply last
+	silent  int       // probes since then
 }
 
 // Heard notes a sign of s, and returns whether that is news: nobody was there before.
 func (w *Watch) Heard(s Server, at time.Time) bool {
 	news := !w.Present
+	w.reply(s, at)
 	if w.Server.ID == s.ID && s.By == ByClient && w.Server.By == ByReply {
 		s.Addr, s.MAC, s.By = w.Server.Addr, w.Server.MAC, w.Server.By // what was seen of it stays
 	}
@@ -79,6 +81,21 @@ func (w *Watch) Silent(at time.Time) bool {
 // Learn takes over what another agent, or this one in an earlier life, found out; the times count from now on.
 func (w *Watch) Learn(present bool, s Server, at time.Time) {
 	w.Settled, w.Present, w.Server, w.heard, w.silent = true, present, s, at, 0
+	if present {
+		w.reply(s, at)
+	}
+}
+
+// reply notes how s was noticed.
+func (w *Watch) reply(s Server, at time.Time) {
+	if s.By == ByReply {
+		w.replied = at
+	}
+}
+
+// Answers tells whether another server was heard by its own reply within GoneAfter: what clients name anybody can make up.
+func (w *Watch) Answers(at time.Time) bool {
+	return w.Present && !w.replied.IsZero() && at.Sub(w.replied) < GoneAfter
 }
 
 // Forgive says that the server is one of the site's own, as a roster that came later shows.

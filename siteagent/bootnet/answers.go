@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -40,16 +41,26 @@ type answers struct {
 	view   atomic.Pointer[dhcp.View]
 	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
 
-	mu     sync.Mutex            // guards what follows
-	arch   map[string]string     // MAC -> arch of its last firmware packet
-	theirs map[string]netip.Addr // MAC -> the address that it took of a server that is not ours
-	seen   map[string]string     // MAC|stage -> window nonce that was journaled
+	mu     sync.Mutex        // guards what follows
+	arch   map[string]string // MAC -> arch of its last firmware packet
+	theirs map[string]took   // MAC -> the address that it took of a server that is not ours
+	seen   map[string]string // MAC|stage -> window nonce that was journaled
 	lost   uint64
 	used   map[string]time.Time // address -> when it was told last that somebody else uses it
 	// The boot windows by MAC, as they were at that revision of the journal.
 	windows  map[string]reconcile.Window
 	windowed uint64
 }
+
+// took is an address that a machine chose of another server, as its REQUEST says.
+type took struct {
+	addr   netip.Addr
+	subnet string
+	at     time.Time
+}
+
+// tookFor is how long that counts: from the firmware's REQUEST, or iPXE's own, to its script.
+const tookFor = 10 * time.Minute
 
 // maxSeen bounds what is remembered per MAC: a site has some thousand machines; strangers beyond that are forgotten.
 const maxSeen = 16384
@@ -59,6 +70,7 @@ func (s *answers) View() *dhcp.View { return s.view.Load() }
 
 // refresh makes the DHCP view anew; the last good one stays when it cannot.
 func (s *answers) refresh() {
+	defer s.forget()
 	f, err := s.facts()
 	if err == nil {
 		var v *dhcp.View
@@ -68,6 +80,13 @@ func (s *answers) refresh() {
 		}
 	}
 	s.log.Error("cannot renew DHCP view; the last one stays", "err", err)
+}
+
+// forget drops what machines took of other servers where there is none any more, or long ago.
+func (s *answers) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.theirs, func(_ string, t took) bool { return time.Since(t.at) >= tookFor || !s.modes.yields(t.subnet) })
 }
 
 // Seen implements dhcp.Site: the first packet of each stage of an awaited boot becomes an event.
@@ -87,7 +106,7 @@ func (s *answers) Seen(e dhcp.Event) {
 		s.modes.chosen(e.Subnet, e.Server)
 		if v := s.View(); v != nil && v.Reserved(e.MAC) { // no more than the site has machines
 			s.mu.Lock()
-			s.theirs[mac] = e.Addr
+			s.theirs[mac] = took{e.Addr, e.Subnet, time.Now()}
 			s.mu.Unlock()
 		}
 	}
@@ -246,12 +265,23 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	return "a journaled power-on awaits this boot", nil
 }
 
-// elsewhere tells whether a machine has that address from the DHCP server of a subnet on which this site gives none.
+// elsewhere tells whether a machine has that address from the DHCP server of a subnet on which this site gives none. Anybody can send
+// a REQUEST in its name: an address that is known to be another's is not believed.
 func (s *answers) elsewhere(mac string, n effective.NICAddress, a netip.Addr) bool {
+	m, err := dhcp.ParseMAC(mac)
+	v := s.View()
+	if err != nil || v == nil || !n.Prefix().Contains(a) || v.Another(a, m, time.Now()) || !s.modes.gives(n.PoolName) {
+		return false
+	}
 	s.mu.Lock()
-	took := s.theirs[mac]
-	s.mu.Unlock()
-	return took == a && n.Prefix().Contains(a) && s.modes.yields(n.PoolName)
+	defer s.mu.Unlock()
+	for other, t := range s.theirs {
+		if other != mac && t.addr == a && time.Since(t.at) < tookFor {
+			return false
+		}
+	}
+	t, ok := s.theirs[mac]
+	return ok && t.addr == a && time.Since(t.at) < tookFor
 }
 
 // bootAssets returns the installer's kernel and ramdisk, and the console of the machine's type.
@@ -393,8 +423,8 @@ func (s *answers) macOf(a netip.Addr) (string, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for mac, took := range s.theirs {
-		if took == a.Unmap() {
+	for mac, t := range s.theirs {
+		if t.addr == a.Unmap() && time.Since(t.at) < tookFor {
 			return mac, true
 		}
 	}

@@ -161,6 +161,14 @@ func (m *modes) yields(subnet string) bool {
 	return n != nil && n.watch.Mode(n.want) == dhcp.ModeProxy
 }
 
+// gives tells whether somebody else certainly gives the addresses on a subnet: it is wanted so, or one was heard that does.
+func (m *modes) gives(subnet string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.subnets[subnet]
+	return n != nil && (n.want == dhcp.ModeProxy || n.want == dhcp.ModeAuto && n.watch.Answers(time.Now()))
+}
+
 // wanted tells whether other servers matter on the subnet of a boot address.
 func (m *modes) wanted(local netip.Addr) bool {
 	m.mu.Lock()

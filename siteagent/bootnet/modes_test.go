@@ -166,10 +166,62 @@ func TestBootElsewhere(t *testing.T) {
 			t.Fatalf("the installer does not get its address %s\n%s", from, text)
 		}
 	}
+	f("10.88.3.77", false) // a client may name what it wants
+	b.answers.modes.heard(bootAddr, stranger)
+	b.answers.modes.chosen("boot", netip.MustParseAddr("10.88.0.250")) // nor does that hide the one that was heard
 	f("10.88.3.77", true)
 	f("10.88.3.78", false)
 	f("10.88.0.21", true) // the reserved one: the other server may have the same reservation
+	word()
 	b.answers.modes.subnets["boot"].watch.Learn(false, dhcp.Server{}, time.Now())
+	f("10.88.3.77", false)
+	word()
+	if len(b.answers.theirs) != 0 {
+		t.Fatalf("%v, where nobody else gives addresses", b.answers.theirs)
+	}
+}
+
+// TestTokenNotToAnotherMachine: a forged REQUEST, with m1's MAC and another server's name, does not bring m1's token to an address that
+// is known to be another's; nor does an old one, nor one for an address that two machines claim.
+func TestTokenNotToAnotherMachine(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	second := strings.NewReplacer("m1", "m2", "SN-M1", "SN-M2", testMAC, "52:54:00:88:00:02", "10.88.0.21", "10.88.0.22", testUUID, "00000000-0000-4000-8000-0000000000a2").Replace(machineDoc)
+	b.receive(b.author.Put(second))
+	word()
+	b.answers.modes.heard(bootAddr, stranger)
+	b.add(kindLease, "02:00:00:00:00:01", intent.Epoch{}, lease{Addr: netip.MustParseAddr("10.88.9.40"), Until: b.replica.Passed().Add(time.Hour), Agent: "a1"})
+	word()
+	b.window("n1")
+	took := func(mac byte, addr string) {
+		b.answers.Seen(dhcp.Event{
+			Reason: dhcp.ReasonElse, Type: "REQUEST", MAC: dhcp.MAC{0x52, 0x54, 0, 0x88, 0, mac}, Subnet: "boot", Server: netip.MustParseAddr("10.88.0.250"), Addr: netip.MustParseAddr(addr),
+		})
+		word()
+	}
+	f := func(from string, want bool) {
+		t.Helper()
+		text, _, err := b.answers.Script(t.Context(), httpboot.ScriptRequest{MAC: strings.ReplaceAll(testMAC, ":", "-"), Remote: netip.MustParseAddr(from)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if containsToken(text) != want {
+			t.Fatalf("asked from %s: token %v, want %v", from, !want, want)
+		}
+	}
+	for _, a := range []string{"10.88.0.22", "10.88.0.11", "10.88.9.40"} { // another machine's, an agent's, leased
+		took(1, a)
+		f(a, false)
+	}
+	took(1, "10.88.3.77")
+	f("10.88.3.77", true)
+	took(2, "10.88.3.77")
+	f("10.88.3.77", false)
+	took(2, "10.88.3.78")
+	f("10.88.3.77", true)
+	old := b.answers.theirs[testMAC]
+	old.at = old.at.Add(-tookFor)
+	b.answers.theirs[testMAC] = old
 	f("10.88.3.77", false)
 }
 

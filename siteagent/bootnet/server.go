@@ -69,7 +69,7 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
 		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: events,
 		modes: newModes(cfg.Site.Journal, cfg.Self, cfg.Log, events), local: parseAddrs(cfg.Boot),
-		arch: map[string]string{}, theirs: map[string]netip.Addr{}, used: map[string]time.Time{}, seen: map[string]string{},
+		arch: map[string]string{}, theirs: map[string]took{}, used: map[string]time.Time{}, seen: map[string]string{},
 	}}
 }
 
