@@ -338,7 +338,9 @@ func TestDynamic(t *testing.T) {
 	fa.Leases = []Lease{*e2.Commit}
 	// Booted, it is no PXE client any more: its lease speaks for it, at any agent.
 	fa.Self = "a2"
-	_, e3 := reason(t, fa, packet(msg(new1, 3, nil, 50, addr)), ReasonAck)
+	renewal := packet(msg(new1, 3, nil, 50, addr))
+	renewal.At = t0.Add(LeaseDynamic / 4) // T1
+	_, e3 := reason(t, fa, renewal, ReasonAck)
 	if e3.Commit == nil || e3.Commit.Agent != "a2" {
 		t.Fatalf("renewal by the other agent: %+v", e3.Commit)
 	}
