@@ -361,6 +361,9 @@ func (r *request) proxy(t dhcpv4.MessageType) (Reply, Effects) {
 	}
 	m := r.base(t)
 	m.ClientIPAddr = r.m.ClientIPAddr
+	if r.giaddr.IsValid() {
+		m.Flags |= 0x8000 // there is no address that the relay could send it to
+	}
 	r.boot(m, b)
 	if r.ev.File == "" {
 		return r.silent(ReasonNoLoader)

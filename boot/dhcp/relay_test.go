@@ -123,3 +123,14 @@ func TestRelaysAreOurs(t *testing.T) {
 		t.Error("its address is given to a client")
 	}
 }
+
+// TestProxyByRelay: an offer without an address is broadcast by a relay: there is no address that it could be sent to.
+func TestProxyByRelay(t *testing.T) {
+	fa := facts()
+	fa.Subnets[1].Mode = ModeProxy
+	p := relayed(m1, 1, "10.90.0.1", "", 60, asHex("PXEClient:Arch:00007:UNDI:003001"), 93, "0007")
+	r, _ := reason(t, fa, p, ReasonProxy)
+	if m, err := dhcpv4.FromBytes(r.Bytes); err != nil || m.Flags&0x8000 == 0 {
+		t.Errorf("flags %x, yiaddr %v, %v", m.Flags, m.YourIPAddr, err)
+	}
+}

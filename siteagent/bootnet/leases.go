@@ -164,6 +164,7 @@ func (s *answers) inUse(e dhcp.Event) {
 		default:
 			s.mu.Lock()
 			s.lost++
+			delete(s.used, addr) // the client's next DECLINE tells it
 			s.mu.Unlock()
 		}
 	}

@@ -355,3 +355,25 @@ func TestBackOnBusySite(t *testing.T) {
 		}
 	})
 }
+
+// TestDeclineNotLost: an address that could not be laid to rest, as what waits for the journal was full, rests at the next DECLINE.
+func TestDeclineNotLost(t *testing.T) {
+	b := newBench(t)
+	word := b.live("auto")
+	word()
+	for len(b.answers.events) < cap(b.answers.events) {
+		b.answers.events <- reconcile.Event("", "", intent.Epoch{}, "test", "busy", nil)
+	}
+	at := netip.MustParseAddr("10.88.9.40")
+	e := dhcp.Event{Reason: dhcp.ReasonDecline, MAC: dhcp.MAC{2, 0, 0, 0, 0, 1}, Addr: at, Subnet: "boot"}
+	b.answers.Seen(e)
+	for len(b.answers.events) > 0 {
+		<-b.answers.events
+	}
+	b.answers.Seen(e)
+	word()
+	f, err := b.answers.facts()
+	if err != nil || len(f.Resting) != 1 {
+		t.Fatalf("resting: %v, %v", f.Resting, err)
+	}
+}

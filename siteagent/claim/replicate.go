@@ -207,11 +207,11 @@ func (j *Journal) pullAll(ctx context.Context, peers Peers, peer string) error {
 			err = errors.Join(err, fmt.Errorf("cannot take the journal of %s: %w", agent, perr))
 		}
 	}
-	if err == nil {
-		j.mu.Lock()
+	j.mu.Lock()
+	if j.heads[peer].seq >= theirs[peer] { // its own chain decides: it may hold another's that links to nothing here
 		j.heard[peer] = began
-		j.mu.Unlock()
 	}
+	j.mu.Unlock()
 	return err
 }
 
