@@ -63,8 +63,9 @@ const (
 type Controller struct {
 	cfg Config
 
-	mu   sync.Mutex           // guards what follows
-	busy map[string]time.Time // id -> not before; in the future while a step runs or rests
+	mu   sync.Mutex               // guards what follows
+	busy map[string]chan struct{} // id -> what runs on it; closed at its end
+	rest map[string]time.Time     // id -> no step before: one has failed
 	bmcs map[string]bmc.Controller
 	held map[string]bool // machines that are on and unknown, of which an event told
 	wg   sync.WaitGroup
@@ -72,7 +73,7 @@ type Controller struct {
 
 // New returns a controller that does nothing yet.
 func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, busy: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}, held: map[string]bool{}}
+	return &Controller{cfg: cfg, busy: map[string]chan struct{}{}, rest: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}, held: map[string]bool{}}
 }
 
 // Run plans and applies until ctx ends, then waits for the steps that run and closes BMC sessions.
@@ -129,23 +130,31 @@ func (c *Controller) Owns(machine string) bool { return c.owns(machineID(machine
 func (c *Controller) start(ctx context.Context, id string, fn func(context.Context) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Now().Before(c.busy[id]) {
+	if c.busy[id] != nil || time.Now().Before(c.rest[id]) {
 		return
 	}
-	c.busy[id] = time.Now().Add(stepLimit + time.Minute)
+	c.busy[id] = make(chan struct{})
 	c.wg.Go(func() {
+		defer c.free(id)
 		sctx, cancel := context.WithTimeout(ctx, stepLimit)
 		defer cancel()
 		err := fn(sctx)
-		until := time.Time{}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.rest, id)
 		if err != nil && ctx.Err() == nil {
-			until = time.Now().Add(rest)
+			c.rest[id] = time.Now().Add(rest)
 			c.cfg.Log.Warn("step failed; it is tried again", "id", id, "err", err)
 		}
-		c.mu.Lock()
-		c.busy[id] = until
-		c.mu.Unlock()
 	})
+}
+
+// free ends what runs on id.
+func (c *Controller) free(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.busy[id])
+	delete(c.busy, id)
 }
 
 func machineID(name string) string { return "machine/" + name }

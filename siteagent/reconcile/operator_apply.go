@@ -10,25 +10,43 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 )
 
+// operatorWait is how long an operator's act waits for the step that runs on a machine: most take a few seconds.
+const operatorWait = 20 * time.Second
+
+// seize takes id as a step does, once the one that runs has ended; that one failed and rests is no reason to wait. Errors: ctx's, or that the
+// step takes longer than operatorWait.
+func (c *Controller) seize(ctx context.Context, id string) error {
+	limit := time.NewTimer(operatorWait)
+	defer limit.Stop()
+	for {
+		c.mu.Lock()
+		running := c.busy[id]
+		if running == nil {
+			c.busy[id] = make(chan struct{})
+			c.mu.Unlock()
+			return nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-running:
+		case <-limit.C:
+			return errors.New("a step is under way; try again in a moment")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // alone takes a machine for what an operator does to its record: no step of this agent runs on it until done, this agent knows what its peers
 // know, it holds the claim, and check still lets the machine through. Its BMC is not written to, so one that does not answer is no reason.
 func (c *Controller) alone(ctx context.Context, v MachineView, check func(MachineView) error) (cl intent.Claim, now MachineView, done func(), err error) {
 	id := machineID(v.Name)
-	c.mu.Lock()
-	if time.Now().Before(c.busy[id]) {
-		c.mu.Unlock()
-		return cl, v, nil, errors.New("a step is under way; try again in a moment")
-	}
-	c.busy[id] = time.Now().Add(stepLimit)
-	c.mu.Unlock()
-	free := func() {
-		c.mu.Lock()
-		c.busy[id] = time.Time{}
-		c.mu.Unlock()
+	if err := c.seize(ctx, id); err != nil {
+		return cl, v, nil, err
 	}
 	defer func() {
 		if err != nil {
-			free()
+			c.free(id)
 		}
 	}()
 	if err := c.cfg.Journal.Catch(ctx); err != nil {
@@ -55,7 +73,7 @@ func (c *Controller) alone(ctx context.Context, v MachineView, check func(Machin
 		c.let(ctx, v.Name)
 		return cl, v, nil, err
 	}
-	return cl, now, func() { c.let(ctx, v.Name); free() }, nil
+	return cl, now, func() { c.let(ctx, v.Name); c.free(id) }, nil
 }
 
 // Quarantine keeps a machine that Untouchable lets through out of use, under the claim, until it is cleared. more is journaled with it.

@@ -176,7 +176,7 @@ func (h *half) turn() {
 	h.bindings()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	clear(h.busy)
+	clear(h.rest)
 }
 
 func (h *half) views() []MachineView {

@@ -3,8 +3,10 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
@@ -145,4 +147,36 @@ func TestQuarantineBehind(t *testing.T) {
 		now, _ := p.half[owner].View("m1")
 		t.Errorf("a running machine is %s by who knew nothing of it", now.Status.State)
 	}
+}
+
+// TestOperatorBetweenSteps: steps on a machine whose BMC is dead fail again and again. An operator's act waits for the one that runs, and not for
+// the rest after it; behind one that takes too long it says so.
+func TestOperatorBetweenSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Config{Log: slog.New(slog.DiscardHandler)})
+		end := make(chan struct{})
+		c.start(t.Context(), "machine/m1", func(context.Context) error { <-end; return errors.New("no route to host") })
+		begun := time.Now()
+		if err := c.seize(t.Context(), "machine/m1"); err == nil || time.Since(begun) != operatorWait {
+			t.Errorf("behind a step that goes on: %v after %v", err, time.Since(begun))
+		}
+		go func() { time.Sleep(time.Second); close(end) }()
+		begun = time.Now()
+		if err := c.seize(t.Context(), "machine/m1"); err != nil || time.Since(begun) != time.Second {
+			t.Errorf("at its end: %v after %v", err, time.Since(begun))
+		}
+		ran := false
+		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil })
+		c.free("machine/m1")
+		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil }) // it rests
+		c.wg.Wait()
+		if ran {
+			t.Error("a step ran beside the operator, or in the rest after one that failed")
+		}
+		time.Sleep(rest)
+		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil })
+		if c.wg.Wait(); !ran {
+			t.Error("no step runs any more")
+		}
+	})
 }
