@@ -15,7 +15,7 @@ import (
 var (
 	ErrFrozen = errors.New("the firmware froze the disk's security before the installer started: power-cycle the machine, or look for \"security freeze lock\" in its BIOS settings")
 	ErrLocked = errors.New("the disk is locked by a password that is not ours")
-	ErrHidden = errors.New("a part of the disk is hidden by its maximum address (HPA), and only a sanitize reaches that")
+	ErrHidden = errors.New("a part of the disk is hidden by its maximum address (HPA) or a device configuration overlay (DCO), and only a sanitize reaches that")
 )
 
 // password locks a disk from SECURITY SET PASSWORD to the end of SECURITY ERASE UNIT, as the standard wants it. It is no secret: after a
@@ -27,6 +27,7 @@ const (
 	ataReadNative   = 0x27 // READ NATIVE MAX ADDRESS EXT, of ATA8-ACS
 	ataAddress      = 0x78 // GET NATIVE MAX ADDRESS EXT, which came in its place
 	ataSmart        = 0xb0
+	ataDCO          = 0xb1 // DEVICE CONFIGURATION, of ATA8-ACS
 	ataSanitize     = 0xb4
 	ataIdentify     = 0xec
 	ataSetPassword  = 0xf1
@@ -47,6 +48,9 @@ const (
 	keyBlockEr   = 0x426b4572
 	keyOverwrite = 0x4f57 << 32 // and the pattern below it
 
+	dcoIdentify = 0xc2
+	wordDCOMax  = 3 // and three more
+
 	smartStatus = 0xda
 	smartKey    = 0xc24f00
 )
@@ -63,8 +67,10 @@ const (
 	hasHPA           = 1 << 10
 	wordEraseTime    = 90
 	wordMaxAddress   = 100
+	wordFeatures2    = 83
+	hasDCO           = 1 << 11
 	wordMore         = 119
-	hasAddress       = 1<<14 | 1<<8
+	hasAddress       = 1 << 8
 	wordSecurity     = 128
 	hasSecurity      = 1 << 0
 	securityOn       = 1 << 1
@@ -168,14 +174,19 @@ func identifyATA(dev Device) (ataDisk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !sound(b) {
+		return nil, fmt.Errorf("cannot believe what the disk says it is: %w", ErrDevice)
+	}
+	return b, nil
+}
+
+// sound tells whether 512 octets that a disk gave are not all zero, and have no wrong checksum: word 255, where it has a signature.
+func sound(b []byte) bool {
 	sum := byte(0)
 	for _, x := range b {
 		sum += x
 	}
-	if !slices.ContainsFunc(b, func(x byte) bool { return x != 0 }) || b[510] == 0xa5 && sum != 0 { // word 255: signature and checksum
-		return nil, fmt.Errorf("cannot believe what the disk says it is: %w", ErrDevice)
-	}
-	return b, nil
+	return slices.ContainsFunc(b, func(x byte) bool { return x != 0 }) && (b[510] != 0xa5 || sum == 0)
 }
 
 // ataMethods asks an ATA disk what it can. One that our password locks, of a run that the power was cut from, is unlocked first.
@@ -194,7 +205,7 @@ func ataMethods(ctx context.Context, j *Job) ([]method, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := wholeATA(j.dev, d); err != nil {
+	if err := wholeATA(j, d); err != nil {
 		j.less = errors.Join(j.less, err)
 		return out, nil
 	}
@@ -360,23 +371,36 @@ func eraseTime(d ataDisk, size int64) time.Duration {
 	return min(max(2*minutes*time.Minute, time.Duration(size/50_000_000)*time.Second)+time.Hour, 7*24*time.Hour)
 }
 
-// wholeATA refuses a disk whose maximum address hides a part of it.
-func wholeATA(dev Device, d ataDisk) error {
+// wholeATA refuses a disk of which its maximum address, or a device configuration overlay, hides a part. An overlay that cannot be read, as
+// where the firmware froze it, is no reason to refuse; the receipt says so.
+func wholeATA(j *Job, d ataDisk) error {
+	sectors, native := binary.LittleEndian.Uint64(d[2*wordMaxAddress:]), uint64(0)
 	c := ataCommand{extended: true, timeout: quick}
+	valid := d.word(wordFeatures2)>>14 == 1 // bits 15:14 say so of this word and the one before
 	switch {
-	case d.has(wordMore, hasAddress):
+	case d.word(wordMore)>>14 == 1 && d.has(wordMore, hasAddress):
 		c.command = ataAddress
-	case d.has(wordFeatures, hasHPA):
+	case valid && d.has(wordFeatures, hasHPA):
 		c.command = ataReadNative
-	default:
-		return nil
 	}
-	r, err := ata(dev, c, false, nil)
-	if err != nil {
-		return fmt.Errorf("cannot ask for the native maximum address: %w", err)
+	if c.command != 0 {
+		r, err := ata(j.dev, c, false, nil)
+		if err != nil {
+			return fmt.Errorf("cannot ask for the native maximum address: %w", err)
+		}
+		native = r.lba + 1
 	}
-	if sectors := binary.LittleEndian.Uint64(d[2*wordMaxAddress:]); r.lba+1 > sectors {
-		return fmt.Errorf("%d of %d sectors: %w", r.lba+1-sectors, r.lba+1, ErrHidden)
+	if valid && d.has(wordFeatures2, hasDCO) {
+		b := Aligned(512)
+		switch _, err := ata(j.dev, ataCommand{command: ataDCO, feature: dcoIdentify, timeout: quick}, false, b); {
+		case err != nil || !sound(b):
+			j.unseen = "; whether a device configuration overlay hides a part is not known"
+		default:
+			native = max(native, binary.LittleEndian.Uint64(b[2*wordDCOMax:])+1) // the factory's
+		}
+	}
+	if native > sectors {
+		return fmt.Errorf("%d of %d sectors: %w", native-sectors, native, ErrHidden)
 	}
 	return nil
 }

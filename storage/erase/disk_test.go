@@ -24,13 +24,17 @@ type disk struct {
 	features uint16 // word 82
 	more     uint16 // word 119
 	hidden   uint64 // sectors
-	password string
-	actions  map[byte]bool // of SANITIZE, SAS
-	failing  bool          // SMART
-	keeps    bool          // the password stays after an erase
-	attend   int           // unit attentions that it has to tell first
-	frozenS  bool          // sanitize is frozen
-	silent   bool          // no registers come back
+
+	features2 uint16 // word 83
+	overlaid  uint64 // sectors that a DCO hides
+	dcoFrozen bool
+	password  string
+	actions   map[byte]bool // of SANITIZE, SAS
+	failing   bool          // SMART
+	keeps     bool          // the password stays after an erase
+	attend    int           // unit attentions that it has to tell first
+	frozenS   bool          // sanitize is frozen
+	silent    bool          // no registers come back
 
 	prepared bool
 }
@@ -170,14 +174,18 @@ func (d *disk) ata(cdb, data []byte) Sense {
 	pass := strings.TrimRight(string(data[min(2, len(data)):min(34, len(data))]), "\x00")
 	switch command {
 	case ataIdentify:
-		for w, v := range map[int]uint16{wordSanitize: d.sanitize, wordFeatures: d.features, wordMore: d.more, wordSecurity: d.security, wordEraseTime: 0x8002} {
+		for w, v := range map[int]uint16{wordSanitize: d.sanitize, wordFeatures: d.features, wordMore: 1<<14 | d.more, wordFeatures2: 1<<14 | d.features2, wordSecurity: d.security, wordEraseTime: 0x8002} {
 			binary.LittleEndian.PutUint16(data[2*w:], v)
 		}
 		binary.LittleEndian.PutUint64(data[2*wordMaxAddress:], sectors)
-		data[0], data[510] = 0x40, 0xa5
-		for _, x := range data[:511] {
-			data[511] -= x
+		seal(data)
+		return nil
+	case ataDCO:
+		if d.dcoFrozen || feature != dcoIdentify {
+			return abort
 		}
+		binary.LittleEndian.PutUint64(data[2*wordDCOMax:], sectors+d.overlaid-1)
+		seal(data)
 		return nil
 	case ataReadNative, ataAddress:
 		return d.registers(0x50, 0, 0, sectors+d.hidden-1)
@@ -215,6 +223,14 @@ func (d *disk) ata(cdb, data []byte) Sense {
 		return abort
 	}
 	return nil
+}
+
+// seal gives 512 octets a first word and a checksum.
+func seal(b []byte) {
+	b[0], b[510] = 0x40, 0xa5
+	for _, x := range b[:511] {
+		b[511] -= x
+	}
 }
 
 func (d *disk) ataSanitize(feature, count uint16, lba uint64) Sense {
@@ -299,6 +315,10 @@ func diskCases() []diskCase {
 		{"hidden part", "hdd", erasure.Purge, with(enhanced, hpa), "", "[]", ErrHidden},
 		{"hidden part, by the newer command", "hdd", erasure.Clear, func(d *disk) { d.more, d.hidden = hasAddress, 1 }, "", "[]", ErrHidden},
 		{"hidden part, sanitized", "ssd", erasure.Purge, with(blocks, hpa), "ata-sanitize-block", "[sanitize 0x12 0 0x426b4572]", nil},
+		{"a part behind an overlay", "hdd", erasure.Clear, func(d *disk) { d.features2, d.overlaid = hasDCO, 2048 }, "", "[]", ErrHidden},
+		{"a part behind an overlay, sanitized", "ssd", erasure.Purge, with(blocks, func(d *disk) { d.features2, d.overlaid = hasDCO, 2048 }), "ata-sanitize-block", "[sanitize 0x12 0 0x426b4572]", nil},
+		{"an overlay that hides nothing", "hdd", erasure.Clear, func(d *disk) { d.features2 = hasDCO }, "overwrite", "[]", nil},
+		{"an overlay that is frozen", "hdd", erasure.Clear, func(d *disk) { d.features2, d.dcoFrozen = hasDCO, true }, "overwrite", "[]", nil},
 		{"no hidden part", "hdd", erasure.Clear, func(d *disk) { d.features, d.more = hasHPA, hasAddress }, "overwrite", "[]", nil},
 
 		{"SAS, block", "ssd", erasure.Purge, sas, "scsi-sanitize-block", "[sanitize 0x82 data ]", nil},
@@ -351,6 +371,9 @@ func TestDisks(t *testing.T) {
 					smart := map[bool]string{true: map[bool]string{true: "failed", false: "passed"}[d.failing]}[d.features&hasSmart != 0]
 					if dr.Method != c.method || dr.Smart != smart {
 						t.Errorf("method %s, want %s; health %q, want %q", dr.Method, c.method, dr.Smart, smart)
+					}
+					if told := strings.Contains(dr.DeviceStatus, "is not known"); told != d.dcoFrozen {
+						t.Errorf("the receipt says %q", dr.DeviceStatus)
 					}
 					if err := dr.Check(c.want); err != nil {
 						t.Error(err)

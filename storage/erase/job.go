@@ -86,9 +86,10 @@ type Job struct {
 	begun  bool
 	seed   [32]byte
 	marks  []int64
-	off    int64 // overwritten so far
-	polled bool  // a sanitize of this job was started
-	less   error // why the disk has less methods than it could
+	off    int64  // overwritten so far
+	polled bool   // a sanitize of this job was started
+	less   error  // why the disk has less methods than it could
+	unseen string // what could not be looked at, for the receipt
 	drive  erasure.Drive
 }
 
@@ -144,7 +145,7 @@ func (j *Job) step(ctx context.Context) error {
 		return j.mark()
 	case stageErase:
 		status, err := j.method.run(ctx, j)
-		j.drive.DeviceStatus = status
+		j.drive.DeviceStatus = status + j.unseen
 		return err
 	default:
 		return j.look(ctx)
