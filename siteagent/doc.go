@@ -2,9 +2,11 @@
 // with nobody above it.
 //
 // Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, how
-// a spare starts. Its rooms: replica (signed state), effective (with overrides), bootnet (the boot network's answers), claim,
-// members (who was cut off or came in), peers (what agents say to each other), holdings
-// (assets), upkeep (the store), reconcile, override.
+// a spare starts. Its rooms: replica (signed state), effective (with overrides), intake and catchup (signed state from above and from
+// peers), sticks; bootnet (the boot network's answers), reconcile and claim (who does what to which machine), bmclogin, operate (what people
+// do to one), holds (how long something waited), receipts, explain, doctor; override, freshness, auditlog; members (who was cut off or came
+// in), peers (what agents say to each other), keys; holdings, wan and abroad (assets, the line, other sites); traffic, history, devices
+// and rota (telemetry); upkeep (the store).
 //
 // Imported by: cmd/skerry only. It never imports coordinator.
 //
