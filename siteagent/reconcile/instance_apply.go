@@ -23,14 +23,7 @@ func (c *Controller) instances(ctx context.Context, want Want, views []MachineVi
 
 func (c *Controller) instanceView(want Want, views []MachineView) InstanceView {
 	v := InstanceView{Catalog: want.Catalog, Bindings: Bindings(c.cfg.Journal), Deleted: want.Deleted, Cause: want.Cause, Knows: want.Knows, Displaced: displaced(c.cfg.Journal)}
-	_, members := c.cfg.Members()
-	alive := 0
-	for _, m := range members {
-		if m.Alive {
-			alive++
-		}
-	}
-	v.Majority = alive*2 > len(members)
+	v.Majority = c.majority()
 	for _, m := range views {
 		free := m.Binding == nil || m.Binding.Released
 		if m.Status.State == intent.StateAvailable && free && m.Accepted != nil && !m.Spec.Maintenance {

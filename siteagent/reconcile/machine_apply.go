@@ -142,7 +142,7 @@ func (c *Controller) start(ctx context.Context, id string, fn func(context.Conte
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.rest, id)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errKnewMore) {
 			c.rest[id] = time.Now().Add(rest)
 			c.cfg.Log.Warn("step failed; it is tried again", "id", id, "err", err)
 		}
@@ -209,18 +209,27 @@ func (c *Controller) chores(ctx context.Context, v MachineView) {
 	})
 }
 
-// applyMachine carries one step out: claim, journal, device, read back, status. Every part may be repeated after a crash.
+// applyMachine carries one step out: claim, journal, device, read back, status. Every part may be repeated after a crash. What it was
+// planned on must be all that the site knows: a box that has just taken a place learns the past page by page, and whoever held the claim
+// before may have written more. Also a step that touches nothing would be the newest word on the machine.
 func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step) error {
+	_, held := c.cfg.Claims.Held(machineID(v.Name))
 	ctl, fence, err := c.device(ctx, v)
-	if err == nil && step.Action != ActionNone {
-		err = c.sure(ctx, v, ctl)
+	if err == nil && (step.Action != ActionNone || !held) {
+		err = c.sure(ctx, v, step, ctl)
 	}
-	if err != nil && step.Action != ActionNone {
+	if err != nil && (step.Action != ActionNone || ctl != nil) {
 		return err
 	}
 	cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
 	if err != nil {
 		return err
+	}
+	if !held {
+		if err := c.stands(ctx, v, step); err != nil {
+			c.let(ctx, v.Name)
+			return err
+		}
 	}
 	status := step.Status
 	status.Owner, status.Epoch = cl.Owner, cl.Epoch.String()
@@ -246,29 +255,36 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 	return nil
 }
 
-// sure refuses to act on a machine of which others know more. A live peer may have, of itself or of an agent that is gone, what this one
-// has not: a box that has just taken another's place knows nothing. And where nobody is left who knows, a machine that is on and whose
-// BMC was fenced by this site before may run what somebody needs: it stays as it is.
-func (c *Controller) sure(ctx context.Context, v MachineView, ctl bmc.Controller) error {
+// stands takes from the live peers all that they have, and refuses a step that is another one by what they know.
+func (c *Controller) stands(ctx context.Context, v MachineView, step Step) error {
 	if err := c.cfg.Journal.Catch(ctx); err != nil {
 		return err
 	}
 	now, _ := c.viewOf(v.Name)
-	if now.Status.State != v.Status.State || now.Status.Phase != v.Status.Phase || now.Status.Attempts != v.Status.Attempts {
-		return fmt.Errorf("cannot go on with %s: a peer knew more; it is %s by now", v.Name, now.Status.State)
+	was, is := step.Status, PlanMachine(now)
+	if s := is.Status; !is.Changed || is.Action != step.Action || s.State != was.State || s.Phase != was.Phase || s.Attempts != was.Attempts ||
+		s.Generation != was.Generation || s.InstanceUID != was.InstanceUID {
+		return fmt.Errorf("cannot go on with %s: %w; it is %s by now", v.Name, errKnewMore, now.Status.State)
 	}
-	if v.Status.State != "" || v.Window != nil {
-		return nil
-	}
-	epoch, _, err := ctl.ReadFence(ctx)
-	if err != nil || epoch == (intent.Epoch{}) {
+	return nil
+}
+
+// errKnewMore ends a step that was planned on less than the site knows; the next plan is made on all of it.
+var errKnewMore = errors.New("a peer knew more")
+
+// sure refuses to act on a machine of which others know more. A live peer may have, of itself or of an agent that is gone, what this one
+// has not: a box that has just taken another's place knows nothing, or a part. And where nobody is left who knows, a machine whose BMC was
+// fenced by this site before, by an agent that is not heard, may run what somebody needs: it stays as it is. One of which nothing is known
+// is looked at once somebody has powered it off.
+func (c *Controller) sure(ctx context.Context, v MachineView, step Step, ctl bmc.Controller) error {
+	if err := c.stands(ctx, v, step); err != nil {
 		return err
 	}
-	if power, err := ctl.Power(ctx); err != nil || power == bmc.PowerStateOff {
+	why, err := c.unheard(ctx, v, step, ctl)
+	if err != nil || why == "" {
 		return err
 	}
-	err = fmt.Errorf("%s is on, and this site drove it before (its BMC is fenced at %s), but nothing here says what it runs: it stays as it is; "+
-		"if nobody needs what it runs, `skerry machine power %s off`", v.Name, epoch, v.Name)
+	err = errors.New(why)
 	c.mu.Lock()
 	told := c.held[v.Name]
 	c.held[v.Name] = true
@@ -276,7 +292,46 @@ func (c *Controller) sure(ctx context.Context, v MachineView, ctl bmc.Controller
 	if told {
 		return err
 	}
-	return errors.Join(err, c.cfg.Journal.Append(ctx, claim.Local, Event(v.Name, "", intent.Epoch{}, "machine.held", err.Error(), nil)))
+	return errors.Join(err, c.cfg.Journal.Append(ctx, claim.Local, Event(v.Name, "", intent.Epoch{}, "machine.held", why, nil)))
+}
+
+// unheard says why a machine may have been driven by an agent of which this one has not heard; empty: it was not.
+func (c *Controller) unheard(ctx context.Context, v MachineView, step Step, ctl bmc.Controller) (why string, err error) {
+	if v.Status.State != "" || v.Window != nil {
+		if c.majority() {
+			return "", nil
+		}
+		strange, err := c.cfg.Claims.Strange(ctx, machineID(v.Name), ctl)
+		if err != nil || !strange {
+			return "", err
+		}
+		return fmt.Sprintf("cannot go on with %s: an agent that is not heard drove it, as its BMC shows; wait for that one, or `skerry agent quarantine` it",
+			v.Name), nil
+	}
+	if step.Action == ActionNone {
+		return "", nil // somebody booted it by hand, and it spoke
+	}
+	epoch, _, err := ctl.ReadFence(ctx)
+	if err != nil || epoch == (intent.Epoch{}) {
+		return "", err
+	}
+	if power, err := ctl.Power(ctx); err != nil || power == bmc.PowerStateOff {
+		return "", err
+	}
+	return fmt.Sprintf("%s is on, and this site drove it before (its BMC is fenced at %s), but nothing here says what it runs: it stays as it is; "+
+		"if nobody needs what it runs, `skerry machine power %s off`", v.Name, epoch, v.Name), nil
+}
+
+// majority tells whether most of the site's agents are alive.
+func (c *Controller) majority() bool {
+	_, members := c.cfg.Members()
+	alive := 0
+	for _, m := range members {
+		if m.Alive {
+			alive++
+		}
+	}
+	return alive*2 > len(members)
 }
 
 // acted tells whether this power cycle was made already and only the status that follows was lost: a crash between the two

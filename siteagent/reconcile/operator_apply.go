@@ -49,9 +49,6 @@ func (c *Controller) alone(ctx context.Context, v MachineView, check func(Machin
 			c.free(id)
 		}
 	}()
-	if err := c.cfg.Journal.Catch(ctx); err != nil {
-		return cl, v, nil, err
-	}
 	_, fence, err := c.device(ctx, v)
 	if err == nil && fence != nil {
 		_, _, err = fence.ReadFence(ctx)
@@ -63,10 +60,13 @@ func (c *Controller) alone(ctx context.Context, v MachineView, check func(Machin
 	if cl, err = c.cfg.Claims.Acquire(ctx, id, fence); err != nil {
 		return cl, v, nil, err
 	}
+	err = c.cfg.Journal.Catch(ctx) // under the claim: whoever had it before has written its last
 	now, ok := c.viewOf(v.Name)
-	if !ok {
+	switch {
+	case err != nil:
+	case !ok:
 		err = errors.New("it is gone")
-	} else {
+	default:
 		err = check(now)
 	}
 	if err != nil {

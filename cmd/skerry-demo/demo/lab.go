@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api/client"
@@ -44,6 +45,7 @@ type box struct {
 	addr     string // of the BMC
 	vm       *vm.Machine
 	bmc      *bmc.BMC
+	turns    atomic.Int64 // how often its power was cut or came on
 }
 
 // lab is the simulated site: five namespaces, a WAN relay, a switch, three machines, and the processes under test. A second site has one agent, p1,
@@ -156,6 +158,9 @@ func (l *lab) machine(ctx context.Context, g *errgroup.Group, n int, fw vm.Firmw
 		Serial: "SN-" + strings.ToUpper(b.name), UUID: b.uuid, Manufacturer: "Skerry Simulations", Product: "Pebble " + string(fw),
 		Boot: func() vm.Device { return b.bmc.NextBoot() },
 		OnEvent: func(e vm.Event) {
+			if e.Kind == "killed" || e.Kind == "started" {
+				b.turns.Add(1)
+			}
 			if l.event != nil {
 				l.event(fmt.Sprintf("%s: %s %s %s", e.Machine, e.Kind, e.Boot, e.Detail))
 			}

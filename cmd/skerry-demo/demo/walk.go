@@ -91,13 +91,31 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (w *walk) all(sim context.Context, g *errgroup.Group) error {
-	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.theft, w.paris} {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.undisturbed(w.theft), w.undisturbed(w.paris)} {
 		if err := part(sim, g); err != nil {
 			return err
 		}
 	}
 	w.figures()
 	return nil
+}
+
+// undisturbed is a part of the walk in which nobody asks anything of a machine: whatever becomes of agents and coordinator, the power of
+// none may change.
+func (w *walk) undisturbed(part func(context.Context, *errgroup.Group) error) func(context.Context, *errgroup.Group) error {
+	return func(sim context.Context, g *errgroup.Group) error {
+		before := map[string]int64{}
+		for _, b := range w.l.boxes {
+			before[b.name] = b.turns.Load()
+		}
+		err := part(sim, g)
+		for _, b := range w.l.boxes {
+			if n := b.turns.Load() - before[b.name]; n != 0 {
+				err = errors.Join(err, fmt.Errorf("the power of %s changed %d times, and nobody asked for it", b.name, n))
+			}
+		}
+		return err
+	}
 }
 
 // found starts the coordinator and the site with two agents.
