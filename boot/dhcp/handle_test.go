@@ -481,6 +481,29 @@ func TestDecline(t *testing.T) {
 	}
 }
 
+// TestDeclineStorm: who declines every address that he can get, under made-up names, leaves three quarters of the range to others: those
+// that were declined last rest.
+func TestDeclineStorm(t *testing.T) {
+	fa := facts()
+	fa.Resting = map[netip.Addr]time.Time{ip("10.88.0.21"): t0.Add(time.Minute)} // outside of the range
+	for i := range 100 {
+		fa.Resting[ip(fmt.Sprintf("10.88.0.%d", 100+i))] = t0.Add(RestTime + time.Duration(i)*time.Second)
+	}
+	v := view(t, fa)
+	var rest []string
+	for i := range 256 {
+		if a := ip(fmt.Sprintf("10.88.0.%d", i)); v.rests(a, t0) {
+			rest = append(rest, a.String())
+		}
+	}
+	if len(rest) != 26 || rest[0] != "10.88.0.21" || rest[1] != "10.88.0.175" || rest[25] != "10.88.0.199" {
+		t.Errorf("%d rest: %v", len(rest), rest)
+	}
+	p := packet(pxe(new1, 1, "0000"))
+	p.Repeat = 9
+	reason(t, fa, p, ReasonOffer)
+}
+
 // TestRenewalStorm: one client that renews without end does not write a record with each packet; it is told what is left.
 func TestRenewalStorm(t *testing.T) {
 	fa := facts()

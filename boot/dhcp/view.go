@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -172,13 +173,42 @@ func NewView(f Facts) (*View, error) {
 		}
 	}
 	for _, l := range f.Leases {
-		v.leases[l.MAC] = l
+		if have, ok := v.leases[l.MAC]; !ok || have.Until.Before(l.Until) || have.Until.Equal(l.Until) && have.Addr.Less(l.Addr) {
+			v.leases[l.MAC] = l // the newest; it may have had other addresses before
+		}
 		// Leases have no order. Of an address that had several holders the last one counts, or it would seem free.
 		if have, ok := v.taken[l.Addr]; !ok || have.Until.Before(l.Until) || have.Until.Equal(l.Until) && have.MAC.String() < l.MAC.String() {
 			v.taken[l.Addr] = l
 		}
 	}
+	v.f.Resting = f.rested()
 	return v, nil
+}
+
+// restShare is the part of a dynamic range that may rest at once: who makes up Ethernet addresses could decline all of it for a day. Of
+// more, those that were found in use last rest; the others are found in use again.
+const restShare = 4
+
+// rested is Resting without what is more than the share of its range.
+func (f Facts) rested() map[netip.Addr]time.Time {
+	out := maps.Clone(f.Resting)
+	for _, s := range f.Subnets {
+		if !s.DynFirst.IsValid() {
+			continue
+		}
+		var in []netip.Addr
+		for a := range f.Resting {
+			if !a.Less(s.DynFirst) && !s.DynLast.Less(a) {
+				in = append(in, a)
+			}
+		}
+		slices.SortFunc(in, func(a, b netip.Addr) int { return cmp.Or(f.Resting[b].Compare(f.Resting[a]), a.Compare(b)) })
+		size := int(ip4(s.DynLast)-ip4(s.DynFirst)) + 1
+		for _, a := range in[min(len(in), max(1, size/restShare)):] {
+			delete(out, a)
+		}
+	}
+	return out
 }
 
 func (s Subnet) check() error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -99,10 +100,40 @@ func TestLeasesOutliveClocks(t *testing.T) {
 			t.Errorf("an address whose lease has %v left goes to another client: %v", c.left, err)
 		}
 	}
-	r, _ := b.journal.Latest(kindLease, dhcp.MAC{0x52, 0x54, 0, 0x99, 1, 2}.String())
+	r, _ := b.journal.Latest(kindLease, "10.88.9.12")
 	var l lease
 	if err := json.Unmarshal(r.Body, &l); err != nil || (l.Until.Sub(passed)-dhcp.LeaseDynamic).Abs() > time.Minute {
 		t.Errorf("a new lease ends at %v, %v; %v has passed", l.Until, err, passed)
+	}
+}
+
+// TestLeasesOfTheMany: a journal keeps its keys for ever, and anybody on a segment can make up Ethernet addresses: leases have as many
+// keys as the pool has addresses. Those that were written under the client's are read still.
+func TestLeasesOfTheMany(t *testing.T) {
+	b := newAgent(t, sitetest.NewAuthor(t), "a1")
+	passed := b.replica.Passed()
+	mac := func(i int) dhcp.MAC { return dhcp.MAC{0x52, 0x54, 1, 0, byte(i >> 8), byte(i)} }
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 88, 9, byte(10 + i)}) }
+	b.add(kindLease, mac(1000).String(), intent.Epoch{}, lease{Addr: addr(3), Until: passed.Add(time.Hour), Agent: "a1"})
+	for i := range 40 {
+		err := b.answers.Commit(t.Context(), dhcp.Lease{MAC: mac(i), Addr: addr(i % 4), Until: time.Now().Add(-time.Minute), Agent: "a1"})
+		if (err == nil) != (i%4 != 3) {
+			t.Fatalf("client %d: %v", i, err)
+		}
+	}
+	if n := len(b.journal.Keys(kindLease)); n != 4 {
+		t.Errorf("%d keys after 30 clients at three addresses, and an old one", n)
+	}
+	f, err := b.answers.facts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[netip.Addr]dhcp.MAC{}
+	for _, l := range f.Leases {
+		got[l.Addr] = l.MAC
+	}
+	if want := map[netip.Addr]dhcp.MAC{addr(0): mac(36), addr(1): mac(37), addr(2): mac(38), addr(3): mac(1000)}; !maps.Equal(got, want) {
+		t.Errorf("leases %v, want %v", got, want)
 	}
 }
 

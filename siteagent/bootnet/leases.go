@@ -15,7 +15,8 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 )
 
-// kindLease is the journal's kind of dynamic leases; the key is the MAC address.
+// kindLease is the journal's kind of dynamic leases. The key is the address: keys are never dropped, and there are as many addresses as the
+// pools have, while anybody on a segment can make up Ethernet addresses. Before 0.1.0 it was the client's.
 const kindLease = "lease"
 
 // kindRest is that of addresses that clients found in use; the key is the address.
@@ -53,27 +54,43 @@ func (s *answers) facts() (dhcp.Facts, error) {
 		}
 		f.Hosts = append(f.Hosts, dhcp.Host{MAC: m, Name: n.Machine, Addr: n.Addr, Boot: true, UUID: uuids[n.Machine]})
 	}
-	for mac, r := range s.w.Journal.View(kindLease) {
+	f.Leases, f.Resting = s.leases(), s.resting()
+	return f, nil
+}
+
+// leases are those that were ever given, the newest of each address.
+func (s *answers) leases() (out []dhcp.Lease) {
+	for key, r := range s.w.Journal.View(kindLease) {
 		var l lease
-		m, err := dhcp.ParseMAC(mac)
-		if err != nil || json.Unmarshal(r.Body, &l) != nil {
+		if json.Unmarshal(r.Body, &l) != nil {
 			continue
 		}
-		f.Leases = append(f.Leases, dhcp.Lease{MAC: m, Addr: l.Addr, Until: s.ends(l), Agent: l.Agent, Name: l.Name})
+		if l.MAC == "" {
+			l.MAC = key
+		}
+		if m, err := dhcp.ParseMAC(l.MAC); err == nil {
+			out = append(out, dhcp.Lease{MAC: m, Addr: l.Addr, Until: s.ends(l), Agent: l.Agent, Name: l.Name})
+		}
 	}
-	f.Resting = map[netip.Addr]time.Time{}
+	return out
+}
+
+// resting are the addresses that clients found in use, and until when they rest.
+func (s *answers) resting() map[netip.Addr]time.Time {
+	out := map[netip.Addr]time.Time{}
 	for addr, r := range s.w.Journal.View(kindRest) {
 		var n rest
 		if a := parseAddr(addr); a.IsValid() && json.Unmarshal(r.Body, &n) == nil {
-			f.Resting[a] = time.Now().Add(min(n.Until.Sub(s.w.Replica.Passed()), dhcp.RestTime))
+			out[a] = time.Now().Add(min(n.Until.Sub(s.w.Replica.Passed()), dhcp.RestTime))
 		}
 	}
-	return f, nil
+	return out
 }
 
 // lease is a dynamic lease in the journal. Until is counted in time that certainly has passed, not by the clock on the wall: one that
 // leaps would end every lease, and give addresses away that clients have.
 type lease struct {
+	MAC   string     `json:"mac"`
 	Addr  netip.Addr `json:"addr"`
 	Until time.Time  `json:"until"`
 	Agent string     `json:"agent"`
@@ -122,13 +139,13 @@ func parseAddrs(ss []string) []netip.Addr {
 
 // Commit implements dhcp.Site: a lease is on disk before its ACK is sent.
 func (s *answers) Commit(ctx context.Context, l dhcp.Lease) error {
-	for mac, r := range s.w.Journal.View(kindLease) {
-		var have lease
-		if json.Unmarshal(r.Body, &have) == nil && have.Addr == l.Addr && mac != l.MAC.String() && s.ends(have).After(time.Now()) {
-			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, mac)
+	for _, have := range s.leases() {
+		if have.Addr == l.Addr && have.MAC != l.MAC && have.Until.After(time.Now()) {
+			return fmt.Errorf("cannot lease %s to %s: %s has it", l.Addr, l.MAC, have.MAC)
 		}
 	}
-	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.MAC.String(), Body: lease{l.Addr, s.w.Replica.Passed().Add(time.Until(l.Until)), l.Agent, l.Name}})
+	body := lease{l.MAC.String(), l.Addr, s.w.Replica.Passed().Add(time.Until(l.Until)), l.Agent, l.Name}
+	return s.w.Journal.Append(ctx, claim.Local, claim.Draft{Kind: kindLease, Key: l.Addr.String(), Body: body})
 }
 
 // rest is an address that a client found in use, in the journal; the key is the address. Until is counted as that of a lease.

@@ -62,6 +62,7 @@ type subnetMode struct {
 	probed bool                     // an interface of this agent is on it
 	record uint64                   // clock of the newest record that was taken over
 	said   time.Time                // when this agent, or another, said last that a server is there
+	seen   time.Time                // when this agent noticed one last
 	met    map[netip.Addr]time.Time // servers, and when they were noticed last; at most maxServers
 }
 
@@ -105,8 +106,8 @@ func (m *modes) apply(f *dhcp.Facts, local []netip.Addr) {
 		}
 		n.want, n.prefix = s.Mode, s.Prefix
 		n.probed = slices.ContainsFunc(local, s.Prefix.Contains)
-		if r, ok := records[s.Name]; ok {
-			n.take(r, now)
+		if r, ok := records[s.Name]; ok && !n.take(r, now) {
+			m.say(s.Name, n)
 		}
 		if n.watch.Present && ours[n.watch.Server.ID] { // a new agent was heard of before the roster that has it came
 			n.watch.Forgive()
@@ -119,17 +120,23 @@ func (m *modes) apply(f *dhcp.Facts, local []netip.Addr) {
 	maps.DeleteFunc(m.subnets, func(name string, _ *subnetMode) bool { return !seen[name] })
 }
 
-// take obeys a record that is newer than what is known.
-func (n *subnetMode) take(r claim.Record, now time.Time) {
+// take obeys a record that is newer than what is known. It does not where another agent says that nobody is there, whom this one notices:
+// that one may be deaf, with a cut cable; false: say so again.
+func (n *subnetMode) take(r claim.Record, now time.Time) bool {
 	var s servers
 	if r.Clock <= n.record || json.Unmarshal(r.Body, &s) != nil {
-		return
+		return true
 	}
-	n.record, n.said = r.Clock, now
+	n.record = r.Clock
+	if !s.Present && n.watch.Present && !n.seen.IsZero() && now.Sub(n.seen) < dhcp.GoneAfter {
+		return false
+	}
+	n.said = now
 	n.watch.Learn(s.Present, s.Server, now)
 	if s.Present {
 		n.fresh(s.Server.ID, now)
 	}
+	return true
 }
 
 // fresh notes a server, and tells whether it was not noticed for so long that it is told of.
@@ -198,6 +205,7 @@ func (m *modes) chosen(subnet string, server netip.Addr) {
 // notice is heard and chosen, under the lock. What is news becomes a record and an event; what is not is said again at times.
 func (m *modes) notice(name string, n *subnetMode, s dhcp.Server) {
 	now := time.Now()
+	n.seen = now
 	whose := n.watch.Server.By == dhcp.ByReply // so far
 	first, news := n.watch.Heard(s, now), n.fresh(s.ID, now)
 	news = news || first

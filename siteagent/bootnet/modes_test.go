@@ -142,6 +142,42 @@ func TestModeFromPeer(t *testing.T) {
 	b.says(word, "boot authoritative")
 }
 
+// TestDeafAgent: an agent that hears nothing, as one with a cut cable, does not talk one down that does; one that has heard nothing itself
+// believes it.
+func TestDeafAgent(t *testing.T) {
+	for _, hears := range []bool{true, false} {
+		b := newBench(t)
+		word := b.live("auto")
+		b.says(word, "boot proxy (asking for other servers)")
+		b.answers.modes.heard(bootAddr, stranger)
+		if word(); !hears { // it knows of the server from the journal
+			word = b.live("auto")
+		}
+		const proxy = "boot proxy, DHCP server 10.88.0.1 at 52:54:00:00:00:fe"
+		b.says(word, proxy)
+		deaf := newAgent(t, b.author, "a2")
+		deaf.add(kindServers, "boot", intent.Epoch{}, servers{Server: stranger})
+		records, err := deaf.journal.Range("a2", 1, claim.MaxPull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.journal.Receive("a2", records); err != nil {
+			t.Fatal(err)
+		}
+		if hears {
+			b.says(word, proxy)
+			b.says(word, proxy)
+			r, _ := b.journal.Latest(kindServers, "boot")
+			var s servers
+			if err := json.Unmarshal(r.Body, &s); err != nil || r.Agent != "a1" || !s.Present {
+				t.Errorf("the site reads %s of %s, %v", r.Body, r.Agent, err)
+			}
+			continue
+		}
+		b.says(word, "boot authoritative")
+	}
+}
+
 // TestBootElsewhere: beside another DHCP server a machine is installed under the address that it took there; no other address gets
 // its token.
 func TestBootElsewhere(t *testing.T) {

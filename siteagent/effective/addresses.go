@@ -12,7 +12,7 @@ import (
 
 // Addresses assigns every boot NIC of the catalog its address: the declared one, else one of the pool's static
 // range that hangs on the machine's uid. It is a pure function of the catalog, so every agent gives the same answer. The
-// agents' own addresses and the gateway are never given out.
+// agents' own addresses, gateways and relays are never given out.
 func Addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[string]NICAddress {
 	taken := map[netip.Addr]bool{}
 	for _, a := range roster.Agents {
@@ -28,8 +28,10 @@ func Addresses(c *intent.Catalog, roster *intent.RosterBody, siteID string) map[
 	for _, o := range c.List(intent.KindSubnetPool) {
 		if s := o.Spec.(*intent.SubnetPoolSpec); o.Metadata.Site == siteID {
 			pools, names = append(pools, s), append(names, o.Metadata.Name)
-			if gw, err := netip.ParseAddr(s.Gateway); err == nil {
-				taken[gw] = true
+			for _, text := range append([]string{s.Gateway}, s.Relays...) {
+				if a, err := netip.ParseAddr(text); err == nil {
+					taken[a] = true
+				}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,12 +22,12 @@ func machine(i int, address string) *intent.Object {
 	}
 }
 
-// TestAddresses: whatever machines there are, no address is given twice, none is an agent's or the gateway's, each lies in the
+// TestAddresses: whatever machines there are, no address is given twice, none is an agent's, a relay's or the gateway's, each lies in the
 // static range, and a machine that comes later moves nobody who was there.
 func TestAddresses(t *testing.T) {
 	pool := &intent.Object{
 		APIVersion: intent.APIVersion, Kind: intent.KindSubnetPool, Metadata: intent.Metadata{Name: "boot", Site: "lon1", UID: "p1"},
-		Spec: &intent.SubnetPoolSpec{Prefix: "10.88.0.0/24", Gateway: "10.88.0.1", Static: &intent.AddrRange{From: "10.88.0.1", To: "10.88.0.60"}},
+		Spec: &intent.SubnetPoolSpec{Prefix: "10.88.0.0/24", Gateway: "10.88.0.1", Relays: []string{"10.88.0.30"}, Static: &intent.AddrRange{From: "10.88.0.1", To: "10.88.0.60"}},
 	}
 	roster := &intent.RosterBody{Agents: []intent.RosterAgent{{ID: "a1", Boot: []string{"10.88.0.11"}}}}
 	rapid.Check(t, func(t *rapid.T) {
@@ -45,7 +46,7 @@ func TestAddresses(t *testing.T) {
 		by := map[netip.Addr]string{}
 		for mac, n := range got {
 			switch {
-			case n.Addr == netip.MustParseAddr("10.88.0.11") || n.Addr == netip.MustParseAddr("10.88.0.1"):
+			case slices.Contains([]string{"10.88.0.11", "10.88.0.1", "10.88.0.30"}, n.Addr.String()):
 				t.Fatalf("%s gets %s, which is taken", mac, n.Addr)
 			case n.Addr.As4()[3] > 60 && n.Addr.As4()[3] < 100:
 				t.Fatalf("%s gets %s, outside the static range", mac, n.Addr)
