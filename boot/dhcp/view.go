@@ -198,7 +198,7 @@ func (f Facts) rested() map[netip.Addr]time.Time {
 		}
 		var in []netip.Addr
 		for a := range f.Resting {
-			if !a.Less(s.DynFirst) && !s.DynLast.Less(a) {
+			if s.dynamic(a) {
 				in = append(in, a)
 			}
 		}

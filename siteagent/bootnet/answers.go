@@ -41,12 +41,13 @@ type answers struct {
 	view   atomic.Pointer[dhcp.View]
 	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
 
-	mu     sync.Mutex        // guards what follows
-	arch   map[string]string // MAC -> arch of its last firmware packet
-	theirs map[string]took   // MAC -> the address that it took of a server that is not ours
-	seen   map[string]string // MAC|stage -> window nonce that was journaled
-	lost   uint64
-	used   map[string]time.Time // address -> when it was told last that somebody else uses it
+	mu      sync.Mutex        // guards what follows
+	arch    map[string]string // MAC -> arch of its last firmware packet
+	theirs  map[string]took   // MAC -> the address that it took of a server that is not ours
+	seen    map[string]string // MAC|stage -> window nonce that was journaled
+	lost    uint64
+	used    map[string]time.Time // address -> when it was told last that somebody else uses it
+	offered time.Time            // when offer did last
 	// The boot windows by MAC, as they were at that revision of the journal.
 	windows  map[string]reconcile.Window
 	windowed uint64
@@ -76,6 +77,9 @@ func (s *answers) refresh() {
 		var v *dhcp.View
 		if v, err = dhcp.NewView(f); err == nil {
 			s.view.Store(v)
+			if !f.Aside {
+				s.rooms(v)
+			}
 			return
 		}
 	}

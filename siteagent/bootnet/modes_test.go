@@ -32,13 +32,19 @@ func (b *bench) live(want string) func() string {
 	b.answers.modes = newModes(b.journal, "a1", slog.New(slog.DiscardHandler), b.answers.events)
 	return func() string {
 		b.t.Helper()
-		for len(b.answers.events) > 0 {
-			if err := b.journal.Append(b.t.Context(), claim.Local, <-b.answers.events); err != nil {
-				b.t.Fatal(err)
-			}
-		}
+		b.drain()
 		b.answers.refresh()
 		return b.answers.modes.word()
+	}
+}
+
+// drain journals what waits for it.
+func (b *bench) drain() {
+	b.t.Helper()
+	for len(b.answers.events) > 0 {
+		if err := b.journal.Append(b.t.Context(), claim.Local, <-b.answers.events); err != nil {
+			b.t.Fatal(err)
+		}
 	}
 }
 

@@ -86,6 +86,7 @@ func (s *Server) Run(ctx context.Context) error { return s.answers.Run(ctx) }
 func (s *Server) WriteMetrics(w io.Writer) {
 	s.traffic.write(w)
 	s.answers.modes.write(w)
+	s.answers.writeRooms(w)
 }
 
 // DHCP says in a few words what DHCP does on each subnet, and which other servers are there.

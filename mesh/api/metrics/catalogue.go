@@ -106,6 +106,8 @@ func boot() map[string]string {
 		"skerry_dhcp_foreign_server":    "1 while a DHCP server that is none of this site's agents is noticed on a subnet",
 		"skerry_dhcp_mode":              "1 for the mode of DHCP in force on a subnet",
 		"skerry_dhcp_packets_total":     "DHCP packets, by what became of them",
+		"skerry_dhcp_pool_addresses":    "addresses of a subnet's dynamic range",
+		"skerry_dhcp_pool_used":         "those of them that no new client may have",
 		"skerry_dhcp_probes_total":      "times that other DHCP servers were asked for, by what came of it",
 		"skerry_dhcp_strangers_waiting": "DHCP packets of clients without reservation or lease that wait for an answer",
 		"skerry_http_requests_total":    "requests on the boot network, by what became of them",
