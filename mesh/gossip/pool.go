@@ -418,17 +418,31 @@ func (p *Pool) Members() []Member {
 	return out
 }
 
-// Alive tells whether id is in the roster and was heard. This agent is always alive.
-func (p *Pool) Alive(id string) bool {
-	if id == p.cfg.Self {
-		return true
-	}
-	for _, m := range p.Members() {
-		if m.ID == id {
-			return m.Alive
-		}
-	}
-	return false
+// Sight is what gossip says of a node's life.
+type Sight struct {
+	Alive bool
+	Since time.Time // when it came or went; zero: never heard
 }
+
+// Sights returns that of every node of the roster that was heard ever, and of this agent, which is always alive. Cheaper than Members.
+func (p *Pool) Sights() map[string]Sight {
+	out := map[string]Sight{}
+	nodes := p.cfg.Nodes()
+	if s := p.serf.Load(); s != nil {
+		members := s.Members()
+		p.mu.Lock()
+		for _, m := range members {
+			if slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == m.Name }) {
+				out[m.Name] = Sight{m.Status == serf.StatusAlive, p.since[m.Name].at}
+			}
+		}
+		p.mu.Unlock()
+	}
+	out[p.cfg.Self] = Sight{Alive: true}
+	return out
+}
+
+// Alive tells whether id is in the roster and was heard. This agent is always alive.
+func (p *Pool) Alive(id string) bool { return p.Sights()[id].Alive }
 
 var _ serf.MergeDelegate = (*Pool)(nil)

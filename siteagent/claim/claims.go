@@ -140,13 +140,13 @@ func (c *Claims) standing() bool {
 
 // Held returns the claim on id if this process holds it, and counts.
 func (c *Claims) Held(id string) (intent.Claim, bool) {
-	if !c.standing() {
+	c.mu.Lock()
+	h, ok := c.held[id]
+	c.mu.Unlock()
+	if !ok || !c.standing() {
 		return intent.Claim{}, false
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h, ok := c.held[id]
-	return intent.Claim{ID: id, Epoch: h.promise.Epoch, Owner: c.self}, ok
+	return intent.Claim{ID: id, Epoch: h.promise.Epoch, Owner: c.self}, true
 }
 
 // Acquire claims id: own promise, then the others'; with a majority it is granted, with one of two agents dead for HoldOff

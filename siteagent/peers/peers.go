@@ -359,11 +359,12 @@ func (e *rpcError) Error() string { return fmt.Sprintf("%s answered %d: %s", e.p
 // Live implements claim.Peers.
 func (m *Mesh) Live() []string {
 	var out []string
-	for _, p := range m.Gossip.Members() {
-		if p.Alive && p.ID != m.Self {
-			out = append(out, p.ID)
+	for id, s := range m.Gossip.Sights() {
+		if s.Alive && id != m.Self {
+			out = append(out, id)
 		}
 	}
+	slices.Sort(out)
 	return out
 }
 
@@ -474,10 +475,7 @@ func (m *Mesh) Forward(ctx context.Context, owner, session string, r install.Per
 
 // Members implements claim.Sight: the roster with gossip's view.
 func (m *Mesh) Members() (uint64, []claim.Member) {
-	seen := map[string]gossip.Member{}
-	for _, p := range m.Gossip.Members() {
-		seen[p.ID] = p
-	}
+	seen := m.Gossip.Sights()
 	roster := m.Replica.Roster()
 	var out []claim.Member
 	for _, a := range roster.Agents {

@@ -115,12 +115,19 @@ func pause(ctx context.Context, d time.Duration) {
 
 // owns tells whether this agent acts on id: it holds the claim, or is the natural owner. Both may be true of two agents; then
 // the holder goes on, and the other is refused until the claim is given back.
-func (c *Controller) owns(id string) bool {
-	if _, held := c.cfg.Claims.Held(id); held {
-		return true
-	}
+func (c *Controller) owns(id string) bool { return c.owning()(id) }
+
+// owning returns owns for many ids, as the site's members are now.
+func (c *Controller) owning() func(id string) bool {
 	_, members := c.cfg.Members()
-	return claim.Owner(id, members, time.Now()) == c.cfg.Self
+	now := time.Now()
+	return func(id string) bool {
+		if claim.Owner(id, members, now) == c.cfg.Self {
+			return true
+		}
+		_, held := c.cfg.Claims.Held(id)
+		return held
+	}
 }
 
 // Owns tells whether this agent acts on a machine now.
@@ -167,25 +174,28 @@ func (c *Controller) machines(ctx context.Context, views []MachineView, slots in
 			slots--
 		}
 	}
+	owns := c.owning()
 	for _, v := range views {
 		v.SlotFree = slots > 0
 		step := PlanMachine(v)
 		if !step.Changed {
-			c.chores(ctx, v)
+			if owns(machineID(v.Name)) {
+				c.chores(ctx, v)
+			}
 			continue
 		}
 		if step.Action == ActionNetboot {
 			slots-- // also when a peer owns the machine: it will take the slot
 		}
-		if c.owns(machineID(v.Name)) {
+		if owns(machineID(v.Name)) {
 			c.start(ctx, machineID(v.Name), func(ctx context.Context) error { return c.applyMachine(ctx, v, step) })
 		}
 	}
 }
 
-// chores starts what the BMC of a machine needs, if the machine rests and is this agent's.
+// chores starts what the BMC of a machine of this agent needs, if the machine rests.
 func (c *Controller) chores(ctx context.Context, v MachineView) {
-	if c.cfg.Chore == nil || !resting(v.Status) || !c.Owns(v.Name) {
+	if c.cfg.Chore == nil || !resting(v.Status) {
 		return
 	}
 	ch := c.cfg.Chore(v)
