@@ -13,7 +13,6 @@ import (
 	"github.com/skerry-metal/skerry/coordinator/measured"
 	"github.com/skerry-metal/skerry/coordinator/proposals"
 	"github.com/skerry-metal/skerry/coordinator/repository"
-	"github.com/skerry-metal/skerry/coordinator/secrets"
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/coordinator/telemetry"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -87,7 +86,7 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 			return nil, api.Refuse("agents are not created, they join: `skerry token create --site " + o.Metadata.Site + " --agent " + o.Metadata.Name + "`")
 		}
 	}
-	if err := secrets.Ours(batch.Put); err != nil {
+	if err := b.revoker.vault.Check(ctx, batch); err != nil {
 		return nil, err
 	}
 	puts := make([]*intent.Object, len(batch.Put))

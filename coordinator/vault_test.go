@@ -163,10 +163,25 @@ func TestRotateBMCPassword(t *testing.T) {
 	if err == nil || !strings.Contains(fmt.Sprint(err), "not given by hand") {
 		t.Errorf("a document gives the one before: %v", err)
 	}
+	old := s.docs(`{"kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + password + `"}}}`)
+	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: old, DryRun: true}); err == nil || !strings.Contains(fmt.Sprint(err), "secret set bmc") {
+		t.Errorf("a manifest of before is applied again: %v", err)
+	}
+	same := s.docs(`{"kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + fresh + `"}}}`)
+	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: same, DryRun: true}); err != nil {
+		t.Errorf("a manifest with what was drawn: %v", err)
+	}
 	for _, secret := range []string{password, fresh} {
 		if b := s.everything(); strings.Contains(string(b), secret) {
 			t.Error("the store holds a password in clear")
 		}
+	}
+	meant := api.Batch{Put: old, IfMatch: map[intent.Key]string{old[0].Key(): api.ETag(s.vault.Catalog().Get(old[0].Key()))}}
+	if _, err := s.backend.Apply(t.Context(), s.admin, meant); err != nil {
+		t.Errorf("what was set by hand is told: %v", err)
+	}
+	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: same}); err != nil {
+		t.Errorf("a manifest, where the password was given by hand: %v", err)
 	}
 }
 

@@ -26,8 +26,8 @@ const (
 	Previous = "previous-password"
 )
 
-// Ours refuses documents that give a value which only a change of passwords makes.
-func Ours(docs []*intent.Object) error {
+// ours refuses documents that give a value which only a change of passwords makes.
+func ours(docs []*intent.Object) error {
 	for _, o := range docs {
 		if s, ok := o.Spec.(*intent.SecretSpec); ok && s.Data[Previous] != "" {
 			return api.Invalid([]intent.ObjectProblem{{Key: o.Key(), Problem: intent.Problem{
@@ -61,6 +61,53 @@ type change struct {
 	Ver   uint64    `json:"ver"`
 	Since time.Time `json:"since"`
 	Done  bool      `json:"done,omitempty"`
+}
+
+// Check refuses documents with values of secrets that are not theirs to give: the password before of a change; and, unless they name the
+// version that they replace as `skerry secret set` does, another password than one that was drawn here. A manifest from before the change,
+// applied again, would shut the site out of its BMCs.
+func (d *Desk) Check(ctx context.Context, b api.Batch) error {
+	if err := ours(b.Put); err != nil {
+		return err
+	}
+	for _, o := range b.Put {
+		s, ok := o.Spec.(*intent.SecretSpec)
+		if _, meant := b.IfMatch[o.Key()]; !ok || meant || s.Type != "bmc" || len(s.Data) == 0 {
+			continue
+		}
+		drawn, err := d.drawn(ctx, o.Metadata.Site, o.Metadata.Name)
+		if err != nil {
+			return err
+		}
+		if drawn != "" && s.Data[Password] != drawn {
+			return api.Invalid([]intent.ObjectProblem{{Key: o.Key(), Problem: intent.Problem{
+				Path: "spec.data", What: "is not what the BMCs have: their password was drawn here, and set there",
+				Fix: "leave the secret out of what you apply; what was set by hand at the BMCs is told with `skerry secret set " + o.Metadata.Name + " --site " + o.Metadata.Site + "`",
+			}}})
+		}
+	}
+	return nil
+}
+
+// drawn returns the password of a secret if it was drawn here, and not given by hand since.
+func (d *Desk) drawn(ctx context.Context, site, name string) (string, error) {
+	o := d.Catalog().Get(intent.Key{Kind: intent.KindSecret, Scope: site, Name: name})
+	ch, _, err := d.lastChange(ctx, site, name)
+	if err != nil || o == nil || ch == nil {
+		return "", err
+	}
+	at := ch.Ver
+	if ch.Done {
+		at++ // without the one before
+	}
+	if o.Spec.(*intent.SecretSpec).Ver != at {
+		return "", nil
+	}
+	v, err := d.values(ctx, site, name)
+	if errors.Is(err, api.ErrNotFound) {
+		return "", nil
+	}
+	return v[Password], err
 }
 
 const changePrefix = "bmcchange/"

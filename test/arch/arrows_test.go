@@ -47,8 +47,8 @@ func arrows() []arrow {
 		{from: []string{"mesh/api/client", "mesh/api"}, to: []string{"pki", "storage"}, why: "the API is a face over an interface; its client runs on an operator's laptop"},
 		{
 			from: []string{"cmd/skerry/cli"}, to: append(workshops(), "pki", "mesh", "siteagent/reconcile", "siteagent/claim", "coordinator/store"),
-			except: []string{"mesh/api", "mesh/intent", "pki/document", "pki/seal", "pki/holder", "telemetry/rrd/graph"},
-			why:    "verbs speak the API like everybody else, so that nothing works only on the host of a resident; pki/seal makes and opens a user's own key file, pki/holder the files of holders, who are offline",
+			except: []string{"mesh/api", "mesh/intent", "mesh/stick", "pki/document", "pki/seal", "pki/holder", "telemetry/rrd/graph"},
+			why:    "verbs speak the API like everybody else, so that nothing works only on the host of a resident; pki/seal makes and opens a user's own key file, pki/holder the files of holders, who are offline, mesh/stick reads a file that somebody carries",
 		},
 		{
 			from: []string{"cmd/skerry-installer"}, to: []string{"coordinator", "siteagent", "mesh", "storage", "pki"},

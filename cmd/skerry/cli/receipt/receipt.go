@@ -168,18 +168,21 @@ type verdict struct {
 }
 
 func (v *verbs) verifyCmd() *cobra.Command {
-	var trust string
+	var trust, pin string
 	c := &cobra.Command{
 		Use: "verify [FILE] --trust FILE", Short: "Verify receipts offline: signatures, signers, places in their chains", Args: v.ArgsUpTo(0, "FILE"),
 		Long: "Verify receipts of a file that `skerry receipt list -o json` made (`-` is standard input), or of the site. What counts is the trust\n" +
 			"document alone: it lists the writers, a writer signed the roster that names the agent's key, and that key signed the receipt.\n" +
-			"A part of a chain has gaps, which are told; a receipt in another's place, or that does not follow the one before, is a failure. Exit 1.",
-		Example: "  skerry receipt list --site lon1 -o json > lon1.receipts.json\n  skerry receipt verify lon1.receipts.json --trust trust.json",
+			"A part of a chain has gaps, which are told; a receipt in another's place, or that does not follow the one before, is a failure. Exit 1.\n\n" +
+			"The trust document is a file that you vouch for, like trust.json of `skerry pki init`; or all of them, in a file of\n" +
+			"`skerry intent export`, from wherever it came: they count from the one that --pin names, which `skerry coordinator init` printed.",
+		Example: "  skerry receipt list --site lon1 -o json > lon1.receipts.json\n  skerry receipt verify lon1.receipts.json --trust trust.json\n" +
+			"  skerry intent export lon1 -o lon1.jsonl\n  skerry receipt verify lon1.receipts.json --trust lon1.jsonl --pin sha256:...",
 		RunE: func(c *cobra.Command, given []string) error {
 			if trust == "" {
-				return &account.HintError{Err: errors.New("cannot verify without a trust document"), Next: "give --trust FILE: the document that the domain's roots signed, like trust.json of `skerry pki init`"}
+				return &account.HintError{Err: errors.New("cannot verify without a trust document"), Next: "give --trust FILE: trust.json of `skerry pki init`, or a file of `skerry intent export` with --pin"}
 			}
-			writers, err := writersOf(trust)
+			writers, err := writersOf(trust, pin)
 			if err != nil {
 				return err
 			}
@@ -208,30 +211,9 @@ func (v *verbs) verifyCmd() *cobra.Command {
 			return err
 		},
 	}
-	c.Flags().StringVar(&trust, "trust", "", "file of a trust document of the domain")
+	c.Flags().StringVar(&trust, "trust", "", "file of a trust document of the domain, or of intent export")
+	c.Flags().StringVar(&pin, "pin", "", "digest of the first trust document")
 	return c
-}
-
-// writersOf reads the writers, retired ones too, out of a trust document, which the caller vouches for.
-func writersOf(path string) ([]intent.Writer, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read trust document: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 2*intent.MaxEnvelope))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read trust document: %w", err)
-	}
-	env, err := document.Decode(b)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read trust document %s: %w", path, err)
-	}
-	t, err := (&document.TrustChain{Pin: env.Digest()}).Accept(env)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use trust document %s: %w", path, err)
-	}
-	return t.Writers, nil
 }
 
 func read(path string, stdin io.Reader) (*erasure.List, error) {

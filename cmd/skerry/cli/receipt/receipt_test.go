@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/skerry-metal/skerry/cmd/skerry/cli/account"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/erasure"
+	"github.com/skerry-metal/skerry/mesh/stick"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/spf13/cobra"
 )
@@ -122,6 +124,77 @@ func TestVerify(t *testing.T) {
 	f("signed by somebody else", "FAILED: ", false, &erasure.List{Receipts: []*intent.Envelope{signed(t, intent.PayloadReceipt, receipt(1, ""), w)}, Rosters: rosters})
 	f("null", "FAILED: ", false, &erasure.List{Receipts: []*intent.Envelope{nil}, Rosters: []*intent.Envelope{nil}})
 	f("none", "", false, &erasure.List{Rosters: rosters})
+}
+
+// TestWritersOf: what counts as the domain's writers comes from a file that somebody vouches for, or from the document that a pin names.
+func TestWritersOf(t *testing.T) {
+	root, w, later := key(1), key(2), key(4)
+	body := func(head intent.Head, keys ...ed25519.PrivateKey) *intent.Envelope {
+		b := intent.TrustBody{
+			Header: document.Follow(head, intent.StreamTrust, 0, noon), Domain: "edge.example", Roots: intent.RootSet{Threshold: 1, Keys: [][]byte{der(root)}},
+		}
+		for _, k := range keys {
+			b.Writers = append(b.Writers, intent.Writer{Key: der(k), Epoch: 1, Mode: intent.ModeContinue, State: intent.KeyUse})
+		}
+		return signed(t, intent.PayloadTrust, b, root)
+	}
+	one := body(intent.Head{}, w)
+	two := body(intent.Head{Seq: 1, Hash: one.Digest()}, later)
+	forged := body(intent.Head{}, later)
+	dir := t.TempDir()
+	save := func(name string, b []byte) string {
+		t.Helper()
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	single := func(env *intent.Envelope) string {
+		b, err := document.Encode(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return save(env.Digest().Short()+".json", b)
+	}
+	lines := func(envs ...*intent.Envelope) string {
+		var b bytes.Buffer
+		out, err := stick.NewWriter(&b, stick.Header{Way: stick.Down, Domain: "edge.example", Site: "lon1", By: "c1", Made: noon})
+		for _, env := range envs {
+			err = errors.Join(err, out.Put(&stick.Line{Trust: env}))
+		}
+		if err := errors.Join(err, out.End()); err != nil {
+			t.Fatal(err)
+		}
+		return save(intent.DigestOf(b.Bytes()).Short()+".jsonl", b.Bytes())
+	}
+	pin := one.Digest().String()
+	for _, c := range []struct {
+		name, file, pin string
+		want            ed25519.PrivateKey // nil: refused
+	}{
+		{"a document that is vouched for", single(one), "", w},
+		{"the one of the pin", single(one), pin, w},
+		{"another one than the pin's", single(forged), pin, nil},
+		{"a stick, from the pin on", lines(one, two), pin, later},
+		{"a stick without a pin", lines(one, two), "", nil},
+		{"a stick that begins elsewhere", lines(forged), pin, nil},
+		{"a stick with a fork", lines(one, two, body(intent.Head{Seq: 1, Hash: one.Digest()}, w)), pin, nil},
+		{"a stick without trust", lines(), pin, nil},
+		{"no such pin", single(one), "sha256:1", nil},
+		{"no document", save("x", []byte("{}")), pin, nil},
+	} {
+		got, err := writersOf(c.file, c.pin)
+		if c.want == nil {
+			if err == nil {
+				t.Errorf("%s: %d writers", c.name, len(got))
+			}
+			continue
+		}
+		if err != nil || len(got) != 1 || !bytes.Equal(got[0].Key, der(c.want)) {
+			t.Errorf("%s: %v, %v", c.name, got, err)
+		}
+	}
 }
 
 func TestPage(t *testing.T) {
