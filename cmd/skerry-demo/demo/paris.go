@@ -24,7 +24,7 @@ func (w *walk) paris(context.Context, *errgroup.Group) error {
 		name string
 		do   func() (string, error)
 	}{
-		{"8 a second site, par1, reaches lon1; its agent joins and takes what there is from lon1", func() (string, error) {
+		{"9 a second site, par1, reaches lon1; its agent joins and takes what there is from lon1", func() (string, error) {
 			site := "apiVersion: skerry/v1\nkind: Site\nmetadata: {name: par1}\nspec: {region: eu-west, zone: paris, peers: [lon1]}\n"
 			file := filepath.Join(w.l.dir, "par1.yaml")
 			if err := os.WriteFile(file, []byte(site), 0o644); err != nil {
@@ -45,7 +45,7 @@ func (w *walk) paris(context.Context, *errgroup.Group) error {
 			}
 			return w.broughtFrom("p1", "par1", "tiny")
 		}},
-		{"8 p1 is off; another image is uploaded, lon1 has it; par1's intent goes onto a stick", func() (string, error) {
+		{"9 p1 is off; another image is uploaded, lon1 has it; par1's intent goes onto a stick", func() (string, error) {
 			if err := w.l.procs["p1"].Kill(); err != nil {
 				return "", err
 			}
@@ -67,7 +67,7 @@ func (w *walk) paris(context.Context, *errgroup.Group) error {
 			_, err = w.l.cli(w.ctx, "coord", "intent", "export", "par1", "-o", stick)
 			return "lon1: " + from, err
 		}},
-		{"8 the coordinator is killed and black-holed; p1 starts, reads the stick and has the image from lon1", func() (string, error) {
+		{"9 the coordinator is killed and black-holed; p1 starts, reads the stick and has the image from lon1", func() (string, error) {
 			if err := w.l.procs["coordinator"].Kill(); err != nil {
 				return "", err
 			}

@@ -43,6 +43,7 @@ type walk struct {
 	ctx context.Context
 	// what the switch had sent to m2 when both agents were up again without a coordinator, and when it was running
 	lone, ran mark
+	pin       string // of the domain
 }
 
 // Run walks the main job and returns nil when every step succeeded. Whatever it started is gone when it returns.
@@ -91,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (w *walk) all(sim context.Context, g *errgroup.Group) error {
-	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.undisturbed(w.theft), w.undisturbed(w.paris)} {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.undisturbed(w.theft), w.release, w.undisturbed(w.paris)} {
 		if err := part(sim, g); err != nil {
 			return err
 		}
@@ -139,7 +140,7 @@ func (w *walk) found(sim context.Context, g *errgroup.Group) error {
 		if err := json.Unmarshal([]byte(out), &res); err != nil {
 			return "", fmt.Errorf("cannot read init's answer: %w", err)
 		}
-		w.l.tokens["admin"] = res["token"]
+		w.l.tokens["admin"], w.pin = res["token"], res["pin"]
 		if err := w.l.startCoordinator(); err != nil {
 			return "", err
 		}
@@ -327,7 +328,7 @@ func (w *walk) takeover(context.Context, *errgroup.Group) error {
 	}
 	var owner string
 	err = w.r.step("4 m2 (UEFI PXE) has its permission and is being written", func() (string, error) {
-		owner, err = w.writer("a2", "m2")
+		owner, err = w.writer("a2", "m2", "install")
 		return "by order of " + owner, err
 	})
 	if err != nil {
@@ -356,8 +357,8 @@ func (w *walk) takeover(context.Context, *errgroup.Group) error {
 	return w.r.step("4 nothing was written twice, no step is missing from the event log", func() (string, error) { return w.audit(other) })
 }
 
-// writer waits for the event that allows the write, and returns the agent that signed it.
-func (w *walk) writer(agent, machine string) (string, error) {
+// writer waits for the event that allows an installation or erasure, and returns the agent that signed it.
+func (w *walk) writer(agent, machine, act string) (string, error) {
 	c, err := w.l.api(agent, "admin")
 	if err != nil {
 		return "", err
@@ -366,7 +367,7 @@ func (w *walk) writer(agent, machine string) (string, error) {
 	defer cancel()
 	owner := ""
 	err = c.Events(ctx, api.EventQuery{Site: "lon1", Machine: machine, Follow: true}, func(e intent.Event) error {
-		if e.Type != "permit.granted" {
+		if e.Type != "permit.granted" || !strings.HasPrefix(e.Task, act+"/") {
 			return nil
 		}
 		owner = e.Agent
