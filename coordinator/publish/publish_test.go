@@ -19,6 +19,7 @@ import (
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/tally"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -405,7 +406,7 @@ func snapshots(t *testing.T, folds *Folds) {
 	step(ch.Sync(t.Context(), c))
 	c.Delete(gone.Key())
 	step(ch.Append(t.Context(), intent.EntryAck, intent.AckBody{Override: "o1", Decision: "adopt", Rev: 7}, store.Commit{}))
-	want := intent.Sum{}
+	want := tally.Sum{}
 	for ch.Head().Seq < 2*SnapshotEvery {
 		o := m.Clone()
 		o.Metadata.Rev = ch.Head().Seq

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/tally"
 	"github.com/skerry-metal/skerry/pki/document"
 )
 
@@ -133,7 +134,7 @@ func (f *fold) add(env *intent.Envelope) error {
 }
 
 func (f *fold) sum() intent.SnapshotBody {
-	var s intent.Sum
+	var s tally.Sum
 	for uid, rev := range f.objects {
 		s.Object(uid, rev)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/tally"
 	"github.com/skerry-metal/skerry/pki/document"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -213,7 +214,7 @@ func (s *Replica) apply(n *next, payload []byte) error {
 var errUnequal = errors.New("snapshot is not what the chain comes to here")
 
 func (n *next) compare(seq uint64, said intent.SnapshotBody) error {
-	var sum intent.Sum
+	var sum tally.Sum
 	for uid, o := range n.objects {
 		sum.Object(uid, o.Metadata.Rev)
 	}

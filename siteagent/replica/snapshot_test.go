@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/tally"
 	"github.com/skerry-metal/skerry/siteagent/replica"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
 )
@@ -18,7 +19,7 @@ type told struct {
 }
 
 func (w told) body() intent.SnapshotBody {
-	var s intent.Sum
+	var s tally.Sum
 	for uid, rev := range w.objects {
 		s.Object(uid, rev)
 	}
