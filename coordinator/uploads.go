@@ -13,6 +13,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/origin"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -33,9 +34,9 @@ func (c *Coordinator) openRepository(db *state.DB) (err error) {
 			_, err := c.backend.CollectAssets(ctx, false)
 			return err
 		},
-		Policy: repository.Policy{Allow: c.cfg.URLAllow, Managed: func() []netip.Prefix {
+		Policy: origin.Policy{Allow: c.cfg.URLAllow, Managed: func() []netip.Prefix {
 			cat, _ := c.objects.Snapshot()
-			return repository.Managed(cat)
+			return origin.Managed(cat)
 		}},
 	})
 	return err

@@ -68,7 +68,7 @@ var (
 )
 
 // fill appends to the session's file what src has, and records it every 64 MiB or 5 s and at the end, whatever the error. At most the declared
-// octets are taken, or Policy.MaxBytes where none are declared. The caller holds s.
+// octets are taken, or MaxBytes where none are declared. The caller holds s.
 // Errors: errSource wraps what src said; errTooLong; api.ErrFull.
 func (r *Repository) fill(s *session, src io.Reader) (err error) {
 	f, at, err := r.file(s)
@@ -78,7 +78,7 @@ func (r *Repository) fill(s *session, src io.Reader) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	limit := s.Size
 	if limit == 0 {
-		limit = r.cfg.Policy.MaxBytes
+		limit = r.cfg.MaxBytes
 	}
 	if limit < at { // the bound was lowered since
 		return errTooLong
@@ -205,6 +205,9 @@ func (r *Repository) Publish(ctx context.Context, id string, register func(o *in
 		}
 	}
 	spec := &intent.AssetSpec{Digest: b.Digest, Size: b.Size, Manifest: b.Manifest, Class: s.Class}
+	if s.URL != "" {
+		spec.Sources = []intent.AssetSource{{URL: s.URL, Validator: s.Validator}}
+	}
 	if err := register(asset(s.Name, spec), s.URL); err != nil {
 		return err
 	}

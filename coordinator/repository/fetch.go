@@ -8,23 +8,25 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/origin"
 )
 
 const (
-	maxFetches = 2               // URLs read at once: more would share one line
-	maxTries   = 8               // in a row without an octet: some 4 minutes
-	maxRest    = time.Minute     // between two of them
-	sourceIdle = 1 * time.Minute // a server that says nothing for so long is dialled anew
-	dripFor    = 10 * time.Minute
-	dripBytes  = 64 << 10 // a server that sends less in dripFor gives its place to the next
+	maxFetches    = 2                // URLs read at once: more would share one line
+	dialLimit     = 10 * time.Second // one address; the next is tried then
+	answerLimit   = 30 * time.Second // a mirror that has to look for the file first
+	defMaxFetched = 64 << 30         // octets of a URL
+	maxTries      = 8                // in a row without an octet: some 4 minutes
+	maxRest       = time.Minute      // between two of them
+	sourceIdle    = 1 * time.Minute  // a server that says nothing for so long is dialled anew
+	dripFor       = 10 * time.Minute
+	dripBytes     = 64 << 10 // a server that sends less in dripFor gives its place to the next
 )
 
 // Run reads URLs and removes idle sessions, until ctx ends; what is sent at the end is stopped, and on disk when Run returns.
@@ -162,7 +164,7 @@ func (r *Repository) read(ctx context.Context, s *session) {
 	}
 	rec = s.record
 	if rec.Failed = err.Error(); ok {
-		rec.Failed = why.why
+		rec.Failed = why
 		rec.Offset, rec.ETag, rec.Size = 0, "", rec.Asked // what is here is of no use
 	}
 	r.cfg.Logger.Warn("asset not read from its URL", "asset", rec.Name, "upload", rec.ID, "err", rec.Failed)
@@ -203,8 +205,8 @@ func (r *Repository) fetch(ctx context.Context, cancel context.CancelCauseFunc, 
 	if err != nil {
 		return err
 	}
-	if rec.Asked == 0 && rec.Size > r.cfg.Policy.MaxBytes {
-		return final(fmt.Sprintf("the server has %d octets, more than %d: give --size if that is right", rec.Size, r.cfg.Policy.MaxBytes))
+	if rec.Asked == 0 && rec.Size > r.cfg.MaxBytes {
+		return final(fmt.Sprintf("the server has %d octets, more than %d: give --size if that is right", rec.Size, r.cfg.MaxBytes))
 	}
 	if err := r.room(rec); err != nil {
 		return err
@@ -263,19 +265,16 @@ func (w *watched) Read(p []byte) (int, error) {
 // answer checks a server's answer against what is here: it returns the record that goes with it, and how many octets of the body are
 // here already. Source: RFC 9110, sections 8.8 (strong validators), 13.1.5 (If-Range), 14.4 (Content-Range), 15.3.7 (206).
 func answer(rec record, res *http.Response) (record, uint64, error) {
-	etag := res.Header.Get("ETag")
-	if !strings.HasPrefix(etag, `"`) {
-		etag = "" // none, or a weak one: the same meaning is not the same octets
-	}
-	if e := res.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return rec, 0, final("the server sends it encoded (" + strconv.Quote(e[:min(len(e), 32)]) + "), though it was asked not to")
+	etag := origin.StrongETag(res.Header)
+	if err := origin.Plain(res.Header); err != nil {
+		return rec, 0, err
 	}
 	var size, skip uint64
 	switch code := res.StatusCode; {
 	case code == http.StatusOK:
 		size, skip = uint64(max(0, res.ContentLength)), rec.Offset
 	case code == http.StatusPartialContent && rec.Offset > 0:
-		from, total, ok := contentRange(res.Header.Get("Content-Range"))
+		from, _, total, ok := origin.ContentRange(res.Header.Get("Content-Range"))
 		if !ok || from != rec.Offset {
 			return rec, 0, final("the server answers with another part than it was asked for")
 		}
@@ -299,26 +298,26 @@ func answer(rec record, res *http.Response) (record, uint64, error) {
 	if size > 0 {
 		rec.Size = size
 	}
-	rec.ETag = etag
+	rec.ETag, rec.Validator = etag, origin.Validator(res.Header)
 	return rec, skip, nil
 }
 
 const fileChanged = "the file changed at the server while it was read; nothing was kept"
 
-// contentRange reads "bytes FROM-TO/TOTAL"; a TOTAL of * is 0.
-func contentRange(h string) (from, total uint64, ok bool) {
-	span, all, ok := strings.Cut(strings.TrimPrefix(h, "bytes "), "/")
-	if !ok || !strings.HasPrefix(h, "bytes ") {
-		return 0, 0, false
+// finalError is why a URL is not tried again by itself.
+type finalError struct{ why string }
+
+func (e *finalError) Error() string { return e.why }
+
+func final(why string) error { return &finalError{why} }
+
+// isFinal tells why a URL is not tried again by itself: what mesh/origin refuses does not pass either.
+func isFinal(err error) (why string, ok bool) {
+	if f, ok := errors.AsType[*finalError](err); ok {
+		return f.why, true
 	}
-	a, b, ok := strings.Cut(span, "-")
-	from, err1 := strconv.ParseUint(a, 10, 63)
-	to, err2 := strconv.ParseUint(b, 10, 63)
-	if all != "*" {
-		var err error
-		if total, err = strconv.ParseUint(all, 10, 63); err != nil || to >= total {
-			return 0, 0, false
-		}
+	if r, ok := origin.RefusalOf(err); ok {
+		return r.Text, true
 	}
-	return from, total, ok && err1 == nil && err2 == nil && from <= to
+	return "", false
 }

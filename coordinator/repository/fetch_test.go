@@ -15,16 +15,17 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/origin"
 )
 
-// origin is a web server whose answers a test writes; it keeps what it was asked.
-type origin struct {
+// mirror is a web server whose answers a test writes; it keeps what it was asked.
+type mirror struct {
 	*httptest.Server
 	asked []string // Range and If-Range of each request
 }
 
-func newOrigin(t *testing.T, answer func(w http.ResponseWriter, r *http.Request)) *origin {
-	o := &origin{}
+func newOrigin(t *testing.T, answer func(w http.ResponseWriter, r *http.Request)) *mirror {
+	o := &mirror{}
 	o.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.asked = append(o.asked, r.Header.Get("Range")+" "+r.Header.Get("If-Range"))
 		answer(w, r)
@@ -410,7 +411,7 @@ func FuzzContentRange(f *testing.F) {
 		f.Add(h)
 	}
 	f.Fuzz(func(t *testing.T, h string) {
-		from, total, ok := contentRange(h)
+		from, _, total, ok := origin.ContentRange(h)
 		if ok && total > 0 && from >= total {
 			t.Fatalf("%q begins at %d of %d", h, from, total)
 		}

@@ -21,6 +21,8 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/intent/weburl"
+	"github.com/skerry-metal/skerry/mesh/origin"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -38,8 +40,10 @@ type Config struct {
 	State  *state.DB
 	Blobs  *blob.Store
 	Now    func() time.Time
-	Policy Policy
-	Logger *slog.Logger
+	Policy origin.Policy
+	// MaxBytes bounds what is read of a URL where the request names no length, in octets. 0 is 64 GiB.
+	MaxBytes uint64
+	Logger   *slog.Logger
 	// Hourly is called by Run beside Sweep: the collection of what was deleted. Nil: nothing.
 	Hourly func(ctx context.Context) error
 }
@@ -81,11 +85,13 @@ type record struct {
 	Found  intent.Digest `json:"found,omitzero"`  // of the octets that became a blob
 	URL    string        `json:"url,omitempty"`
 	ETag   string        `json:"etag,omitempty"` // strong; of the URL's octets that are here
-	Ended  bool          `json:"ended,omitempty"`
-	Failed string        `json:"failed,omitempty"`
-	Offset uint64        `json:"offset"` // octets of the file that are on stable storage
-	By     string        `json:"by"`
-	Moved  time.Time     `json:"moved"` // when something happened last
+	// Validator is what agents that read parts of the URL tie them to; empty: nothing.
+	Validator string    `json:"validator,omitempty"`
+	Ended     bool      `json:"ended,omitempty"`
+	Failed    string    `json:"failed,omitempty"`
+	Offset    uint64    `json:"offset"` // octets of the file that are on stable storage
+	By        string    `json:"by"`
+	Moved     time.Time `json:"moved"` // when something happened last
 }
 
 func (s record) state() string {
@@ -122,7 +128,8 @@ func Open(cfg Config) (*Repository, error) {
 		return nil, fmt.Errorf("cannot make directory of uploads: %w", err)
 	}
 	r := &Repository{cfg: cfg, kick: make(chan struct{}, 1), sessions: map[string]*session{}}
-	r.client = r.cfg.Policy.client()
+	r.cfg.MaxBytes = cmp.Or(r.cfg.MaxBytes, defMaxFetched)
+	r.client = r.cfg.Policy.Client(origin.Limits{Dial: dialLimit, Answer: answerLimit})
 	err := cfg.State.View(func(tx *state.Tx) error {
 		return tx.Walk(bucket, "", func(key string, value []byte) error {
 			var rec record
@@ -345,8 +352,8 @@ func full(err error) error {
 func (r *Repository) fits(q assets.UploadRequest) error {
 	spec := &intent.AssetSpec{Digest: q.Digest, Manifest: intent.DigestOf(nil), Size: q.Size, Class: q.Class}
 	if q.URL != "" {
-		if err := r.cfg.Policy.vet(q.URL); err != nil {
-			return refuse("url", err.Error())
+		if why := weburl.Check(q.URL); why != "" {
+			return refuse("url", why)
 		}
 		spec.Size = max(1, spec.Size)
 		if spec.Digest.IsZero() {

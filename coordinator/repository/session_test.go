@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/origin"
 	"github.com/skerry-metal/skerry/storage/blob"
 	"github.com/skerry-metal/skerry/storage/state"
 )
@@ -61,7 +62,7 @@ func (s *shop) open() {
 	}
 	s.r, err = Open(Config{
 		Dir: filepath.Join(s.dir, "assets", "uploads"), State: s.db, Blobs: s.blobs, Logger: log, Now: func() time.Time { return s.now },
-		Policy: Policy{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, MaxBytes: 8 << 20},
+		Policy: origin.Policy{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, MaxBytes: 8 << 20,
 	})
 	if err != nil {
 		s.Fatal(err)

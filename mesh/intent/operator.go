@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/skerry-metal/skerry/mesh/intent/weburl"
 )
 
 // SiteSpec is a place with its agents and hardware.
@@ -303,7 +305,18 @@ type AssetSpec struct {
 	Class    string `json:"class"` // boot, image, other
 	// Pin says where it is kept while nothing uses it; nil: at every site. Where something uses it, it is kept in any case.
 	Pin *AssetPin `json:"pin,omitempty"`
+	// Sources are where its octets lie as they are, besides the coordinator; at most MaxSources, of different hosts.
+	Sources []AssetSource `json:"sources,omitempty"`
 }
+
+// AssetSource is a URL that agents may read parts of.
+type AssetSource struct {
+	URL       string `json:"url"`
+	Validator string `json:"validator,omitempty"` // strong ETag or Last-Modified that the file had when it was registered
+}
+
+// MaxSources is how many URLs an asset may have.
+const MaxSources = 4
 
 // AssetPin names the sites that keep an asset that they do not use.
 type AssetPin struct {
@@ -329,6 +342,7 @@ func (s *AssetSpec) validate(c *checker) {
 		c.add("size", fmt.Sprintf("%d is out of range", s.Size), "1 octet to 1 TiB")
 	}
 	c.oneOf("class", s.Class, "boot", "image", "other")
+	s.validateSources(c)
 	if s.Pin == nil {
 		return
 	}
@@ -337,6 +351,21 @@ func (s *AssetSpec) validate(c *checker) {
 	}
 	for i, site := range s.Pin.Sites {
 		c.label(fmt.Sprintf("pin.sites[%d]", i), site)
+	}
+}
+
+func (s *AssetSpec) validateSources(c *checker) {
+	if len(s.Sources) > MaxSources {
+		c.add("sources", fmt.Sprintf("more than %d", MaxSources), "remove some")
+	}
+	hosts := map[string]bool{}
+	for i, src := range s.Sources {
+		c, host := c.below(fmt.Sprintf("sources[%d]", i)), weburl.Host(src.URL)
+		if why := weburl.Check(src.URL); why != "" || hosts[host] {
+			c.add("url", cmp.Or(why, "another source has the same host"), "give the URL of another host, like https://mirror.example/image.raw")
+		}
+		hosts[host] = true
+		c.text("validator", src.Validator, 256)
 	}
 }
 

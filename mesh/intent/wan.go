@@ -1,6 +1,7 @@
 package intent
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -14,6 +15,7 @@ type WANSpec struct {
 	DailyCap string      `json:"dailyCap,omitempty"` // octets from midnight to midnight, with k, M, G, T: 50G
 	Windows  []WANWindow `json:"windows,omitempty"`  // the first that holds counts in place of rateIn
 	Metered  bool        `json:"metered,omitempty"`  // the line costs by the octet: nothing is taken from other sites
+	URLs     string      `json:"urls,omitempty"`     // when agents read an asset's URL: first (default), last: after the coordinator, never
 }
 
 // WANWindow is a time of the day with a rate of its own. Times are those of the agent's host.
@@ -28,6 +30,7 @@ func (s *WANSpec) validate(c *checker) {
 	c.amount("rateIn", s.RateIn, 8000)
 	c.amount("rateOut", s.RateOut, 8000)
 	c.amount("dailyCap", s.DailyCap, 1e6)
+	c.oneOf("urls", cmp.Or(s.URLs, "first"), "first", "last", "never")
 	if len(s.Windows) > 16 {
 		c.add("windows", "more than 16", "remove some")
 	}

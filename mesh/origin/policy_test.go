@@ -1,18 +1,19 @@
-package repository
+package origin
 
 import (
 	"context"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
-	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
 
@@ -46,22 +47,28 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestVet(t *testing.T) {
-	p := &Policy{}
-	for _, u := range []string{"", "image.img", "/etc/passwd", "file:///etc/passwd", "ftp://a/b", "http://", "http:///x", "http://a:b@c/", "https://a@c/", "http://a/%zz", "http://a/" + strings.Repeat("x", maxURL)} {
-		if err := p.vet(u); err == nil {
-			t.Errorf("%q is taken", u)
+func TestRedirects(t *testing.T) {
+	check := (&Policy{}).Client(Limits{}).CheckRedirect
+	f := func(from, to, want string, hops int) {
+		t.Helper()
+		parse := func(text string) *http.Request {
+			u, err := url.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &http.Request{URL: u, Header: http.Header{}}
+		}
+		err := check(parse(to), slices.Repeat([]*http.Request{parse(from)}, hops))
+		if r, ok := RefusalOf(err); want == "" && err != nil || want != "" && (!ok || r.Why != Forbidden || !strings.Contains(r.Text, want)) {
+			t.Errorf("%s to %s: %v", from, to, err)
 		}
 	}
-	for _, u := range []string{"http://a/b", "https://mirror.example:8443/x?y=z"} {
-		if err := p.vet(u); err != nil {
-			t.Errorf("%q: %v", u, err)
-		}
-	}
-	down := p.client().CheckRedirect(&http.Request{URL: &url.URL{Scheme: "http", Host: "a"}}, []*http.Request{{URL: &url.URL{Scheme: "https", Host: "a"}}})
-	if down == nil || !strings.Contains(down.Error(), "from https to http") {
-		t.Errorf("a redirect to plain HTTP: %v", down)
-	}
+	f("https://a/", "http://a/", "from https to http", 1)
+	f("http://a/", "https://a/", "", 1)
+	f("http://a/", "http://b/", "", 5)
+	f("http://a/", "http://b/", "more than 5", 6)
+	f("http://a/", "http://u:p@b/", "password", 1)
+	f("http://a/", "ftp://b/", "http", 1)
 }
 
 func TestManaged(t *testing.T) {
@@ -91,7 +98,12 @@ func TestManaged(t *testing.T) {
 // A name that resolves to an address that is allowed, and then to another, is refused the second time: what is dialled is checked, not
 // what was looked up before.
 func TestRebinding(t *testing.T) {
-	s := newShop(t)
+	asked := 0
+	o := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(strings.Repeat("x", 1000)))
+	}))
+	defer o.Close()
 	answers := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}
 	dns, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -99,18 +111,24 @@ func TestRebinding(t *testing.T) {
 	}
 	defer dns.Close()
 	go serveDNS(dns, &answers)
-	s.r.cfg.Policy.resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", dns.LocalAddr().String())
-	}}
-	s.r.client = s.r.cfg.Policy.client()
-	want := random(15, 100_000)
-	o := newOrigin(t, file(want, `"v"`, 1, 60_000))
-	u := s.register(strings.Replace(o.URL, "127.0.0.1", "mirror.example.", 1))
-	if u = s.step(u.ID); u.Offset != 60_000 {
-		t.Fatalf("first: %+v", u)
+	p := &Policy{
+		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
+		Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "udp", dns.LocalAddr().String())
+		}},
 	}
-	if u = s.step(u.ID); u.State != assets.Failed || !strings.Contains(u.Why, "127.0.0.2 is no address of the internet") || len(o.asked) != 1 {
-		t.Errorf("rebound: %+v", u)
+	c := p.Client(Limits{Dial: 10 * time.Second})
+	part := Part{URL: strings.Replace(o.URL, "127.0.0.1", "mirror.example.", 1), Size: 1000, Off: 10, N: 20}
+	r, err := part.Open(t.Context(), c, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	_, err = part.Open(t.Context(), c, 10*time.Second)
+	if r, ok := RefusalOf(err); !ok || r.Why != Forbidden || !strings.Contains(r.Text, "127.0.0.2 is no address of the internet") || asked != 1 {
+		t.Errorf("rebound: %v, asked %d", err, asked)
 	}
 }
 
