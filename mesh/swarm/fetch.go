@@ -57,10 +57,11 @@ type job struct {
 // errEnough ends an order whose stripe somebody else fetches.
 var errEnough = errors.New("another agent fetches it, or has it")
 
-// errSilent ends an order of which nothing comes, errThin one to another site that brings next to nothing while somebody else may be asked.
-var (
-	errSilent = errors.New("nothing comes any more")
-	errThin   = errors.New("it brings too little, and somebody else has it too")
+// errSilent ends an order of which nothing comes, errThin one to another site, or to a URL, that brings next to nothing while somebody else
+// may be asked.
+const (
+	errSilent slowError = "nothing comes any more"
+	errThin   slowError = "it brings too little, and somebody else has it too"
 )
 
 // storeError is ours, not the source's.
@@ -358,7 +359,7 @@ func (j *job) askAbove(ctx context.Context) bool {
 	if j.s.account(j.d, src).strikes >= strikes {
 		j.forsake(src)
 	}
-	if l.out || src.Tier == TierSite && j.s.account(j.d, src).out() { // else it would be tried on, with nobody left to ask
+	if j.spent(src) { // else it would be tried on, with nobody left to ask
 		l.stripe, l.trying = noStripe, false
 	}
 	j.s.wake()
@@ -416,7 +417,26 @@ func (j *job) order(ctx context.Context, r *running) error {
 	j.release(r)
 	j.s.account(j.d, r.src).quick = err == nil && float64(came) >= quickRate*time.Since(begun).Seconds()
 	j.s.mu.Unlock()
-	return j.settle(ctx, r.src, came, err)
+	err = j.settle(ctx, r.src, came, err)
+	r.src.tell(ctx, err)
+	return err
+}
+
+// tell lets the source hear what became of an order that ctx was of, unless something else ended it.
+func (s Source) tell(ctx context.Context, err error) {
+	if s.Told == nil {
+		return
+	}
+	if _, ours := errors.AsType[*storeError](err); ours {
+		return
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		if !errors.Is(cause, ErrSlow) {
+			return
+		}
+		err = cause
+	}
+	s.Told(err)
 }
 
 // fetchChunks brings a run of chunks, and returns how many octets of it came.

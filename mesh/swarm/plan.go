@@ -127,7 +127,7 @@ func (p *peer) fetches(stripe uint32, now time.Time) bool {
 // line is what this agent has to do with the coordinator and with agents of other sites, for one asset.
 type line struct {
 	up      bool   // somebody may be asked
-	out     bool   // it gives up, for the rest of this Fetch
+	out     bool   // it asks the coordinator no more, for the rest of this Fetch
 	closed  error  // why the budget lets nothing come now; nil: it does
 	shunned bool   // others would fetch again what it fetches
 	stripe  uint32 // that it fetches, or noStripe
@@ -153,10 +153,10 @@ func (l *line) pick(above []Source) Source {
 	return l.src
 }
 
-// thin tells whether an order to another site brings so little that it is worth asking somebody else.
+// thin tells whether an order to another site, or to a URL, brings so little that it is worth asking somebody else.
 func (l *line) thin(now time.Time) bool {
 	took := now.Sub(l.sent)
-	return l.src.Tier == TierSite && l.cancel != nil && took >= thinAfter && float64(l.octets-l.had) < thinRate*took.Seconds()
+	return l.src.spare() && l.cancel != nil && took >= thinAfter && float64(l.octets-l.had) < thinRate*took.Seconds()
 }
 
 // begin notes that an order is sent.
@@ -180,7 +180,7 @@ func (l *line) arrive(n int, now time.Time) {
 }
 
 // able tells whether it can fetch from the coordinator. A line that breaks while a chunk comes has a while to come back.
-func (l *line) able() bool { return !l.out && !l.shunned && l.closed == nil && (l.up || l.trying) }
+func (l *line) able() bool { return !l.shunned && l.closed == nil && (l.up || l.trying) }
 
 // patience is how long the line may bring nothing: twice what a chunk takes, at the pace of late. To fetch it anew elsewhere would take as
 // long again.

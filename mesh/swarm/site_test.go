@@ -38,6 +38,8 @@ type member struct {
 	origin *wire
 	asking time.Time        // until when other sites are asked
 	abroad []*wire          // to agents of other sites that have all, the nearest first
+	urls   []*place         // where it lies as it is
+	last   bool             // the coordinator comes before those
 	found  time.Time        // from when on they are known
 	to     map[string]*wire // to peers
 	up     atomic.Bool      // its line to the coordinator
@@ -77,6 +79,14 @@ func newSite(t *testing.T, n, size int) *site {
 					out = append(out, Source{Name: fmt.Sprintf("far%d/a1", i+1), Tier: TierSite, RT: w})
 				}
 				return out, time.Now().Before(a.asking)
+			},
+			URLs: func(intent.Digest) (out []Source, last bool) {
+				for i, p := range a.urls {
+					if !p.resting() {
+						out = append(out, Source{Name: fmt.Sprintf("mirror%d", i+1), Tier: TierOrigin, Range: p.open, Told: p.told})
+					}
+				}
+				return out, a.last
 			},
 			Peers: func() (out []Source) {
 				if a.looks > 0 {

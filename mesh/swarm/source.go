@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/chunk"
@@ -36,7 +37,7 @@ const (
 const (
 	TierPeer   = "peer"   // an agent of the site
 	TierSite   = "site"   // an agent of another site, over the WAN
-	TierOrigin = "origin" // the coordinator, over the WAN
+	TierOrigin = "origin" // the coordinator, or a URL, over the WAN
 )
 
 // Source is somebody who may have assets.
@@ -45,6 +46,12 @@ type Source struct {
 	Tier string            // TierPeer, TierSite, TierOrigin
 	RT   http.RoundTripper // to that one; the URL's host is not used for routing
 	Bulk http.RoundTripper // the same, for chunks; nil: RT
+	// Range returns n octets of the asset from off on, where it lies as it is: at a URL. Such a source has neither manifests nor words, and no RT.
+	// The caller closes what it returns; fewer octets are a line that broke.
+	Range func(ctx context.Context, off, n int64) (io.ReadCloser, error)
+	// Told hears what became of each order that was not ended for another reason than the source: nil, it brought what it was asked for.
+	// Errors: ErrSlow, chunk.ErrBad, Range's, the line's. Nil: nobody wants to know.
+	Told func(error)
 }
 
 func (s Source) key() string { return s.Tier + ":" + s.Name }
@@ -52,8 +59,17 @@ func (s Source) key() string { return s.Tier + ":" + s.Name }
 // far tells whether the way to it is the site's line.
 func (s Source) far() bool { return s.Tier == TierSite || s.Tier == TierOrigin }
 
+// spare tells whether others may be asked in its place: all but the coordinator, which is the last.
+func (s Source) spare() bool { return s.Tier == TierSite || s.Range != nil }
+
 // refused: the source answered that it has not what was asked for.
-type refused struct{ text string }
+type refused struct {
+	text  string
+	cause error // nil: text says it
+}
+
+// Unwrap returns the cause.
+func (r *refused) Unwrap() error { return r.cause }
 
 // Error returns what it answered.
 func (r *refused) Error() string { return r.text }
@@ -69,7 +85,7 @@ func (s Source) get(ctx context.Context, rt http.RoundTripper, path string) (*ht
 	}
 	if res.StatusCode != http.StatusOK {
 		err := res.Body.Close()
-		return nil, errors.Join(&refused{fmt.Sprintf("cannot get %s from %s: %s", path, s.Name, res.Status)}, err)
+		return nil, errors.Join(&refused{text: fmt.Sprintf("cannot get %s from %s: %s", path, s.Name, res.Status)}, err)
 	}
 	return res, nil
 }
@@ -158,10 +174,19 @@ func (s Source) words(ctx context.Context, d intent.Digest, fn func(*word)) erro
 }
 
 // errSlow ends a request that brings too little, errQuiet one that brings nothing more.
-var (
-	errSlow  = errors.New("too slow")
-	errQuiet = errors.New("silent for too long")
+const (
+	errSlow  slowError = "too slow"
+	errQuiet slowError = "silent for too long"
 )
+
+// slowError is one of the errors that are ErrSlow.
+type slowError string
+
+// Error returns the text.
+func (e slowError) Error() string { return string(e) }
+
+// Is makes it ErrSlow.
+func (e slowError) Is(target error) bool { return target == ErrSlow }
 
 // order is one request for chunks first to first+n-1, of the first of which had is here already; resumed says that it is asked again.
 type order struct {
@@ -233,23 +258,12 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 	slow := time.AfterFunc(chunkWait, func() { cancel(errSlow) })
 	defer silent.Stop()
 	defer slow.Stop()
-	path := fmt.Sprintf("/m/1/assets/%s/chunks?first=%d&n=%d", m.Content.Hex(), o.first, o.n)
-	if o.resumed {
-		path += fmt.Sprintf("&skip=%d", len(o.had))
-	}
-	if !s.far() { // to compress costs more than a LAN
-		path += "&raw=1"
-	}
-	rt := s.RT
-	if s.Bulk != nil {
-		rt = s.Bulk
-	}
-	res, err := s.get(ctx, rt, path)
+	body, err := s.open(ctx, m, o)
 	if err != nil {
 		return nil, why(ctx, err)
 	}
-	defer res.Body.Close()
-	r := bufio.NewReaderSize(&heard{r: res.Body, silent: silent, limit: func(n int) time.Duration {
+	defer body.Close()
+	r := bufio.NewReaderSize(&heard{r: body, silent: silent, limit: func(n int) time.Duration {
 		gained += n
 		o.octets(n)
 		// Where octets drip, the next are waited for as long as it would take to have them from somebody else: what keeps a third of
@@ -259,12 +273,12 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 	}, paced: o.paced}, leastRead)
 	had, buf := o.had, <-free
 	for i := o.first; i < o.first+o.n; i++ {
-		raw, err := readData(r, codec, m, i, had, buf)
+		raw, err := s.read(r, codec, m, i, had, buf)
 		if err == io.EOF { // between two frames: it has no more, and the next order asks for the rest
 			if i > o.first {
 				return nil, nil
 			}
-			return nil, &refused{fmt.Sprintf("cannot read chunk %d: it was not sent", i)}
+			return nil, &refused{text: fmt.Sprintf("cannot read chunk %d: it was not sent", i)}
 		}
 		if errors.Is(err, chunk.ErrBad) {
 			return nil, fmt.Errorf("cannot read chunk %d: %w", i, err)
@@ -289,6 +303,50 @@ func (s Source) receive(ctx context.Context, m *chunk.Manifest, codec *chunk.Cod
 		slow.Reset(chunkWait)
 	}
 	return nil, nil
+}
+
+// open sends an order, and returns what comes of it. The caller closes it.
+func (s Source) open(ctx context.Context, m *chunk.Manifest, o order) (io.ReadCloser, error) {
+	if s.Range != nil {
+		off, _ := m.ChunkRange(o.first)
+		last, n := m.ChunkRange(o.first + o.n - 1)
+		off += int64(len(o.had))
+		body, err := s.Range(ctx, off, last+int64(n)-off)
+		if err != nil {
+			return nil, &refused{fmt.Sprintf("cannot read chunk %d from %s: %v", o.first, s.Name, err), err}
+		}
+		return body, nil
+	}
+	path := fmt.Sprintf("/m/1/assets/%s/chunks?first=%d&n=%d", m.Content.Hex(), o.first, o.n)
+	if o.resumed {
+		path += fmt.Sprintf("&skip=%d", len(o.had))
+	}
+	if !s.far() { // to compress costs more than a LAN
+		path += "&raw=1"
+	}
+	rt := s.RT
+	if s.Bulk != nil {
+		rt = s.Bulk
+	}
+	res, err := s.get(ctx, rt, path)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// read reads chunk i, of which had is here, as the source sends it: in a frame, or as it lies at a URL.
+func (s Source) read(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, had, buf []byte) ([]byte, error) {
+	if s.Range == nil {
+		return readData(r, codec, m, i, had, buf)
+	}
+	_, want := m.ChunkRange(i)
+	b := slices.Grow(buf[:0], want)[:want]
+	n, err := io.ReadFull(r, b[copy(b, had):])
+	if err == io.EOF { // not between two frames: what was asked for is not all there
+		err = io.ErrUnexpectedEOF
+	}
+	return b[:len(had)+n], err
 }
 
 // why adds the reason for which we ended a request ourselves.

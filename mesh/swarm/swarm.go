@@ -28,6 +28,7 @@ type Store interface {
 var (
 	ErrBadSource = errors.New("source sends bad chunks")
 	ErrSources   = errors.New("no source has it")
+	ErrSlow      = errors.New("it brings too little, or nothing more")
 )
 
 const (
@@ -58,7 +59,9 @@ type Config struct {
 	Peers func() []Source // the agents that are alive, but this one; who comes first is asked first. It does not block
 	// Sites lists agents of other sites that have all of an asset, the nearest first. They are asked before the coordinator, by who owns
 	// the stripe; asking: the coordinator is not yet, because some may be found in a moment. It does not block. Nil: there are none.
-	Sites  func(intent.Digest) (has []Source, asking bool)
+	Sites func(intent.Digest) (has []Source, asking bool)
+	// URLs lists where an asset lies as it is (Source.Range), the cheapest first; last: the coordinator comes before them. It does not block. Nil: nowhere.
+	URLs   func(intent.Digest) (at []Source, last bool)
 	Origin func() (Source, bool)      // the coordinator; false: there is no line to it. Nil: there is none
 	Budget Budget                     // of the site's line; nil: it may carry what it can
 	Who    func(*http.Request) string // the agent that asks Handler; nil: nobody knows
