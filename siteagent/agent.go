@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/keys"
 	"github.com/skerry-metal/skerry/siteagent/members"
 	"github.com/skerry-metal/skerry/siteagent/operate"
+	"github.com/skerry-metal/skerry/siteagent/origins"
 	"github.com/skerry-metal/skerry/siteagent/peers"
 	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -68,11 +70,12 @@ type Config struct {
 	Probe                      traffic.Counting // interfaces of this host at which machines' traffic is counted, and how; its Plan is the agent's
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
 	Spread     time.Duration
-	MaxBackoff time.Duration // between dials to a coordinator that does not answer, default 60 s
-	Reserve    uint64        // octets that assets leave free on the disk, default 3 GiB, or 5 % and 1 GiB
-	Ballast    uint64        // octets of the file that `skerry agent recover` frees on a full disk; 0: none
-	Journal    uint64        // the newest records of its own journal that an agent keeps all of; 0: claim.KeepRecords
-	Bulk       string        // what carries assets between agents: quic, tcp, or auto: QUIC, and TCP where UDP is blocked; empty: auto
+	MaxBackoff time.Duration  // between dials to a coordinator that does not answer, default 60 s
+	Reserve    uint64         // octets that assets leave free on the disk, default 3 GiB, or 5 % and 1 GiB
+	Ballast    uint64         // octets of the file that `skerry agent recover` frees on a full disk; 0: none
+	Journal    uint64         // the newest records of its own journal that an agent keeps all of; 0: claim.KeepRecords
+	Bulk       string         // what carries assets between agents: quic, tcp, or auto: QUIC, and TCP where UDP is blocked; empty: auto
+	URLAllow   []netip.Prefix // networks that an asset's URL may lead to although they are loopback, link-local, private or managed
 	Version    string
 	Logger     *slog.Logger
 	Network    transport.Network // nil: this machine's; boot network and metrics are always this machine's
@@ -110,6 +113,7 @@ type Agent struct {
 	claims  *claim.Claims
 	line    *wan.Keeper // what the site's line may carry
 	abroad  *abroad.Keeper
+	origins *origins.Keeper
 	swarm   *swarm.Swarm
 	assets  *holdings.Keeper
 	traffic *traffic.Desk
@@ -394,6 +398,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("chain", a.chain.Run)
 	run("follow", a.follow)
 	run("other sites", a.abroad.Run)
+	run("URLs", a.origins.Run)
 	run("follow other sites", a.followSites)
 	run("members", a.members.Run)
 	run("admission", a.keepOffering)

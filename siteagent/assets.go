@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/mesh/origin"
 	"github.com/skerry-metal/skerry/mesh/swarm"
 	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/siteagent/abroad"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
+	"github.com/skerry-metal/skerry/siteagent/origins"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/siteagent/wan"
 )
@@ -37,8 +40,13 @@ func (a *Agent) wireAssets() {
 		Assets: swarm.NewHandler(a.blobs, a.cfg.Logger), Out: a.line.Out, Log: a.cfg.Logger,
 	})
 	a.mesh.Abroad = a.abroad.Handler()
+	a.origins = origins.New(origins.Config{
+		Self: a.id.Agent, Log: a.cfg.Logger, Policy: a.urlPolicy(), Now: func() time.Time { now, _ := a.floor.Now(); return now },
+		When:   a.line.URLs,
+		Ranked: func(host string) []string { return claim.Rendezvous(host, append(a.mesh.Live(), a.id.Agent)) },
+	})
 	a.swarm = swarm.New(swarm.Config{
-		Sites: a.abroad.Sources, Self: a.id.Agent, Store: a.blobs, Budget: a.line, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
+		URLs: a.origins.Sources, Sites: a.abroad.Sources, Self: a.id.Agent, Store: a.blobs, Budget: a.line, Log: a.cfg.Logger, Who: func(r *http.Request) string { return transport.PeerFrom(r.Context()).ID },
 		Peers: func() (out []swarm.Source) {
 			// Each agent has its own order, so that not all ask the same one.
 			for _, p := range claim.Rendezvous(a.id.Agent, a.mesh.Live()) {
@@ -61,10 +69,11 @@ func (a *Agent) wireAssets() {
 			if urgent {
 				class = swarm.Live
 			}
+			defer a.origins.Offer(s)()
 			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, class, nil)
 		},
 		Reader: func(d intent.Digest) holdings.Reader { return a.swarm.Reader(d) },
-		Urgent: a.urgent, Came: a.swarm.Came,
+		Urgent: a.urgent, Came: a.swarm.Came, URLs: a.origins.States,
 		Forget: a.swarm.Forget, Sure: func() bool { return len(a.db.Holds()) == 0 && !a.db.Recovering() },
 		Event: func(kind, message string, fields map[string]string) error {
 			return a.journal.Append(context.Background(), claim.Local, reconcile.Event("", "", intent.Epoch{}, kind, message, fields))
@@ -73,6 +82,15 @@ func (a *Agent) wireAssets() {
 	})
 	a.mesh.Assets = a.assets.Handler(a.swarm.Handler())
 	a.site.Assets = a.missing
+}
+
+// urlPolicy says which addresses an asset's URL may lead this agent to.
+func (a *Agent) urlPolicy() origin.Policy {
+	p := origin.Policy{Allow: a.cfg.URLAllow, Managed: func() []netip.Prefix { return origin.Managed(a.site.Now().Overlay.Catalog) }}
+	if _, host := a.cfg.Network.(transport.Host); !host {
+		p.Dial = a.cfg.Network.DialContext
+	}
+	return p
 }
 
 // urgent tells whether a machine waits for an asset: without those of class boot none is inspected or installed.

@@ -69,6 +69,7 @@ func (a *Agent) gauges(set *metrics.Set) {
 	set.NewGauge("skerry_boot_events_lost_total", func() float64 { return float64(a.bootnet.Lost()) })
 	a.upkeep.Gauges(set)
 	a.assets.Gauges(set)
+	a.origins.Gauges(set)
 	upkeep.KeyGauges(set, func() *intent.KeyReport { return keys.Report(a.replica, a.floor) }, func() []byte { return a.keys.Leaf().Certificate[0] }, func() time.Time { now, _ := a.floor.Now(); return now },
 		func() time.Time { return a.uplink.Status().Heard })
 	a.site.Gauges(set)

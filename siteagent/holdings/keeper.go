@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/origins"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
 
@@ -59,6 +60,8 @@ type Config struct {
 	Urgent func(*intent.AssetSpec) bool
 	// Came says how many octets of an asset that is being fetched came from where, by tier:name.
 	Came func(intent.Digest) map[string]int64
+	// URLs says how it stands with the URLs of an asset; nil: it has none.
+	URLs func(*intent.AssetSpec) []origins.State
 	// Forget drops what was remembered of assets that are not fetched any more.
 	Forget func(wanted func(intent.Digest) bool)
 	// Sure tells whether the intent can be relied upon: nothing of the store is on hold, and it is not behind. Otherwise nothing goes.
@@ -427,7 +430,8 @@ func (k *Keeper) hear(ctx context.Context) {
 
 // Report says what is here, and why.
 func (k *Keeper) Report() *Report {
-	p, _ := k.plan()
+	p, in := k.plan()
+	urls := k.urls(in)
 	r := &Report{Agent: k.cfg.Self, Assets: []Asset{}}
 	for _, i := range k.cfg.Blobs.List() {
 		pins := p.Pins[i.Digest]
@@ -436,7 +440,7 @@ func (k *Keeper) Report() *Report {
 		}
 		r.Assets = append(r.Assets, Asset{
 			Digest: i.Digest, Size: i.Size, Octets: i.Octets, Chunks: i.Chunks, Have: i.Have, Complete: i.Complete, Pins: pins, LastUsed: i.LastUsed.UTC(),
-			From: k.from(i.Digest), Checked: k.acts.result(i.Digest),
+			From: k.from(i.Digest), Checked: k.acts.result(i.Digest), URLs: urls[i.Digest],
 		})
 	}
 	if sp, err := k.cfg.Blobs.Space(); err == nil { // else zeros: an unreadable disk has no room
@@ -447,6 +451,22 @@ func (k *Keeper) Report() *Report {
 	r.Disk.Suspect = k.suspect
 	r.Disk.Refused = slices.SortedFunc(maps.Keys(k.refused), func(a, b intent.Digest) int { return slices.Compare(a[:], b[:]) })
 	return r
+}
+
+// urls lists, by asset, the URLs that were refused last.
+func (k *Keeper) urls(in Intent) map[intent.Digest][]origins.State {
+	out := map[intent.Digest][]origins.State{}
+	if k.cfg.URLs == nil {
+		return out
+	}
+	for _, s := range slices.Concat(in.Wanted, in.Others) {
+		for _, st := range k.cfg.URLs(s) {
+			if st.Why != "" {
+				out[s.Digest] = append(out[s.Digest], st)
+			}
+		}
+	}
+	return out
 }
 
 // Word is what is wrong, for statuses; empty: nothing.

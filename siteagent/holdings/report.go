@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/origins"
 )
 
 const (
@@ -41,6 +42,8 @@ type Asset struct {
 	// compressed; holes are never sent, and the rest was on its disk.
 	From    map[string]uint64 `json:"from,omitempty"`
 	Checked *Check            `json:"checked,omitempty"` // the last Verify since the agent started
+	// URLs are those that were refused last, at most intent.MaxSources.
+	URLs []origins.State `json:"urls,omitempty"`
 }
 
 // Keeps tells whether the agent holds on to it, as opposed to a copy that may go.
@@ -78,8 +81,11 @@ func parseReport(b []byte, agent string) (*Report, error) {
 		return nil, fmt.Errorf("cannot use report of %s: it is of %.64q, %d assets", agent, r.Agent, len(r.Assets))
 	}
 	for _, a := range r.Assets {
-		if a.Octets > a.Size || a.Have < 0 || a.Have > a.Chunks || a.Size > intent.MaxAssetSize || a.Complete && (a.Have != a.Chunks || a.Octets != a.Size) {
+		if a.Octets > a.Size || a.Have < 0 || a.Have > a.Chunks || a.Size > intent.MaxAssetSize || a.Complete && (a.Have != a.Chunks || a.Octets != a.Size) || len(a.URLs) > intent.MaxSources {
 			return nil, fmt.Errorf("cannot use report of %s: %s has %d of %d octets, %d of %d chunks", agent, a.Digest.Short(), a.Octets, a.Size, a.Have, a.Chunks)
+		}
+		for i := range a.URLs {
+			a.URLs[i] = a.URLs[i].Clip()
 		}
 	}
 	return r, nil

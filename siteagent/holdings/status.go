@@ -7,6 +7,7 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/origins"
 	"github.com/skerry-metal/skerry/storage/blob"
 )
 
@@ -34,9 +35,10 @@ type AgentStatus struct {
 	// Day is the one of its last use; empty where there is nothing.
 	Day     string `json:"lastUsedDay,omitempty"`
 	Refused bool   `json:"refused,omitempty"` // disk_overcommitted
-	// From and Checked are as in Asset.
+	// From, Checked and URLs are as in Asset.
 	From    map[string]uint64 `json:"from,omitempty"`
 	Checked *Check            `json:"checked,omitempty"`
+	URLs    []origins.State   `json:"urls,omitempty"`
 }
 
 // Statuses returns the status of each asset of the active intent.
@@ -72,7 +74,7 @@ func (r *Report) status(agent string, d intent.Digest) AgentStatus {
 	st.State = None
 	if a, ok := r.of(d); ok {
 		st.Have, st.Chunks, st.Octets, st.Pins, st.Day = a.Have, a.Chunks, a.Octets, a.Pins, a.LastUsed.UTC().Format(time.DateOnly)
-		st.From, st.Checked = a.From, a.Checked
+		st.From, st.Checked, st.URLs = a.From, a.Checked, a.URLs
 		if st.State = Partial; a.Complete {
 			st.State = Complete
 		}

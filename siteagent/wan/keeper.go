@@ -162,6 +162,14 @@ func (k *Keeper) Allow(c swarm.Class, others uint64) (float64, error) {
 	return perSecond * k.share(), nil
 }
 
+// URLs says when agents read the URLs of assets: first, last, never.
+func (k *Keeper) URLs() string {
+	if s := k.cfg.Spec(); s != nil && s.URLs != "" {
+		return s.URLs
+	}
+	return "first"
+}
+
 // share is the part of the rate that leaves room for others.
 func (k *Keeper) share() float64 {
 	if k.cfg.RTT == nil {

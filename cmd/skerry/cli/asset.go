@@ -101,7 +101,7 @@ func (a *app) printAsset(o *intent.Object) error {
 			for _, p := range ag.Pins {
 				pins = append(pins, string(p))
 			}
-			t.row(ag.Agent, stateOf(ag), fmt.Sprintf("%d of %d", ag.Have, ag.Chunks), fmt.Sprintf("%d of %d", ag.Octets, s.Size), strings.Join(pins, ", "), ag.Day, asset.Sources(ag.From))
+			t.row(ag.Agent, stateOf(ag), fmt.Sprintf("%d of %d", ag.Have, ag.Chunks), fmt.Sprintf("%d of %d", ag.Octets, s.Size), strings.Join(pins, ", "), ag.Day, asset.CameFrom(ag))
 		}
 	})
 }

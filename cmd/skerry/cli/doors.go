@@ -167,9 +167,10 @@ type agentFile struct {
 		Interfaces []string `yaml:"interfaces"`
 		Method     string   `yaml:"method"`
 	} `yaml:"probe"`
-	ReserveBytes uint64 `yaml:"reserveBytes"`
-	Bulk         string `yaml:"bulk"`
-	LogLevel     string `yaml:"logLevel"`
+	ReserveBytes uint64   `yaml:"reserveBytes"`
+	Bulk         string   `yaml:"bulk"`
+	URLAllow     []string `yaml:"urlAllow"`
+	LogLevel     string   `yaml:"logLevel"`
 }
 
 // agentSettings reads the file, then SKERRY_*; flags that were given stay.
@@ -213,6 +214,11 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 	}
 	if ifs := env("PROBE_INTERFACES", strings.Join(af.Probe.Interfaces, ",")); ifs != "" && !c.Flags().Changed("probe") {
 		cfg.Probe.Interfaces = strings.Split(ifs, ",")
+	}
+	if allow := env("URL_ALLOW", strings.Join(af.URLAllow, ",")); allow != "" && !c.Flags().Changed("url-allow") {
+		if err := (prefixes{&cfg.URLAllow}).Set(allow); err != nil {
+			return &usageError{fmt.Errorf("cannot use url-allow: %w", err)}
+		}
 	}
 	if af.ReserveBytes > 0 && !c.Flags().Changed("reserve-bytes") {
 		cfg.Reserve = af.ReserveBytes
@@ -289,6 +295,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.Uint64Var(&cfg.Reserve, "reserve-bytes", 0, "octets that assets leave free on the disk; 0 = 3 GiB, or 5 % and 1 GiB of a larger disk")
 		f.Uint64Var(&cfg.Ballast, "ballast-bytes", cfg.Ballast, "octets that \"skerry agent recover\" frees on a full disk; 0 = none")
 		f.StringVar(&cfg.Bulk, "bulk", "auto", "what carries assets between agents: auto, quic or tcp; auto = QUIC, and TCP where UDP is blocked")
+		f.Var(prefixes{&cfg.URLAllow}, "url-allow", "CIDR that an asset's URL may lead this agent to although it is loopback, link-local, private or managed; repeat for more")
 		f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	}
 	flags(c)

@@ -19,6 +19,7 @@ func Help() map[string]string {
 		"skerry_asset_held_octets":                 "octets of assets here, by why they are held",
 		"skerry_asset_refused":                     "assets that do not fit on the disk",
 		"skerry_asset_scrubbed_octets_total":       "octets of assets that were read again and compared since the start",
+		"skerry_asset_url_refused_total":           "requests to URLs of assets that brought nothing of use since the start, by reason",
 		"skerry_assets_octets_total":               "octets of chunks that came here since the start, by where they came from",
 		"skerry_assets_wan_today_octets":           "octets of chunks that came over the WAN today",
 		"skerry_audit_broken_chains":               "audit chains with a gap or a fork",

@@ -225,6 +225,15 @@ func Sources(from map[string]uint64) string {
 	return strings.Join(out, ", ")
 }
 
+// CameFrom is Sources, and which URLs did not give what they should.
+func CameFrom(ag holdings.AgentStatus) string {
+	out := []string{Sources(ag.From)}
+	for _, u := range ag.URLs {
+		out = append(out, u.Said())
+	}
+	return strings.TrimPrefix(strings.Join(out, "; "), "; ")
+}
+
 func fill(t account.Table, a holdings.Act, res *assets.ActionResult, last *holdings.Status) {
 	t.Header("AGENT", "SAID", "NOW")
 	for _, agent := range slices.Sorted(maps.Keys(res.Agents)) {

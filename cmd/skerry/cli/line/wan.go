@@ -28,7 +28,7 @@ type Shell interface {
 type change struct {
 	rate, out, limit string
 	windows, peers   []string
-	metered          string
+	metered, urls    string
 	off, dryRun      bool
 	reason           string
 }
@@ -64,6 +64,7 @@ func Wan(s Shell) *cobra.Command {
 	f.StringSliceVar(&ch.peers, "peers", nil, "sites that this one reaches, each once; none: no others")
 	f.StringVar(&ch.limit, "daily-cap", "", "octets a day with M, G or T: 50G; none: no cap")
 	f.StringVar(&ch.metered, "metered", "", "yes: the line costs by the octet, and nothing is taken from other sites; no: it does not")
+	f.StringVar(&ch.urls, "urls", "", "when agents read the URLs of assets: first; last: after the coordinator, which compresses; never")
 	f.StringArrayVar(&ch.windows, "window", nil, "'[DAYS] HH:MM-HH:MM RATE', again for more: 'mon-fri 08:00-18:30 2M'; none: no windows")
 	f.BoolVar(&ch.off, "off", false, "take the whole budget away, not the sites that it reaches")
 	f.BoolVar(&ch.dryRun, "dry-run", false, "say what would change")
@@ -73,7 +74,7 @@ func Wan(s Shell) *cobra.Command {
 
 func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 	f := c.Flags()
-	budget := f.Changed("rate") || f.Changed("rate-out") || f.Changed("daily-cap") || f.Changed("window") || f.Changed("metered")
+	budget := f.Changed("rate") || f.Changed("rate-out") || f.Changed("daily-cap") || f.Changed("window") || f.Changed("metered") || f.Changed("urls")
 	if budget && ch.off {
 		return &account.HintError{Err: &account.UsageError{Err: errors.New("cannot take the budget away and change it")}, Next: "--off alone"}
 	}
@@ -121,13 +122,16 @@ func (ch *change) run(s Shell, c *cobra.Command, site string) error {
 			return &account.HintError{Err: &account.UsageError{Err: fmt.Errorf("cannot read --metered %q", ch.metered)}, Next: "yes or no"}
 		}
 	}
+	if f.Changed("urls") {
+		wan.URLs = strings.TrimPrefix(ch.urls, "first")
+	}
 	if f.Changed("window") {
 		if wan.Windows, err = windows(ch.windows); err != nil {
 			return &account.HintError{Err: &account.UsageError{Err: err}, Next: "--window 'mon-fri 08:00-18:30 2M'"}
 		}
 	}
 	spec.WAN, o.Status = &wan, nil
-	if ch.off || wan.RateIn == "" && wan.RateOut == "" && wan.DailyCap == "" && len(wan.Windows) == 0 && !wan.Metered {
+	if ch.off || wan.RateIn == "" && wan.RateOut == "" && wan.DailyCap == "" && len(wan.Windows) == 0 && !wan.Metered && wan.URLs == "" {
 		spec.WAN = nil
 	}
 	res, err := cl.Put(c.Context(), o, ch.dryRun, ch.reason)
@@ -224,6 +228,9 @@ func fill(t account.Table, w *intent.WANSpec) {
 	}
 	if w.Metered {
 		t.Row("metered", "yes: nothing is taken from other sites")
+	}
+	if w.URLs != "" {
+		t.Row("URLs of assets", w.URLs)
 	}
 	t.Row("daily cap", say(w.DailyCap, "none"))
 	for _, win := range w.Windows {
