@@ -14,6 +14,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/api/assets"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/origin"
+	"github.com/skerry-metal/skerry/mesh/transport"
 	"github.com/skerry-metal/skerry/storage/state"
 )
 
@@ -28,16 +29,20 @@ var _ api.Uploads = (*backend)(nil)
 
 // openRepository opens the sessions of uploads beside the blobs: they become some, without a copy.
 func (c *Coordinator) openRepository(db *state.DB) (err error) {
+	policy := origin.Policy{Allow: c.cfg.URLAllow, Managed: func() []netip.Prefix {
+		cat, _ := c.objects.Snapshot()
+		return origin.Managed(cat)
+	}}
+	if _, host := c.cfg.Network.(transport.Host); c.cfg.Network != nil && !host {
+		policy.Dial = c.cfg.Network.DialContext
+	}
 	c.repository, err = repository.Open(repository.Config{
 		Dir: filepath.Join(c.cfg.Data, "assets", "uploads"), State: db, Blobs: c.blobs, Now: c.clock.Now, Logger: c.cfg.Logger,
 		Hourly: func(ctx context.Context) error {
 			_, err := c.backend.CollectAssets(ctx, false)
 			return err
 		},
-		Policy: origin.Policy{Allow: c.cfg.URLAllow, Managed: func() []netip.Prefix {
-			cat, _ := c.objects.Snapshot()
-			return origin.Managed(cat)
-		}},
+		Policy: policy,
 	})
 	return err
 }

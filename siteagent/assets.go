@@ -72,6 +72,7 @@ func (a *Agent) wireAssets() {
 			defer a.origins.Offer(s)()
 			return a.swarm.Fetch(ctx, s.Digest, s.Manifest, class, nil)
 		},
+		Learn:  func(ctx context.Context, s *intent.AssetSpec) error { return a.swarm.Learn(ctx, s.Digest, s.Manifest) },
 		Reader: func(d intent.Digest) holdings.Reader { return a.swarm.Reader(d) },
 		Urgent: a.urgent, Came: a.swarm.Came, URLs: a.origins.States,
 		Forget: a.swarm.Forget, Sure: func() bool { return len(a.db.Holds()) == 0 && !a.db.Recovering() },

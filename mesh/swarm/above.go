@@ -18,18 +18,14 @@ func (j *job) upstreams() (out []Source, asking bool) {
 	if j.s.cfg.URLs != nil {
 		urls, last = j.s.cfg.URLs(j.d)
 	}
-	if !last {
-		out = append(out, urls...)
-	}
 	if j.s.cfg.Origin != nil {
-		if src, up := j.s.cfg.Origin(); up {
+		if src, up := j.s.cfg.Origin(); up && last {
 			out = append(out, src)
+		} else if up {
+			urls = append(urls, src)
 		}
 	}
-	if last {
-		out = append(out, urls...)
-	}
-	return out, false
+	return append(out, urls...), false
 }
 
 // usable drops those that are not asked any more, and puts those that rest last. The caller holds mu.

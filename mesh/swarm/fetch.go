@@ -30,6 +30,7 @@ type job struct {
 	s           *Swarm
 	d, manifest intent.Digest
 	class       Class
+	only        bool // the manifest
 	codec       *chunk.Codec
 
 	telling sync.Mutex // guards p
@@ -57,13 +58,6 @@ type job struct {
 // errEnough ends an order whose stripe somebody else fetches.
 var errEnough = errors.New("another agent fetches it, or has it")
 
-// errSilent ends an order of which nothing comes, errThin one to another site, or to a URL, that brings next to nothing while somebody else
-// may be asked.
-const (
-	errSilent slowError = "nothing comes any more"
-	errThin   slowError = "it brings too little, and somebody else has it too"
-)
-
 // storeError is ours, not the source's.
 type storeError struct{ err error }
 
@@ -79,17 +73,26 @@ func (e *storeError) Unwrap() error { return e.err }
 // Errors: ErrSources wrapped with each source's reason when nobody can bring it, or nothing moved for five minutes; the store's
 // (blob.ErrFull); ctx's.
 func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, c Class, p Progress) (map[string]int64, error) {
+	return s.fetch(ctx, &job{d: d, manifest: manifest, class: c, p: p})
+}
+
+// Learn brings the manifest of an asset alone, if it is not here, and keeps room for the rest. It counts in no budget. Errors: as Fetch.
+func (s *Swarm) Learn(ctx context.Context, d, manifest intent.Digest) error {
+	_, err := s.fetch(ctx, &job{d: d, manifest: manifest, class: Wanted, only: true})
+	return err
+}
+
+// fetch runs a job.
+func (s *Swarm) fetch(ctx context.Context, j *job) (map[string]int64, error) {
 	codec, err := chunk.New()
 	if err != nil {
 		return nil, err
 	}
 	defer codec.Close()
-	now := time.Now()
-	j := &job{
-		s: s, d: d, manifest: manifest, class: c, p: p, codec: codec, busy: map[int]int{}, running: map[*running]struct{}{}, peers: map[string]*peer{}, reasons: map[string]error{},
-		line: line{stripe: noStripe}, grew: now,
-	}
-	if m, err := s.cfg.Store.Manifest(d); err == nil && m.Digest() == manifest {
+	d := j.d
+	j.s, j.codec, j.grew, j.line = s, codec, time.Now(), line{stripe: noStripe}
+	j.busy, j.running, j.peers, j.reasons = map[int]int{}, map[*running]struct{}{}, map[string]*peer{}, map[string]error{}
+	if m, err := s.cfg.Store.Manifest(d); err == nil && m.Digest() == j.manifest {
 		if err := j.load(m); err != nil {
 			return nil, err
 		}
@@ -107,7 +110,7 @@ func (s *Swarm) Fetch(ctx context.Context, d, manifest intent.Digest, c Class, p
 	defer s.mu.Unlock()
 	delete(s.jobs, d)
 	s.wake()
-	if err != nil {
+	if err != nil || j.only {
 		return nil, err
 	}
 	return s.settle(d), nil
@@ -214,7 +217,7 @@ func (j *job) watchLine(now time.Time, others int) {
 	case l.stripe == noStripe:
 	case l.shunned:
 		j.yield(errEnough)
-	case l.closed != nil:
+	case l.closed != nil && j.m != nil:
 		j.yield(l.closed)
 	case l.silent(j.chunkSize(), now):
 		j.forsake(l.src)
@@ -248,7 +251,7 @@ func (j *job) chunkSize() int {
 // ended tells whether the job is over. The caller holds mu.
 func (j *job) ended(ctx context.Context, listed int, now time.Time) (bool, error) {
 	switch {
-	case j.done:
+	case j.done, j.only && j.m != nil:
 		return true, nil
 	case j.fatal != nil:
 		return true, j.fatal
@@ -420,23 +423,6 @@ func (j *job) order(ctx context.Context, r *running) error {
 	err = j.settle(ctx, r.src, came, err)
 	r.src.tell(ctx, err)
 	return err
-}
-
-// tell lets the source hear what became of an order that ctx was of, unless something else ended it.
-func (s Source) tell(ctx context.Context, err error) {
-	if s.Told == nil {
-		return
-	}
-	if _, ours := errors.AsType[*storeError](err); ours {
-		return
-	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		if !errors.Is(cause, ErrSlow) {
-			return
-		}
-		err = cause
-	}
-	s.Told(err)
 }
 
 // fetchChunks brings a run of chunks, and returns how many octets of it came.

@@ -179,8 +179,11 @@ func (l *line) arrive(n int, now time.Time) {
 	}
 }
 
-// able tells whether it can fetch from the coordinator. A line that breaks while a chunk comes has a while to come back.
-func (l *line) able() bool { return !l.shunned && l.closed == nil && (l.up || l.trying) }
+// able tells whether it can fetch chunks. A line that breaks while a chunk comes has a while to come back.
+func (l *line) able() bool { return l.closed == nil && l.reached() }
+
+// reached tells whether it can fetch what the budget does not count: a manifest.
+func (l *line) reached() bool { return !l.shunned && (l.up || l.trying) }
 
 // patience is how long the line may bring nothing: twice what a chunk takes, at the pace of late. To fetch it anew elsewhere would take as
 // long again.
@@ -251,7 +254,7 @@ func held(by []*peer, i int) bool {
 
 // fromOrigin picks what is asked of the coordinator next: a run inside one stripe that no peer has. n = 0: the manifest.
 func (j *job) fromOrigin(now time.Time) (first, n int, ok bool) {
-	if !j.met || !j.line.able() || j.fatal != nil {
+	if !j.met || !j.line.reached() || j.m != nil && j.line.closed != nil || j.fatal != nil {
 		return 0, 0, false
 	}
 	holders := j.holders(now)

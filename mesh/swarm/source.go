@@ -173,10 +173,13 @@ func (s Source) words(ctx context.Context, d intent.Digest, fn func(*word)) erro
 	}
 }
 
-// errSlow ends a request that brings too little, errQuiet one that brings nothing more.
+// errSlow ends a request that brings too little, errQuiet one that brings nothing more, errSilent an order of which nothing comes, errThin
+// one that brings next to nothing while somebody else may be asked.
 const (
-	errSlow  slowError = "too slow"
-	errQuiet slowError = "silent for too long"
+	errSlow   slowError = "too slow"
+	errQuiet  slowError = "silent for too long"
+	errSilent slowError = "nothing comes any more"
+	errThin   slowError = "it brings too little, and somebody else has it too"
 )
 
 // slowError is one of the errors that are ErrSlow.
@@ -347,6 +350,23 @@ func (s Source) read(r io.Reader, codec *chunk.Codec, m *chunk.Manifest, i int, 
 		err = io.ErrUnexpectedEOF
 	}
 	return b[:len(had)+n], err
+}
+
+// tell lets the source hear what became of an order that ctx was of, unless something else ended it.
+func (s Source) tell(ctx context.Context, err error) {
+	if s.Told == nil {
+		return
+	}
+	if _, ours := errors.AsType[*storeError](err); ours {
+		return
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		if !errors.Is(cause, ErrSlow) {
+			return
+		}
+		err = cause
+	}
+	s.Told(err)
 }
 
 // why adds the reason for which we ended a request ourselves.

@@ -31,6 +31,8 @@ const (
 	// refusedFor is how long what did not fit is not tried again, unless the intent moves or moreRoom is free: each try asks for a manifest.
 	refusedFor = 10 * time.Minute
 	moreRoom   = 64 << 20
+	// learnLimit is how long a manifest may hold up what is fetched.
+	learnLimit = 10 * time.Second
 	// triedFor is how long other assets come after an urgent one was tried in vain.
 	triedFor = time.Minute
 )
@@ -54,6 +56,9 @@ type Config struct {
 	Peers   Peers
 	// Fetch brings an asset, whole, and says how many octets came from where; errors as swarm.Fetch.
 	Fetch func(ctx context.Context, s *intent.AssetSpec, urgent bool) (map[string]int64, error)
+	// Learn brings the manifest of an asset alone; nil: nobody does. Where octets may come from a URL, which has no manifest, it must be here
+	// before the coordinator is gone.
+	Learn func(ctx context.Context, s *intent.AssetSpec) error
 	// Reader is who begins to read an asset that Fetch brings.
 	Reader func(intent.Digest) Reader
 	// Urgent tells whether a machine waits for an asset. Those come first, and other fetches make way.
@@ -81,6 +86,7 @@ type Keeper struct {
 	heard     map[string]heard
 	asked     time.Time
 	refused   map[intent.Digest]refusal
+	unlearnt  time.Time                   // a manifest did not come, last
 	tried     map[intent.Digest]time.Time // when a fetch of it ended last
 	told      time.Time                   // the newest bad chunk of which there was an event
 	suspect   bool
@@ -223,6 +229,9 @@ func (k *Keeper) fetchAll(ctx context.Context) {
 	k.pin(p)
 	k.cfg.Forget(func(d intent.Digest) bool { return len(p.Pins[d]) > 0 })
 	urgent, rest := k.due(p, in)
+	if len(urgent) == 0 {
+		k.learn(ctx, rest)
+	}
 	for _, s := range slices.Concat(urgent, rest) {
 		if ctx.Err() != nil || in.Head != k.cfg.Intent().Head {
 			return // another order may hold
@@ -236,6 +245,35 @@ func (k *Keeper) fetchAll(ctx context.Context) {
 		k.mu.Lock()
 		k.tried[s.Digest] = time.Now()
 		k.mu.Unlock()
+	}
+}
+
+// learn brings the manifests of assets that have URLs, in quiet hours too and before what is fetched first may take hours. It stops at the
+// first that does not come, and tries again later. Where not all has room beside each other, room is given to one after the other.
+func (k *Keeper) learn(ctx context.Context, due []*intent.AssetSpec) {
+	var octets uint64
+	for _, s := range due {
+		octets += s.Size
+	}
+	k.mu.Lock()
+	soon := k.cfg.Learn == nil || time.Since(k.unlearnt) < triedFor
+	k.mu.Unlock()
+	if soon || k.cfg.Blobs.Room(int64(min(octets, 1<<62))) != nil {
+		return
+	}
+	for _, s := range due {
+		if m, err := k.cfg.Blobs.Manifest(s.Digest); len(s.Sources) == 0 || err == nil && m.Digest() == s.Manifest {
+			continue
+		}
+		lctx, cancel := context.WithTimeout(ctx, learnLimit)
+		err := k.cfg.Learn(lctx, s)
+		cancel()
+		if err != nil {
+			k.mu.Lock()
+			k.unlearnt = time.Now()
+			k.mu.Unlock()
+			return // what fetches it says why
+		}
 	}
 }
 

@@ -168,12 +168,12 @@ func (w *world) startAs(name string, cfg siteagent.Config) {
 	host, log := w.net.Host(b.ip), w.log.With("who", name)
 	run := func(ctx context.Context) error {
 		cfg.Data, cfg.Management, cfg.Spread, cfg.MaxBackoff, cfg.Reserve, cfg.Journal = b.dir, b.addr, time.Second, 10*time.Second, 1, worldJournal
-		cfg.Logger, cfg.Network, cfg.Wall, cfg.NoHistory = log, host, b.wall, true
+		cfg.Logger, cfg.Network, cfg.Wall, cfg.NoHistory, cfg.URLAllow = log, host, b.wall, true, mirrors()
 		return siteagent.Run(ctx, cfg)
 	}
 	if name == "coordinator" {
 		run = func(ctx context.Context) error {
-			return coordinator.Run(ctx, coordinator.Config{Data: b.dir, Listen: b.addr, Spread: time.Second, Reserve: 1, Logger: log, Network: host, Wall: b.wall, ClockOK: w.clock})
+			return coordinator.Run(ctx, coordinator.Config{Data: b.dir, Listen: b.addr, Spread: time.Second, Reserve: 1, Logger: log, Network: host, Wall: b.wall, ClockOK: w.clock, URLAllow: mirrors()})
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
