@@ -30,8 +30,10 @@ const (
 	firstOctet = 8 * time.Second
 	// hostAgents is how many agents of the site read from one host, by one connection each (mesh.md section 6: four connections).
 	hostAgents = 4
-	// What passes rests leastRest first, what does not liarRest; each refusal that follows doubles it, up to mostRest.
+	// What may pass rests leastRest first, up to passRest: a line that was away all day is not waited for half the night. What lies rests
+	// liarRest, up to mostRest. Each refusal in a row doubles it.
 	leastRest = 15 * time.Second
+	passRest  = 10 * time.Minute
 	liarRest  = 10 * time.Minute
 	mostRest  = 6 * time.Hour
 	// maxKnown bounds the URLs and hosts that are remembered.
@@ -228,12 +230,12 @@ func verdict(err error) (origin.Why, string) {
 
 // pauseOf is how long a URL rests after so many refusals in a row: at least three quarters of it, so that agents do not come back at once.
 func pauseOf(why origin.Why, fails int) time.Duration {
-	least := liarRest
+	least, most := liarRest, mostRest
 	switch why {
 	case origin.Unreachable, origin.Status, origin.Slow:
-		least = leastRest
+		least, most = leastRest, passRest
 	}
-	d := min(least<<min(fails-1, 16), mostRest)
+	d := min(least<<min(fails-1, 16), most)
 	return d*3/4 + rand.N(d/4+1)
 }
 

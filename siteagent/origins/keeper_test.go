@@ -106,6 +106,12 @@ func TestRests(t *testing.T) {
 			!strings.Contains(got[0].Said(), "mirror.example: its octets are not those that were registered (wrong-octets), rests until 2000-01-01 ") {
 			t.Errorf("%s", got[0].Said())
 		}
+		for range 20 {
+			k.told(image, "mirror.example", &origin.Refusal{Why: origin.Unreachable})
+		}
+		if r := k.rests["mirror.example"]; time.Until(r.until) > passRest {
+			t.Errorf("a host that was away rests %v", time.Until(r.until))
+		}
 		k.told(image, "mirror.example", nil)
 		f(lie, liarRest, false) // it went well in between
 		got, _ := k.Sources(s.Digest)
@@ -117,7 +123,7 @@ func TestRests(t *testing.T) {
 		k.Gauges(set)
 		var b strings.Builder
 		set.WritePrometheus(&b)
-		for _, want := range []string{`{why="wrong-octets"} 23`, `{why="unreachable"} 2`, `{why="slow"} 1`, `{why="cut"} 1`, `{why="changed"} 0`} {
+		for _, want := range []string{`{why="wrong-octets"} 23`, `{why="unreachable"} 22`, `{why="slow"} 1`, `{why="cut"} 1`, `{why="changed"} 0`} {
 			if !strings.Contains(b.String(), want+"\n") {
 				t.Errorf("no %s in\n%s", want, b.String())
 			}
