@@ -44,20 +44,22 @@ func nginx(t *testing.T, dir string) (url, logs string) {
 	return "http://" + addr, logs
 }
 
-// complete counts the agents that have all of an asset, and those that have its manifest, as a1 says.
+// complete counts the agents that have all of an asset, and those that have its manifest, as each says of itself: of others it knows late.
 func complete(ctx context.Context, s *procs.Site, name string) (whole, known int) {
 	info, _ := intent.KindAsset.Info()
-	o, err := s.API("a1").Get(ctx, info, "", name)
-	var st holdings.Status
-	if err != nil || json.Unmarshal(o.Status, &st) != nil {
-		return 0, 0
-	}
-	for _, a := range st.Agents {
-		if a.State == holdings.Complete {
-			whole++
+	for _, agent := range []string{"a1", "a2", "a3"} {
+		o, err := s.API(agent).Get(ctx, info, "", name)
+		var st holdings.Status
+		if err != nil || json.Unmarshal(o.Status, &st) != nil {
+			return 0, 0
 		}
-		if a.Chunks > 0 {
-			known++
+		for _, a := range st.Agents {
+			if a.Agent == agent && a.State == holdings.Complete {
+				whole++
+			}
+			if a.Agent == agent && a.Chunks > 0 {
+				known++
+			}
 		}
 	}
 	return whole, known

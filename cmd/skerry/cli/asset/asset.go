@@ -72,7 +72,7 @@ func (v *verbs) registerCmd() *cobra.Command {
 		Use: "register NAME URL", Short: "Have the coordinator read an asset from a URL, and register it", Args: v.Args("NAME", "URL"),
 		Long: "Have the coordinator read an asset from a URL, and register what it read. When this command is ended, the coordinator reads on, and\n" +
 			"the same command looks on and registers. Loopback, link-local, private and managed addresses are refused, also behind a redirect,\n" +
-			"unless the coordinator runs with --url-allow.",
+			"unless the coordinator runs with --url-allow. Agents read their parts from the URL too, by the same rules (agent --url-allow).",
 		Example: "  skerry asset register debian https://cloud.debian.org/images/cloud/trixie/latest/debian-13-generic-amd64.raw --digest sha256:...",
 		RunE: func(c *cobra.Command, given []string) error {
 			q.Name, q.URL = given[0], given[1]
