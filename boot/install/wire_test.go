@@ -240,10 +240,12 @@ func FuzzHandler(f *testing.F) {
 	f.Add("permission", []byte(`{"task":"t","disks":[{"name":"sda","sizeBytes":1}]}`))
 	f.Add("done", []byte(`{"task":"t","ok":true}`))
 	f.Add("hello", []byte(`{"macs":["x"]}`))
+	f.Add("discovery", []byte(`{"mac":"x","report":{"disks":[{"name":"sda"}]}}`))
 	f.Fuzz(func(t *testing.T, path string, body []byte) {
 		s := &fakeSite{PermitFunc: func(PermissionRequest) (PermissionEnvelope, error) { return PermissionEnvelope{}, nil }}
 		h := NewHandler(s)
-		r := &http.Request{Method: "POST", Header: http.Header{"Authorization": {"Bearer s"}}, Body: io.NopCloser(bytes.NewReader(body)), Host: "h"}
+		h.Welcome(&hall{})
+		r := &http.Request{RemoteAddr: "10.88.9.1:1", Method: "POST", Header: http.Header{"Authorization": {"Bearer s"}}, Body: io.NopCloser(bytes.NewReader(body)), Host: "h"}
 		var err error
 		if r.URL, err = r.URL.Parse("http://h/install/v1/x"); err != nil {
 			t.Fatal(err)

@@ -12,14 +12,14 @@ import (
 type settings struct {
 	agents []string
 	pins   []string
-	token  string
+	token  string // "": nobody knows this machine
 	addr   netip.Prefix
 	gw     netip.Addr // invalid = none
 	mac    net.HardwareAddr
 }
 
-// parseCmdline reads skerry.agents, skerry.pin, skerry.token, skerry.ip, skerry.gw and BOOTIF=01-aa-bb-cc-dd-ee-ff. Other
-// words are the kernel's own.
+// parseCmdline reads skerry.agents, skerry.pin, skerry.token, skerry.ip, skerry.gw and BOOTIF=01-aa-bb-cc-dd-ee-ff. A
+// stranger has no skerry.token; a token that is given is not empty. Other words are the kernel's own.
 func parseCmdline(line string) (settings, error) {
 	var s settings
 	var errs []error
@@ -32,7 +32,9 @@ func parseCmdline(line string) (settings, error) {
 		case "skerry.pin":
 			s.pins = list(v)
 		case "skerry.token":
-			s.token = v
+			if s.token = v; v == "" {
+				err = errors.New("it is empty")
+			}
 		case "skerry.ip":
 			s.addr, err = netip.ParsePrefix(v)
 		case "skerry.gw":
@@ -52,7 +54,6 @@ func parseCmdline(line string) (settings, error) {
 	}{
 		{len(s.agents) == 0, "skerry.agents"},
 		{len(s.pins) == 0, "skerry.pin"},
-		{s.token == "", "skerry.token"},
 		{!s.addr.IsValid() || !s.addr.Addr().Is4(), "skerry.ip (IPv4)"},
 		{len(s.mac) != 6, "BOOTIF"},
 	} {

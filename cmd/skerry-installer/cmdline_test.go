@@ -22,7 +22,8 @@ func TestParseCmdline(t *testing.T) {
 	}
 	f("[10.88.0.11:7444 10.88.0.12:7444] [aa bb] v1.abc 10.88.0.21/24 10.88.0.1 52:54:00:88:00:21", "", "")
 	f("[10.88.0.11:7444 10.88.0.12:7444] [aa bb] v1.abc 10.88.0.21/24 invalid IP 52:54:00:88:00:21", " skerry.gw=10.88.0.1", " skerry.gw=")
-	f("cannot go on without skerry.token on the kernel command line", "skerry.token=v1.abc", "")
+	f("[10.88.0.11:7444 10.88.0.12:7444] [aa bb]  10.88.0.21/24 10.88.0.1 52:54:00:88:00:21", "skerry.token=v1.abc ", "") // a stranger
+	f("cannot read skerry.token: it is empty", "skerry.token=v1.abc", "skerry.token=")
 	f("cannot go on without skerry.pin on the kernel command line", "skerry.pin=aa,bb", "skerry.pin=,")
 	f("cannot go on without skerry.ip (IPv4) on the kernel command line", "10.88.0.21/24", "fd00::1/64")
 	f(`cannot read skerry.ip: netip.ParsePrefix("x"): no '/'; cannot go on without skerry.ip (IPv4) on the kernel command line`, "10.88.0.21/24", "x")

@@ -94,6 +94,10 @@ func run(ctx context.Context, log *slog.Logger) (install.WorkKind, error) {
 		return "", err
 	}
 	collector := &inventory.Collector{}
+	if s.token == "" {
+		log.Info("nobody declared this machine: its inventory is told, and nothing is written")
+		return (&install.Stranger{Client: client, MAC: s.mac.String(), Version: version, Collect: collector.Collect, Log: log}).Run(ctx)
+	}
 	in := &install.Installer{Client: client, Version: version, Collect: collector.Collect, Open: openDisk, Erase: eraseDisk, Verifier: verifier, Log: log}
 	return in.Run(ctx)
 }
