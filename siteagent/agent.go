@@ -29,6 +29,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
 	"github.com/skerry-metal/skerry/siteagent/freshness"
@@ -118,6 +119,7 @@ type Agent struct {
 	assets  *holdings.Keeper
 	traffic *traffic.Desk
 	bootnet *bootnet.Server
+	strange *discovery.Strangers
 	members *members.Keeper
 	rekey   *keys.Worker
 	back    *catchup.Keeper
@@ -322,10 +324,11 @@ func (a *Agent) wireSite() {
 		Binding: a.control.Writes,
 	})
 	a.proofs = &receipts.Desk{Site: a.site, Self: self, Sign: a.keys.Sign}
+	a.strange = &discovery.Strangers{Site: a.site, Self: self, Audit: a.audit, May: func() error { return a.backend.may() }}
 	a.bootnet = bootnet.New(bootnet.Config{
 		Site: a.site, Self: self, Domain: a.id.Domain, Boot: a.cfg.Boot, IPXEDir: a.cfg.IPXEDir, Web: a.keys.Web, Sign: a.keys.Sign,
 		BootKeys: a.members.BootKeys, Control: a.control, Owners: a.mesh.Owners, Fresh: a.fresh.Fresh,
-		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Receipts: a.proofs, Log: log,
+		Forward: a.mesh.Forward, Blobs: a.blobs, Relay: a.assets, Receipts: a.proofs, Strangers: a.strange, Log: log,
 	})
 	a.mesh.PermitHere = a.bootnet.PermitHere
 	a.history = history.Open(history.Config{
@@ -341,7 +344,7 @@ func (a *Agent) wireAPI() {
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, dhcp: a.bootnet.DHCP, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, dhcp: a.bootnet.DHCP, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs, Strangers: a.strange,
 	}
 	a.backend.Operator = &operate.Operator{Site: a.site, Control: a.control, Fresh: a.fresh, Audit: a.audit, Owners: a.mesh.Owners, May: a.backend.may}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}

@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
 	"github.com/skerry-metal/skerry/siteagent/holdings"
@@ -43,6 +44,7 @@ type backend struct {
 	explain.Machines
 	*receipts.Desk
 	*operate.Operator
+	*discovery.Strangers
 	telemetry.Source
 	info    api.Info
 	w       *effective.Site

@@ -336,6 +336,10 @@ func (a *Agent) reverse() http.Handler {
 		l, err := a.proofs.Receipts(r.Context(), r.PathValue("site"), r.URL.Query().Get("machine"))
 		answerReverse(w, l, err)
 	})
+	mux.HandleFunc("GET /v1/sites/{site}/discovered", func(w http.ResponseWriter, r *http.Request) {
+		l, err := a.strange.Discovered(r.Context(), r.PathValue("site"), r.URL.Query().Get("machine"))
+		answerReverse(w, l, err)
+	})
 	a.traffic.Reverse(mux)
 	mux.HandleFunc("GET /v1/sites/{site}/events", func(w http.ResponseWriter, r *http.Request) {
 		q := api.EventQuery{Site: r.PathValue("site"), Machine: r.URL.Query().Get("machine"), Follow: r.URL.Query().Get("follow") == "true"}

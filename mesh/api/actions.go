@@ -6,6 +6,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/discovery"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/erasure"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
@@ -116,6 +117,14 @@ func (a *API) siteActions() {
 		func(ctx context.Context, in *receipts) (*erasure.List, error) {
 			return a.b.Receipts(ctx, in.Site, in.Machine)
 		})
+	register(a, a.op(http.MethodGet, "/v1/sites/{site}/discovered", "list-discovered", "Machines that booted from the site's network and that nobody declared", "Machine"),
+		func(in *discovery.Query) rights.Request {
+			return rights.Request{Verb: intent.VerbRead, Kind: intent.KindMachine, Site: in.Site}
+		},
+		func(ctx context.Context, in *discovery.Query) (*discovery.Found, error) {
+			return a.b.Discovered(ctx, in.Site, in.Machine)
+		})
+	a.reasoned("ignore", "ignore-machine", "Leave a discovered machine to its own disk", a.b.Ignore)
 	a.reasoned("clear", "clear-machine", "Take a machine that is broken, quarantined or held back into service", a.b.Clear)
 	a.reasoned("quarantine", "quarantine-machine", "Keep a machine out of use until it is cleared", a.b.QuarantineMachine)
 	a.reasoned("approve", "approve-machine", "Let a machine be written though no coordinator was heard", a.b.Approve)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/skerry-metal/skerry/mesh/api/discovery"
 	"github.com/skerry-metal/skerry/mesh/api/sites"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -28,6 +29,7 @@ type Backend interface {
 	Approvals
 	telemetry.TrafficSource
 	telemetry.Source
+	Discoveries
 	// Describe says who answers.
 	Describe() Info
 	Now() time.Time // what a token's end is measured by
@@ -81,6 +83,13 @@ type Backend interface {
 	Receipts(ctx context.Context, site, machine string) (*erasure.List, error)
 	// IntentFeed calls fn for the signed envelopes of the site's chain from seq on, in order.
 	IntentFeed(ctx context.Context, site string, from uint64, fn func(*intent.Envelope) error) error
+}
+
+// Discoveries is what is known of machines that nobody declared.
+type Discoveries interface {
+	discovery.Source
+	// Ignore leaves one to its own disk; reason is kept in the event log.
+	Ignore(ctx context.Context, by Caller, site, id, reason string) error
 }
 
 // Info says who answers.

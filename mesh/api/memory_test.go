@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/discovery"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/erasure"
@@ -195,6 +196,14 @@ func (m *memory) Receipts(_ context.Context, site, _ string) (*erasure.List, err
 
 func (m *memory) Explain(_ context.Context, site, machine string) (*Explanation, error) {
 	return &Explanation{Site: site, Machine: machine}, m.call("explain %s %s", site, machine)
+}
+
+func (m *memory) Discovered(_ context.Context, site, id string) (*discovery.Found, error) {
+	return &discovery.Found{Site: site}, m.call("discovered %s %s", site, id)
+}
+
+func (m *memory) Ignore(_ context.Context, by Caller, site, id, reason string) error {
+	return m.call("ignore %s %s by %s: %s", site, id, by.User, reason)
 }
 
 func (m *memory) Power(_ context.Context, by Caller, site, machine, action string) (*PowerResult, error) {

@@ -34,6 +34,8 @@ func routeTable() map[string]route {
 		"site-status":        {roles: "operator security auditor"},
 		"explain-machine":    {roles: "operator security auditor"},
 		"list-receipts":      {roles: "operator security auditor"},
+		"list-discovered":    {roles: "operator security auditor"},
+		"ignore-machine":     {roles: "operator", body: `{"reason":"seen"}`},
 		"power-machine":      {roles: "operator", body: `{"action":"on"}`},
 		"asset-action":       {roles: "operator", body: `{"action":"verify"}`},
 		"clear-machine":      {roles: "operator", body: `{"reason":"seen"}`},

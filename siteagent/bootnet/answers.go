@@ -22,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/mesh/chunk"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
 	"github.com/skerry-metal/skerry/storage/blob"
@@ -30,21 +31,23 @@ import (
 // answers gives the boot network what it asks for: DHCP, scripts, loaders, assets, metadata. They are functions of intent,
 // bindings and windows; none needs the ownership of anything.
 type answers struct {
-	w      *effective.Site
-	self   string
-	inst   *installers
-	blobs  *blob.Store
-	relay  Relay
-	modes  *modes
-	local  []netip.Addr // this agent's, on boot networks
-	log    *slog.Logger
-	view   atomic.Pointer[dhcp.View]
-	events chan claim.Draft // what was seen, to be journaled; drops the newest when full
+	w         *effective.Site
+	self      string
+	inst      *installers
+	blobs     *blob.Store
+	relay     Relay
+	modes     *modes
+	local     []netip.Addr         // this agent's, on boot networks
+	strangers *discovery.Strangers // nil: none are looked at
+	log       *slog.Logger
+	view      atomic.Pointer[dhcp.View]
+	events    chan claim.Draft // what was seen, to be journaled; drops the newest when full
 
-	mu      sync.Mutex        // guards what follows
-	arch    map[string]string // MAC -> arch of its last firmware packet
-	theirs  map[string]took   // MAC -> the address that it took of a server that is not ours
-	seen    map[string]string // MAC|stage -> window nonce that was journaled
+	mu      sync.Mutex                // guards what follows
+	arch    map[string]string         // MAC -> arch of its last firmware packet
+	ports   map[string]discovery.Port // MAC of a stranger -> where a relay said it is
+	theirs  map[string]took           // MAC -> the address that it took of a server that is not ours
+	seen    map[string]string         // MAC|stage -> window nonce that was journaled
 	lost    uint64
 	used    map[string]time.Time // address -> when it was told last that somebody else uses it
 	offered time.Time            // when offer did last
@@ -106,6 +109,7 @@ func (s *answers) Seen(e dhcp.Event) {
 	if e.Reason == dhcp.ReasonDecline || e.Reason == dhcp.ReasonConflict {
 		s.inUse(e)
 	}
+	s.plugged(e)
 	if e.Server.IsValid() {
 		s.modes.chosen(e.Subnet, e.Server)
 		if v := s.View(); v != nil && v.Reserved(e.MAC) { // no more than the site has machines
@@ -219,12 +223,15 @@ func (s *answers) Script(_ context.Context, r httpboot.ScriptRequest) (text, dec
 	in := ipxe.Input{Act: ipxe.ActLocal, MAC: r.MAC, UEFI: arch != "" && arch != "bios"}
 	e := s.w.Now()
 	n, known := effective.Addresses(e.Overlay.Catalog, e.State.Roster, s.w.ID())[mac]
-	rule := "stranger"
+	var rule string
 	if known {
 		in.Machine = n.Machine
-		if rule, err = s.decide(&in, mac, n, r.Remote); err != nil {
-			return "", "", err
-		}
+		rule, err = s.decide(&in, mac, n, r.Remote)
+	} else {
+		rule = s.stranger(&in, mac, r.Remote.Unmap())
+	}
+	if err != nil {
+		return "", "", err
 	}
 	if text, err = ipxe.Script(in); err != nil {
 		return "", "", err
@@ -245,8 +252,9 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	case from.Unmap() != n.Addr && !s.elsewhere(mac, n, from.Unmap()):
 		return fmt.Sprintf("asked from %s, leased is %s", from, n.Addr), nil
 	}
-	kernel, ramdisk, console := s.bootAssets(v)
-	if kernel.IsZero() || v.Assets != "" {
+	n.Addr = from.Unmap()
+	s.way(in, n.Machine, n.Prefix(), n.Pool)
+	if in.Kernel.IsZero() || v.Assets != "" {
 		in.Act, in.Reason = ipxe.ActWait, v.Assets
 		return "assets are not here yet", nil
 	}
@@ -254,18 +262,10 @@ func (s *answers) decide(in *ipxe.Input, mac string, n effective.NICAddress, fro
 	if err != nil {
 		return "", err
 	}
-	in.Act, in.Kernel, in.Ramdisk, in.Console, in.Token = ipxe.ActInstaller, kernel, ramdisk, console, sg.boot(*win)
-	n.Addr = from.Unmap()
-	in.Addr, in.Gateway = n.Prefix(), parseAddr(n.Pool.Gateway)
-	if dns := parseAddrs(n.Pool.DNS); len(dns) > 0 {
-		in.DNS = dns[0]
+	in.Act, in.Token = ipxe.ActInstaller, sg.boot(*win)
+	if t := v.Types[v.Status.MachineType]; t != nil {
+		in.Console = t.Console
 	}
-	var pins []string
-	for _, a := range s.inst.agentsFor(n.Machine) {
-		host, _, _ := strings.Cut(a.Addr, ":")
-		in.Agents, in.HTTP, pins = append(in.Agents, a.Addr), append(in.HTTP, fmt.Sprintf("%s:%d", host, httpPort)), append(pins, a.Pin)
-	}
-	in.Pin = strings.Join(pins, ",")
 	return "a journaled power-on awaits this boot", nil
 }
 
@@ -288,16 +288,22 @@ func (s *answers) elsewhere(mac string, n effective.NICAddress, a netip.Addr) bo
 	return ok && t.addr == a && time.Since(t.at) < tookFor
 }
 
-// bootAssets returns the installer's kernel and ramdisk, and the console of the machine's type.
-func (s *answers) bootAssets(v reconcile.MachineView) (kernel, ramdisk intent.Digest, console string) {
+// way fills in how a machine comes to the installer: its kernel and ramdisk, the agents in the machine's order, and the address that it has.
+func (s *answers) way(in *ipxe.Input, machine string, addr netip.Prefix, pool *intent.SubnetPoolSpec) {
 	c := s.w.Now().Overlay.Catalog
 	if site := s.w.Spec(); site != nil && site.Installer != nil {
-		kernel, ramdisk = effective.AssetDigest(c, site.Installer.Kernel), effective.AssetDigest(c, site.Installer.Ramdisk)
+		in.Kernel, in.Ramdisk = effective.AssetDigest(c, site.Installer.Kernel), effective.AssetDigest(c, site.Installer.Ramdisk)
 	}
-	if t := v.Types[v.Status.MachineType]; t != nil {
-		console = t.Console
+	in.Addr, in.Gateway = addr, parseAddr(pool.Gateway)
+	if dns := parseAddrs(pool.DNS); len(dns) > 0 {
+		in.DNS = dns[0]
 	}
-	return kernel, ramdisk, console
+	var pins []string
+	for _, a := range s.inst.agentsFor(machine) {
+		host, _, _ := strings.Cut(a.Addr, ":")
+		in.Agents, in.HTTP, pins = append(in.Agents, a.Addr), append(in.HTTP, fmt.Sprintf("%s:%d", host, httpPort)), append(pins, a.Pin)
+	}
+	in.Pin = strings.Join(pins, ",")
 }
 
 // Open implements httpboot.Opener. Manifests are served by their own digests.

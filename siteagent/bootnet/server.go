@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/skerry-metal/skerry/boot/dhcp"
 	"github.com/skerry-metal/skerry/boot/httpboot"
 	"github.com/skerry-metal/skerry/boot/install"
@@ -21,6 +22,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/tftp"
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/receipts"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
@@ -48,7 +50,9 @@ type Config struct {
 	Relay   Relay
 	// Receipts signs for erased disks.
 	Receipts *receipts.Desk
-	Log      *slog.Logger
+	// Strangers keeps what machines that nobody declared tell; nil: they are left to their own disks.
+	Strangers *discovery.Strangers
+	Log       *slog.Logger
 }
 
 // Server is the agent's side of the boot network.
@@ -69,7 +73,7 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, inst: inst, answers: &answers{
 		w: cfg.Site, self: cfg.Self, inst: inst, blobs: cfg.Blobs, relay: cfg.Relay, log: cfg.Log, events: events,
 		modes: newModes(cfg.Site.Journal, cfg.Self, cfg.Log, events), local: parseAddrs(cfg.Boot),
-		arch: map[string]string{}, theirs: map[string]took{}, used: map[string]time.Time{}, seen: map[string]string{},
+		strangers: cfg.Strangers, ports: map[string]discovery.Port{}, arch: map[string]string{}, theirs: map[string]took{}, used: map[string]time.Time{}, seen: map[string]string{},
 	}}
 }
 
@@ -87,6 +91,9 @@ func (s *Server) WriteMetrics(w io.Writer) {
 	s.traffic.write(w)
 	s.answers.modes.write(w)
 	s.answers.writeRooms(w)
+	if s.cfg.Strangers != nil {
+		metrics.WriteGaugeUint64(w, "skerry_discovered_machines", uint64(s.cfg.Strangers.Count()))
+	}
 }
 
 // DHCP says in a few words what DHCP does on each subnet, and which other servers are there.
@@ -107,6 +114,7 @@ func (s *Server) Listen(run func(name string, fn func(context.Context) error)) e
 		Seen: func(h httpboot.Served) { s.traffic.count(h); s.answers.served(h) },
 	})
 	inst := install.NewHandler(s.inst)
+	inst.Welcome(s.answers)
 	s.traffic.install = inst
 	for _, addr := range s.cfg.Boot {
 		ip, err := netip.ParseAddr(addr)

@@ -111,6 +111,7 @@ func boot() map[string]string {
 		"skerry_dhcp_pool_used":         "those of them that no new client may have",
 		"skerry_dhcp_probes_total":      "times that other DHCP servers were asked for, by what came of it",
 		"skerry_dhcp_strangers_waiting": "DHCP packets of clients without reservation or lease that wait for an answer",
+		"skerry_discovered_machines":    "machines that booted from the network and that nobody declared, of 256 that are kept",
 		"skerry_http_requests_total":    "requests on the boot network, by what became of them",
 		"skerry_install_rejected_total": "requests of installers that were refused, by reason",
 		"skerry_tftp_transfers_total":   "TFTP transfers, by what became of them",

@@ -1,6 +1,6 @@
 // Package machine is the verbs about one machine of a site.
 //
-// Holds: Command (`skerry machine power|explain|release|clear|approve|quarantine|maintenance|resume`).
+// Holds: Command (`skerry machine discovered|accept|ignore|power|explain|release|clear|approve|quarantine|maintenance|resume`).
 //
 // Imported by: cmd/skerry/cli, which gives it a Shell.
 //

@@ -31,7 +31,7 @@ type verbs struct{ Shell }
 // Command returns `skerry machine`.
 func Command(s Shell) *cobra.Command {
 	v := &verbs{s}
-	c := &cobra.Command{Use: "machine", Short: "Power, explain, release, hold and clear machines"}
+	c := &cobra.Command{Use: "machine", Short: "Discover, accept, power, explain, release, hold and clear machines"}
 	power := &cobra.Command{
 		Use: "power NAME on|off|cycle|soft-off|status", Short: "Change a machine's power through its BMC", Args: s.Args("NAME", "ACTION"),
 		RunE: func(c *cobra.Command, given []string) error {
@@ -76,7 +76,10 @@ func Command(s Shell) *cobra.Command {
 	quarantine := v.reasoned("quarantine", "Keep a machine that you do not trust out of use, until you clear it",
 		"Keep a machine that you do not trust out of use: nothing is booted on it, installed or erased, and nobody gets it, until\n`skerry machine clear`. It stays as it is, powered or not. One that runs an instance is released first; a step that writes ends first.",
 		"is quarantined", (*client.Client).QuarantineMachine)
-	c.AddCommand(power, explain, v.release(), clearCmd, approve, quarantine,
+	ignore := v.reasoned("ignore", "Leave a discovered machine to its own disk",
+		"Leave a discovered machine to its own disk: it gets an address and no ramdisk. It stays on the list, and can be accepted. Ask an agent\nof the site.",
+		"is ignored", (*client.Client).Ignore)
+	c.AddCommand(power, explain, v.release(), clearCmd, approve, quarantine, v.discovered(), v.accept(), ignore,
 		v.hold("maintenance", "Hold a machine for work on it: nobody gets it, and nothing boots it", true),
 		v.hold("resume", "End a machine's maintenance: it goes on where it was", false))
 	return c
@@ -232,6 +235,9 @@ func (v *verbs) reasoned(verb, short, long, done string, do func(cl *client.Clie
 			}
 			if err := do(cl, c.Context(), site, given[0], reason); err != nil {
 				return v.Explain(err)
+			}
+			if verb == "ignore" { // there is nothing to follow
+				return v.tell("%s %s", given[0], done)
 			}
 			return v.tell("%s %s; `skerry machine explain %s` follows it", given[0], done, given[0])
 		},
