@@ -48,6 +48,10 @@ func bound(v reflect.Value) {
 		for i := range v.Len() {
 			bound(v.Index(i))
 		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			bound(v.Elem())
+		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			bound(v.Field(i))

@@ -1,6 +1,7 @@
 // Package inventory finds out what a machine is made of, from sysfs and the SMBIOS tables.
 //
-// Holds: Report (the JSON that travels to the site) and Collector, which fills it; a bounded SMBIOS parser; signature probes.
+// Holds: Report (the JSON that travels to the site) and Collector, which fills it; a bounded SMBIOS parser; signature probes; ParseLLDP; Bound, for reports of
+// strangers.
 //
 // Imported by: boot/install, siteagent, cmd/skerry-installer. It imports mesh/intent only.
 //
@@ -9,5 +10,5 @@
 //
 // Concurrency: none of its own; a Collector may be used once at a time.
 //
-// Tests: fake sysfs trees and tables in testdata, whole Reports as goldens; FuzzSMBIOS; FuzzSignatures.
+// Tests: fake sysfs trees and tables in testdata, whole Reports as goldens; FuzzSMBIOS; FuzzSignatures; FuzzBound; FuzzParseLLDP.
 package inventory

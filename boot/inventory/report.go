@@ -99,6 +99,8 @@ type NIC struct {
 	PCIPath string `json:"pciPath,omitempty"`
 	Mbps    int    `json:"mbps,omitempty"` // 0 when the link is down or the driver does not tell
 	Link    bool   `json:"link"`
+	// Neighbour is who is at the other end, by LLDP; nil: nobody said. Strangers alone tell it.
+	Neighbour *Neighbour `json:"neighbour,omitempty"`
 }
 
 // Boot says how the machine was started.

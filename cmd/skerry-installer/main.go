@@ -96,7 +96,13 @@ func run(ctx context.Context, log *slog.Logger) (install.WorkKind, error) {
 	collector := &inventory.Collector{}
 	if s.token == "" {
 		log.Info("nobody declared this machine: its inventory is told, and nothing is written")
-		return (&install.Stranger{Client: client, MAC: s.mac.String(), Version: version, Collect: collector.Collect, Log: log}).Run(ctx)
+		st := &install.Stranger{Client: client, MAC: s.mac.String(), Version: version, Collect: collector.Collect, Log: log}
+		if ear, err := listen(nic); err != nil {
+			log.Warn("the switch is not heard", "err", err)
+		} else {
+			st.Collect = ear.collect(collector)
+		}
+		return st.Run(ctx)
 	}
 	in := &install.Installer{Client: client, Version: version, Collect: collector.Collect, Open: openDisk, Erase: eraseDisk, Verifier: verifier, Log: log}
 	return in.Run(ctx)

@@ -1,4 +1,4 @@
-// Package measured asks sites what they measured. The coordinator keeps nothing of it.
+// Package measured asks sites what they measured, and what they discovered. The coordinator keeps nothing of it.
 //
 // Holds: Desk, and ask: one question over the session that a site's agent dialled.
 //

@@ -74,3 +74,30 @@ func TestTraffic(t *testing.T) {
 	f("new1", "it was never heard")
 	f("nowhere", "there is no such object")
 }
+
+// TestDiscovered: the list comes from the site; nothing is ignored from here, and a site that is away is not taken for an empty one.
+func TestDiscovered(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte(`{"site":"lon1","max":256,"machines":[{"id":"` + r.URL.Query().Get("machine") + `"}]}`))
+	}))
+	defer srv.Close()
+	d := &Desk{
+		Now: time.Now, Heard: func(string) (time.Time, bool) { return time.Time{}, false },
+		Site: func(site string) (*client.Client, error) {
+			if site == "ams1" {
+				return nil, api.ErrUnreachable
+			}
+			return client.New(srv.URL, "", http.DefaultTransport), nil
+		},
+	}
+	l, err := d.Discovered(t.Context(), "lon1", "52-54-00-88-00-99")
+	if err != nil || len(l.Machines) != 1 || l.Machines[0].ID != "52-54-00-88-00-99" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := d.Discovered(t.Context(), "ams1", ""); err == nil || l != nil || !strings.Contains(err.Error(), "never heard") {
+		t.Errorf("a site that is away lists %+v, %v", l, err)
+	}
+	if err := d.Ignore(t.Context(), api.Caller{}, "lon1", "x", "y"); err == nil {
+		t.Error("it was ignored from above")
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/install"
 	"github.com/skerry-metal/skerry/boot/ipxe"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/discovery"
 )
 
@@ -31,12 +32,10 @@ func (s *answers) plugged(e dhcp.Event) {
 // leased returns the subnet pool of the dynamic address that this site leased to a MAC, if from is that address and strangers are looked
 // at there.
 func (s *answers) leased(mac string, from netip.Addr) (name string, pool *intent.SubnetPoolSpec, ok bool) {
-	m, err := dhcp.ParseMAC(mac)
-	if err != nil || m.String() != mac {
+	if m, err := dhcp.ParseMAC(mac); err != nil || m.String() != mac {
 		return "", nil, false
 	}
-	now := time.Now()
-	if !slices.ContainsFunc(s.leases(), func(l dhcp.Lease) bool { return l.MAC == m && l.Addr == from && now.Before(l.Until) }) {
+	if l, ok := claim.Load[lease](s.w.Journal, kindLease, from.String()); !ok || l.MAC != mac || !time.Now().Before(s.ends(l)) {
 		return "", nil, false
 	}
 	for _, o := range s.w.Now().Overlay.Catalog.List(intent.KindSubnetPool) {

@@ -117,11 +117,12 @@ func TestStranger(t *testing.T) {
 	if _, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", testMAC)); !errors.Is(err, install.ErrBadRequest) {
 		t.Errorf("a report without the card that booted: %v", err)
 	}
-	if at, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", strangerMAC)); at != install.StandingDiscovered || err != nil {
+	const second = "52:54:00:88:00:9a"
+	if at, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", strangerMAC, second)); at != install.StandingDiscovered || err != nil {
 		t.Fatalf("%q, %v", at, err)
 	}
 	rev, _ := b.journal.Rev()
-	if at, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", strangerMAC)); at != install.StandingDiscovered || err != nil {
+	if at, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", strangerMAC, second)); at != install.StandingDiscovered || err != nil {
 		t.Fatalf("%q, %v", at, err)
 	}
 	if again, _ := b.journal.Rev(); again != rev {
@@ -136,6 +137,13 @@ func TestStranger(t *testing.T) {
 	}
 	if s := b.script(strangerMAC, "10.88.9.7"); strings.Contains(s, "kernel") || b.list() != line+"true" {
 		t.Errorf("ignored it boots\n%s\nand is listed as %s", s, b.list())
+	}
+	b.lease(second, netip.MustParseAddr("10.88.9.8")) // by its other card it is the same machine
+	if s := b.script(second, "10.88.9.8"); strings.Contains(s, "kernel") {
+		t.Errorf("ignored it boots by its other card\n%s", s)
+	}
+	if at, err := b.discover("10.88.9.8", second, strangerReport("SN-9", strangerMAC, second)); at != install.StandingIgnored || err != nil {
+		t.Errorf("ignored it stands by its other card as %q, %v", at, err)
 	}
 	if at, err := b.discover("10.88.9.7", strangerMAC, strangerReport("SN-9", strangerMAC)); at != install.StandingIgnored || err != nil {
 		t.Errorf("ignored it stands as %q, %v", at, err)

@@ -60,6 +60,7 @@ func TestJudge(t *testing.T) {
 		"declared-by-mac":   {r: box("SN-7", uuid2, mac2)},
 		"second-card":       {r: box("SN-1", uuid1, mac3, mac1)},
 		"card-moved":        {r: box("SN-9", uuid2, mac1)},
+		"card-of-another":   {r: box("", "", mac1)},
 		"serial-twice":      {r: box("SN-1", uuid2, mac3)},
 		"uuid-twice":        {r: box("SN-9", uuid1, mac3)},
 		"no-serial":         {r: box("To be filled by O.E.M.", "", mac3)},

@@ -54,8 +54,8 @@ type verdict struct {
 	Twice    bool // another machine has the same UUID
 }
 
-// judge compares a sighting with the declared machines and with the other sightings. It is pure. A MAC and nothing against it make it the
-// declared machine; a serial number alone, or a MAC with another serial number, is a contradiction, which a person settles. UUIDs that are twice there are
+// judge compares a sighting with the declared machines and with the other sightings. It is pure. A MAC and the serial number, if one
+// is known, make it the declared machine; a serial number alone, or a MAC with another one or none, is a contradiction, which a person settles. UUIDs that are twice there are
 // common and are told only (boot.md section 2: identity).
 func judge(r record, machines map[string]known, others []record) (v verdict) {
 	f := r.Facts
@@ -64,7 +64,7 @@ func judge(r record, machines map[string]known, others []record) (v verdict) {
 	for _, name := range slices.Sorted(maps.Keys(machines)) {
 		m := machines[name]
 		i := slices.IndexFunc(macs, func(mac string) bool { return m.MACs[mac] })
-		differs := serial && !inventory.Placeholder(m.Serial) && f.Serial != m.Serial
+		differs := !inventory.Placeholder(m.Serial) && f.Serial != m.Serial
 		switch {
 		case i >= 0 && !differs:
 			return verdict{Owner: name}

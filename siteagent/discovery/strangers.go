@@ -78,12 +78,13 @@ type Sighting struct {
 
 // record is a discovered machine in the journal.
 type record struct {
-	Address string              `json:"address"`
-	Subnet  string              `json:"subnet"`
-	Port    discovery.FoundPort `json:"port"`
-	Facts   reconcile.Facts     `json:"facts"`
-	Report  json.RawMessage     `json:"report"`
-	First   time.Time           `json:"first"`
+	Address string                `json:"address"`
+	Subnet  string                `json:"subnet"`
+	Port    discovery.FoundPort   `json:"port"`
+	Facts   reconcile.Facts       `json:"facts"`
+	Report  json.RawMessage       `json:"report"`
+	Links   []discovery.FoundLink `json:"links,omitempty"` // of the report
+	First   time.Time             `json:"first"`
 	seen
 }
 
@@ -116,6 +117,11 @@ func (d *Strangers) See(ctx context.Context, s Sighting, now time.Time) (owner s
 		Address: s.Address, Subnet: s.Subnet, Port: s.Port, Facts: s.Facts, Report: raw, First: now.UTC(), seen: seen{IDOf(s.MAC), now.UTC(), d.Self},
 	}
 	r.Facts.Time = time.Time{} // it is Last
+	for _, n := range s.Report.NICs {
+		if at := n.Neighbour; at != nil {
+			r.Links = append(r.Links, discovery.FoundLink{MAC: n.MAC, System: at.System, Chassis: at.Chassis, Port: at.Port, Description: at.Description})
+		}
+	}
 	machines := d.machines()
 	if v := judge(r, machines, nil); v.Owner != "" {
 		return v.Owner, false, nil
@@ -176,12 +182,12 @@ func (d *Strangers) allow(cost int, now time.Time) bool {
 	return true
 }
 
-// Ignored tells whether the machine that boots by a MAC address is not wanted.
+// Ignored tells whether the machine that boots by a MAC address is not wanted, whichever of its cards that is.
 func (d *Strangers) Ignored(mac string) bool {
 	for _, at := range d.Site.Journal.Keys(kindIgnored) {
-		if i := claim.Shared[ignored](d.Site.Journal, kindIgnored, at); i != nil && i.ID == IDOf(mac) {
-			r := claim.Shared[record](d.Site.Journal, kindDiscovered, at)
-			return r != nil && r.ID == i.ID
+		i, r := claim.Shared[ignored](d.Site.Journal, kindIgnored, at), claim.Shared[record](d.Site.Journal, kindDiscovered, at)
+		if i != nil && r != nil && i.ID == r.ID && (r.ID == IDOf(mac) || slices.Contains(r.Facts.MACs, mac)) {
+			return true
 		}
 	}
 	return false
@@ -264,6 +270,7 @@ func shown(r record, v verdict, types map[string]*intent.MachineTypeSpec) discov
 		m.Disks = append(m.Disks, discovery.FoundDisk{Serial: x.Serial, WWN: x.WWN, SizeBytes: x.SizeBytes, Media: x.Media, Model: x.Model})
 	}
 	m.MachineType, m.Nearest, m.Differs = suggest(types, &f)
+	m.Links = r.Links
 	return m
 }
 

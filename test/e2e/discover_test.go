@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skerry-metal/skerry/mesh/api/discovery"
 	"github.com/skerry-metal/skerry/test/e2e/lab"
@@ -204,6 +208,44 @@ func (r *newRack) plug(fw vm.Firmware) (*vm.Machine, *bmc.BMC) {
 	return machine, controller
 }
 
+// lldpFrame is what a switch sw1 says at its port ge-0/0/7.
+const lldpFrame = "0180c200000e0cc47a00000188cc0207040cc47a00000104090567652d302f302f37060200780a037377310000"
+
+// announce sends lldpFrame on a link, every second until the test ends.
+func (r *newRack) announce(link string) {
+	r.t.Helper()
+	frame, err := hex.DecodeString(lldpFrame)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	index, err := r.ns.Index(link)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	fd := -1
+	err = r.ns.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for tick := time.NewTicker(time.Second); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				_ = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: int(index)}) // an error: the machine is off
+			}
+		}
+	})
+	r.t.Cleanup(func() { cancel(); wg.Wait(); unix.Close(fd) })
+}
+
 // TestDiscover: a machine that nobody declared is racked, cabled and powered on. It appears as discovered, with what is in it; it is accepted,
 // and the site boots it by its controller, inspects it and has it available. Real firmware, real iPXE, the real ramdisk.
 func TestDiscover(t *testing.T) {
@@ -214,6 +256,7 @@ func TestDiscover(t *testing.T) {
 		lab.Tool("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"), lab.Built("../../out/vmlinuz", "ramdisk"), lab.Built("../../out/ramdisk.gz", "ramdisk"))
 	r := found(t)
 	machine, controller := r.plug(vm.BIOS)
+	r.announce("m9")
 	redfish(t, controller, "PATCH", "/redfish/v1/Systems/1", `{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`)
 	begun := time.Now()
 	redfish(t, controller, "POST", "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset", `{"ResetType":"On"}`)
@@ -234,6 +277,13 @@ func TestDiscover(t *testing.T) {
 		t.Errorf("the stranger was given a token, or %v", err)
 	}
 	t.Log("\n" + r.must("--context", "lon1", "machine", "discovered"))
+	r.until("the machine heard its switch", func() error {
+		out, err := r.cli("--context", "edge", "machine", "discovered", strangerID)
+		if err == nil && !strings.Contains(out, "in ge-0/0/7 of sw1 (0c:c4:7a:00:00:01)") {
+			err = errors.New(out)
+		}
+		return err
+	})
 	accept := []string{"--context", "edge", "machine", "accept", strangerID, "--name", "m9", "--bmc", bmcAddr, "--bmc-secret", "bmc"}
 	r.must(append(accept, "--dry-run")...)
 	if out, err := r.cli("--context", "edge", "get", "machine", "m9"); err == nil {

@@ -36,6 +36,7 @@ type FoundMachine struct {
 	Address   string      `json:"address" doc:"the dynamic address that it has"`
 	Subnet    string      `json:"subnet" doc:"SubnetPool of that address"`
 	Port      FoundPort   `json:"port"`
+	Links     []FoundLink `json:"links,omitempty" doc:"who is at the other end of its cables, by LLDP, as the machine heard it"`
 	First     time.Time   `json:"firstSeen"`
 	Last      time.Time   `json:"lastSeen"`
 	Agent     string      `json:"agent" doc:"who heard it last"`
@@ -70,6 +71,15 @@ type FoundPort struct {
 	Relay   string `json:"relay,omitempty"`
 	Circuit string `json:"circuit,omitempty"`
 	Remote  string `json:"remote,omitempty"`
+}
+
+// FoundLink is one card's neighbour by LLDP.
+type FoundLink struct {
+	MAC         string `json:"mac"`
+	System      string `json:"system,omitempty"`
+	Chassis     string `json:"chassis,omitempty"`
+	Port        string `json:"port"`
+	Description string `json:"description,omitempty"`
 }
 
 // Ignored says who did not want the machine.

@@ -45,7 +45,7 @@ func (v *verbs) discovered() *cobra.Command {
 				t.Header("ID", "SERIAL", "MACHINE", "CPU", "MEMORY", "DISKS", "TYPE", "PORT", "LAST SEEN", "NOTE")
 				for _, m := range l.Machines {
 					t.Row(plain(m.ID), plain(m.Serial), plain(strings.TrimSpace(m.Vendor+" "+m.Product)), fmt.Sprint(m.CPUs), fmt.Sprintf("%d MiB", m.MemoryMiB), fmt.Sprint(len(m.Disks)),
-						plain(typeOf(m)), plain(portOf(m.Port)), m.Last.UTC().Format(time.RFC3339), plain(noteOf(m)))
+						plain(typeOf(m)), plain(portOf(m)), m.Last.UTC().Format(time.RFC3339), plain(noteOf(m)))
 				}
 			})
 		},
@@ -77,11 +77,15 @@ func typeOf(m discovery.FoundMachine) string {
 	return "none"
 }
 
-func portOf(p discovery.FoundPort) string {
-	if p == (discovery.FoundPort{}) {
-		return "-"
+// portOf is what a relay says, else what the machine says that its switch says.
+func portOf(m discovery.FoundMachine) string {
+	switch p := m.Port; {
+	case p != (discovery.FoundPort{}):
+		return cmp.Or(strings.TrimSpace(p.Remote+" "+p.Circuit), "relay "+p.Relay)
+	case len(m.Links) > 0:
+		return cmp.Or(m.Links[0].System, m.Links[0].Chassis) + " " + m.Links[0].Port
 	}
-	return cmp.Or(strings.TrimSpace(p.Remote+" "+p.Circuit), "relay "+p.Relay)
+	return "-"
 }
 
 func noteOf(m discovery.FoundMachine) string {
@@ -118,7 +122,10 @@ func describe(w io.Writer, m *discovery.FoundMachine) error {
 	}
 	line("cards", "%s", strings.Join(m.MACs, " "))
 	line("address", "%s of %s", m.Address, m.Subnet)
-	line("port", "%s", portOf(m.Port))
+	line("port", "%s", portOf(*m))
+	for _, l := range m.Links {
+		line("link", "%s in %s of %s (%s), by LLDP: %s", l.MAC, l.Port, l.System, l.Chassis, l.Description)
+	}
 	line("seen", "%s to %s, by agent %s", m.First.UTC().Format(time.RFC3339), m.Last.UTC().Format(time.RFC3339), m.Agent)
 	line("type", "%s", typeOf(*m))
 	for _, d := range m.Differs {

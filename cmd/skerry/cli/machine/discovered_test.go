@@ -92,6 +92,7 @@ func pebble() discovery.FoundMachine {
 		ID: "52-54-00-88-00-99", Serial: "SN-9\x1b[2J", UUID: "u9", Vendor: "ACME", Product: "R1\u202e", Firmware: "uefi", CPUs: 8, MemoryMiB: 16384,
 		Disks: []discovery.FoundDisk{{Serial: "D1", SizeBytes: 1 << 40, Media: "ssd", Model: "S"}}, MACs: []string{"52:54:00:88:00:99"}, Address: "10.88.9.7", Subnet: "boot",
 		Port: discovery.FoundPort{Relay: "10.88.0.1", Circuit: "ge-0/0/7", Remote: "sw1"}, First: at, Last: at.Add(time.Hour), Agent: "a1",
+		Links:   []discovery.FoundLink{{MAC: "52:54:00:88:00:99", System: "sw1", Chassis: "0c:c4:7a:00:00:01", Port: "ge-0/0/7", Description: "row 37"}},
 		Nearest: "small", Differs: []string{"8 cpu, wanted 1 to 4"}, Notes: []string{"odd"},
 		Spec: intent.MachineSpec{Serial: "SN-9", NICs: []intent.NIC{{MAC: "52:54:00:88:00:99", Boot: true}}},
 	}
@@ -117,6 +118,7 @@ disk        1048576 MiB ssd S, serial "D1", WWN ""
 cards       52:54:00:88:00:99
 address     10.88.9.7 of boot
 port        sw1 ge-0/0/7
+link        52:54:00:88:00:99 in ge-0/0/7 of sw1 (0c:c4:7a:00:00:01), by LLDP: row 37
 seen        2026-11-28T10:00:00Z to 2026-11-28T11:00:00Z, by agent a1
 type        none; nearly small
             8 cpu, wanted 1 to 4
