@@ -38,6 +38,7 @@ const (
 	StandingDiscovered Standing = "discovered" // it is on the list: ask again after AgainAfter
 	StandingDeclared   Standing = "declared"   // it is a machine of the site, which boots it when it wants to: stay
 	StandingIgnored    Standing = "ignored"    // it is not wanted: leave it to its own disk
+	StandingInUse      Standing = "in-use"     // it is on the list, and a disk of it holds data: leave it to its own disk
 )
 
 // Discovered is the answer. It names nothing of the site: anybody on a boot network may ask.
@@ -119,6 +120,9 @@ func (s *Stranger) Run(ctx context.Context) (WorkKind, error) {
 			return WorkReboot, nil
 		case at.Standing == StandingIgnored:
 			s.Log.Info("the site does not want this machine: it is left to its own disk")
+			return WorkReboot, nil
+		case at.Standing == StandingInUse:
+			s.Log.Info("inventory sent; a disk holds data, so the machine is left to it", "serial", r.Serial)
 			return WorkReboot, nil
 		}
 		if at.Standing != last {

@@ -54,8 +54,8 @@ func (s *answers) stranger(in *ipxe.Input, mac string, from netip.Addr) (rule st
 	if !ok || s.strangers == nil {
 		return "stranger without a lease of ours"
 	}
-	if s.strangers.Ignored(mac) {
-		return "ignored"
+	if why := s.strangers.Leave(mac, time.Now()); why != "" {
+		return why
 	}
 	prefix, err := netip.ParsePrefix(pool.Prefix)
 	if err != nil {
@@ -99,6 +99,8 @@ func (s *answers) Discover(ctx context.Context, from netip.Addr, d install.Disco
 		return install.Discovered{Standing: install.StandingDeclared}, nil
 	case unwanted:
 		return install.Discovered{Standing: install.StandingIgnored}, nil
+	case s.strangers.Leave(d.MAC, now) != "":
+		return install.Discovered{Standing: install.StandingInUse}, nil
 	}
 	return install.Discovered{Standing: install.StandingDiscovered}, nil
 }

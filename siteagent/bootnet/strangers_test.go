@@ -154,6 +154,27 @@ func TestStranger(t *testing.T) {
 	}
 }
 
+// TestStrangerInUse: a server that nobody declared, and that tries the network first, is listed, and has its own system again: at once, and
+// after its next restarts, until a day later.
+func TestStrangerInUse(t *testing.T) {
+	b := newHost(t, sitetest.NewAuthor(t), "a1").open()
+	b.lease(strangerMAC, netip.MustParseAddr("10.88.9.7"))
+	r := strangerReport("SN-9", strangerMAC)
+	r.Disks[0].Signatures = []string{"gpt"}
+	if s := b.script(strangerMAC, "10.88.9.7"); !strings.Contains(s, "kernel") {
+		t.Errorf("the first time it boots\n%s", s)
+	}
+	if at, err := b.discover("10.88.9.7", strangerMAC, r); at != install.StandingInUse || err != nil {
+		t.Errorf("it stands as %q, %v", at, err)
+	}
+	if s := b.script(strangerMAC, "10.88.9.7"); strings.Contains(s, "kernel") || b.list() == "" {
+		t.Errorf("after it was looked at it boots\n%s\nand is listed as %s", s, b.list())
+	}
+	if why := b.answers.strangers.Leave(strangerMAC, time.Now().Add(25*time.Hour)); why != "" {
+		t.Errorf("a day later: %s", why)
+	}
+}
+
 // TestWaitsForInstaller: while kernel and ramdisk are not here, a machine that is awaited, and a stranger, ask again in ten seconds.
 func TestWaitsForInstaller(t *testing.T) {
 	b := newHost(t, sitetest.NewAuthor(t), "a1").open()

@@ -35,6 +35,8 @@ const (
 	maxReport = 96 << 10
 	// seenEvery is how often it is kept that a machine is still there: each costs an fsync on every agent.
 	seenEvery = time.Hour
+	// leaveFor is how long a machine with data on a disk is left to it; then its next boot by network is looked at again, once.
+	leaveFor = 24 * time.Hour
 	// What an agent writes about strangers, in octets: racks full of them at once, and of a flood no more than a disk bears for years. Journals
 	// keep superseded records for weeks, and events for ever.
 	budgetBurst   = 16 << 20
@@ -182,15 +184,28 @@ func (d *Strangers) allow(cost int, now time.Time) bool {
 	return true
 }
 
-// Ignored tells whether the machine that boots by a MAC address is not wanted, whichever of its cards that is.
-func (d *Strangers) Ignored(mac string) bool {
-	for _, at := range d.Site.Journal.Keys(kindIgnored) {
-		i, r := claim.Shared[ignored](d.Site.Journal, kindIgnored, at), claim.Shared[record](d.Site.Journal, kindDiscovered, at)
-		if i != nil && r != nil && i.ID == r.ID && (r.ID == IDOf(mac) || slices.Contains(r.Facts.MACs, mac)) {
-			return true
+// Leave says why a machine that boots by a MAC address, whichever of its cards that is, is left to its own disk; empty: it is not. One that is
+// not wanted; and one that holds data and was looked at of late: it may be somebody's server that tries the network first, and a restart must
+// not take it away from them.
+func (d *Strangers) Leave(mac string, now time.Time) string {
+	j, why := d.Site.Journal, ""
+	for _, at := range j.Keys(kindDiscovered) {
+		r := claim.Shared[record](j, kindDiscovered, at)
+		if r == nil || r.ID != IDOf(mac) && !slices.Contains(r.Facts.MACs, mac) {
+			continue
+		}
+		if i := claim.Shared[ignored](j, kindIgnored, at); i != nil && i.ID == r.ID {
+			return "ignored"
+		}
+		last := r.Last
+		if s := claim.Shared[seen](j, kindSeen, at); s != nil && s.ID == r.ID && s.Last.After(last) {
+			last = s.Last
+		}
+		if r.Facts.Signed && now.Sub(last).Abs() < leaveFor {
+			why = "it holds data, and was looked at of late"
 		}
 	}
-	return false
+	return why
 }
 
 func (d *Strangers) machines() map[string]known {
