@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 )
@@ -174,6 +175,22 @@ type SensorReader interface {
 	// Errors: ErrUnsupported (the controller describes none), ErrAuth, ErrBusy.
 	Sensors(ctx context.Context) ([]Sensor, error)
 }
+
+// Consoler is a driver through which a machine's serial line can be used.
+type Consoler interface {
+	// Console opens the line, in a session of its own. Who asks owns the machine: a line that somebody else has open is taken from him.
+	// Errors: ErrUnsupported (the controller has none, or it is switched off there), ErrBusy, ErrAuth.
+	Console(ctx context.Context) (Line, error)
+}
+
+// Line is a serial line, open: boot/console has its contract.
+type Line interface {
+	io.ReadWriteCloser
+	Break() error
+}
+
+// ErrSkipped is what Line.Read returns where some of what the machine said is missing. The line goes on.
+var ErrSkipped = errors.New("some output was lost")
 
 // Sensor is what one sensor says.
 type Sensor struct {

@@ -62,11 +62,13 @@ type pace struct {
 	answer time.Duration // for the first one
 	busy   time.Duration // until the second try of a busy controller
 	poll   time.Duration // between two looks at whether a change shows
+	keep   time.Duration // between two looks at whether a silent serial line is there
 }
 
 var (
 	_ bmc.Controller   = (*Controller)(nil)
 	_ bmc.SensorReader = (*Controller)(nil)
+	_ bmc.Consoler     = (*Controller)(nil)
 )
 
 // New checks the configuration and does no I/O.
@@ -85,7 +87,7 @@ func New(cfg Config) (*Controller, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{}).DialContext
 	}
-	return &Controller{cfg: cfg, password: cfg.Password, turns: govern.New(cfg.RatePerSec), pace: pace{firstTry, firstWait, pollEvery}, turn: make(chan struct{}, 1), sdr: repository{turn: make(chan struct{}, 1)}}, nil
+	return &Controller{cfg: cfg, password: cfg.Password, turns: govern.New(cfg.RatePerSec), pace: pace{firstTry, firstWait, pollEvery, keepEvery}, turn: make(chan struct{}, 1), sdr: repository{turn: make(chan struct{}, 1)}}, nil
 }
 
 // Caps returns what is known so far.
@@ -109,6 +111,9 @@ const (
 	cmdGetUserAccess   command = 0x0644
 	cmdGetUserName     command = 0x0646
 	cmdSetUserPassword command = 0x0647
+	cmdActivate        command = 0x0648
+	cmdDeactivate      command = 0x0649
+	cmdInstance        command = 0x064b
 	cmdFRUInfo         command = 0x0a10
 	cmdReadFRU         command = 0x0a11
 	cmdSDRInfo         command = 0x0a20
@@ -267,27 +272,35 @@ func (c *Controller) login(ctx context.Context) (*session, error) {
 	return c.session, nil
 }
 
-// connect opens a session. The caller has the turn.
+// connect opens the session. The caller has the turn.
 func (c *Controller) connect(ctx context.Context) error {
+	s, with, err := c.dial(ctx)
+	if err == nil {
+		c.session, c.suite = s, with
+	}
+	return err
+}
+
+// dial opens a session.
+func (c *Controller) dial(ctx context.Context) (*session, suite, error) {
 	c.mu.Lock()
 	a, failed := account{c.cfg.User, c.password, c.pace.answer}, c.authFail
 	c.mu.Unlock()
 	if !failed.IsZero() && time.Since(failed) < authRest {
-		return fmt.Errorf("%w: tried %v ago", bmc.ErrAuth, time.Since(failed).Round(time.Second))
+		return nil, suite{}, fmt.Errorf("%w: tried %v ago", bmc.ErrAuth, time.Since(failed).Round(time.Second))
 	}
 	for try := 1; ; try++ {
 		conn, err := c.cfg.Dial(ctx, "udp", c.cfg.Address)
 		if err != nil {
-			return fmt.Errorf("cannot reach controller: %w", err)
+			return nil, suite{}, fmt.Errorf("cannot reach controller: %w", err)
 		}
 		s, with, err := login(ctx, conn, a)
 		if err == nil {
-			c.session, c.suite = s, with
-			return nil
+			return s, with, nil
 		}
 		err = errors.Join(err, conn.Close())
 		if !errors.Is(err, errMuddled) || try == maxLogins {
-			return c.wrong(a.password, err)
+			return nil, suite{}, c.wrong(a.password, err)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func (x *box) driver() *Controller {
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	c.pace = pace{50 * time.Millisecond, 2 * time.Millisecond, 300 * time.Millisecond} // the simulator answers at once, where it does
+	c.pace = pace{50 * time.Millisecond, 2 * time.Millisecond, 300 * time.Millisecond, keepEvery} // the simulator answers at once, where it does
 	return c
 }
 

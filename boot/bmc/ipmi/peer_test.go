@@ -65,7 +65,8 @@ func sensorsEmu() string {
 	return b.String()
 }
 
-func startPeer(t *testing.T) *peer {
+// startPeer starts it; serial is where its machine's serial port is, empty for none.
+func startPeer(t *testing.T, serial string) *peer {
 	t.Helper()
 	lab.Need(t, lab.Tool("ipmi_sim", "openipmi"), lab.Tool("ipmitool", "ipmitool"))
 	dir := t.TempDir()
@@ -88,6 +89,10 @@ func startPeer(t *testing.T) *peer {
 	write("cc.sh", chassisScript, 0o755)
 	write("power", "0\n", 0o644)
 	write("boot", "none\n", 0o644)
+	sol := ""
+	if serial != "" {
+		sol = fmt.Sprintf("sol \"tcp:%s\" 115200\n", serial)
+	}
 	write("lan.conf", fmt.Sprintf(`name "bmc"
 set_working_mc 0x20
 chassis_control "%s/cc.sh 0x20"
@@ -97,8 +102,8 @@ startlan 1
   allowed_auths_admin none md2 md5 straight
   guid 33221100554477468899aabbccddeeff
 endlan
-user 2 true "admin" "test" admin 10 none md2 md5 straight
-`, dir, port), 0o644)
+%suser 2 true "admin" "test" admin 10 none md2 md5 straight
+`, dir, port, sol), 0o644)
 	write("sim.emu", "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nsel_enable 0x20 1000 0x0a\n"+sensorsEmu()+"mc_enable 0x20\n", 0o644)
 	cmd := exec.Command("ipmi_sim", "-n", "-c", "lan.conf", "-f", "sim.emu", "-s", "st")
 	cmd.Dir = dir
@@ -145,7 +150,7 @@ func (p *peer) wants(args, want string) {
 
 // TestPeer: Debian's simulator, which is not ours, with ipmitool as the judge: what we set it reads, and the other way round.
 func TestPeer(t *testing.T) {
-	p := startPeer(t)
+	p := startPeer(t, "")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := p.driver("test")

@@ -20,6 +20,7 @@ type payload byte
 
 const (
 	payloadMessage       payload = 0x00
+	payloadSOL           payload = 0x01
 	payloadOpenRequest   payload = 0x10
 	payloadOpenResponse  payload = 0x11
 	payloadRAKP1         payload = 0x12
@@ -114,8 +115,11 @@ func (k *keys) derive(sik []byte) error {
 	return err
 }
 
-// seal packs a message: encrypted, then authenticated.
-func (k *keys) seal(message []byte) []byte {
+// seal packs a message.
+func (k *keys) seal(message []byte) []byte { return k.sealAs(payloadMessage, message) }
+
+// sealAs packs a payload: encrypted, then authenticated.
+func (k *keys) sealAs(kind payload, message []byte) []byte {
 	iv := make([]byte, aes.BlockSize)
 	rand.Read(iv) // never fails
 	plain := append([]byte{}, message...)
@@ -126,7 +130,7 @@ func (k *keys) seal(message []byte) []byte {
 	plain = append(plain, byte(pad))
 	cipher.NewCBCEncrypter(k.aes, iv).CryptBlocks(plain, plain)
 	k.sent++
-	b := append(rmcp(), 0x06, byte(payloadMessage|payloadEncrypted|payloadAuthenticated))
+	b := append(rmcp(), 0x06, byte(kind|payloadEncrypted|payloadAuthenticated))
 	b = binary.LittleEndian.AppendUint32(b, k.theirs)
 	b = binary.LittleEndian.AppendUint32(b, k.sent)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(iv)+len(plain)))
@@ -140,30 +144,39 @@ func (k *keys) seal(message []byte) []byte {
 	return append(b, k.suite.mac(k.k1, b[4:])[:k.suite.icv]...)
 }
 
-// open returns the message of a packet of this session. Errors: errWire for what is not encrypted, not authentic, or seen before.
+// open returns the message of a packet of this session. Errors: errWire for another payload, and as openAny.
 func (k *keys) open(b []byte) ([]byte, error) {
+	kind, message, err := k.openAny(b)
+	if err == nil && kind != payloadMessage {
+		return nil, errWire
+	}
+	return message, err
+}
+
+// openAny returns the payload of a packet of this session. Errors: errWire for what is not encrypted, not authentic, or seen before.
+func (k *keys) openAny(b []byte) (payload, []byte, error) {
 	kind, session, seq, body, trailer, err := unpack(b)
 	switch {
 	case err != nil:
-		return nil, err
-	case kind != payloadMessage|payloadEncrypted|payloadAuthenticated, session != k.ours, len(trailer) < 2+k.suite.icv:
-		return nil, errWire
+		return 0, nil, err
+	case kind&^payloadKind != payloadEncrypted|payloadAuthenticated, session != k.ours, len(trailer) < 2+k.suite.icv:
+		return 0, nil, errWire
 	}
 	signed := len(b) - k.suite.icv
 	if !hmac.Equal(k.suite.mac(k.k1, b[4:signed])[:k.suite.icv], b[signed:]) || seq <= k.received {
-		return nil, errWire
+		return 0, nil, errWire
 	}
 	if len(body) < 2*aes.BlockSize || len(body)%aes.BlockSize != 0 {
-		return nil, errWire
+		return 0, nil, errWire
 	}
 	plain := make([]byte, len(body)-aes.BlockSize)
 	cipher.NewCBCDecrypter(k.aes, body[:aes.BlockSize]).CryptBlocks(plain, body[aes.BlockSize:])
 	pad := int(plain[len(plain)-1])
 	if pad >= len(plain) {
-		return nil, errWire
+		return 0, nil, errWire
 	}
 	k.received = seq
-	return plain[:len(plain)-1-pad], nil
+	return kind & payloadKind, plain[:len(plain)-1-pad], nil
 }
 
 // command is one of a controller's functions: the network function in the upper octet, the command in the lower. Source: appendix G.
