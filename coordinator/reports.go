@@ -163,7 +163,7 @@ func (o *objects) status(site string) (*api.SiteStatus, bool) {
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range r.Agents {
-		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Store: a.Store, Probe: a.Probe, DHCP: a.DHCP, Barred: a.Barred})
+		s.Agents = append(s.Agents, api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Store: a.Store, Probe: a.Probe, DHCP: a.DHCP, SSH: a.SSH, Barred: a.Barred})
 	}
 	for _, v := range r.Overrides {
 		s.Overrides = append(s.Overrides, api.Override{ID: v.ID, Object: v.Object, Op: v.Op, State: v.State, Author: v.Author, Time: v.Time, Reason: v.Reason})

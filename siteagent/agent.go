@@ -29,6 +29,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/bootnet"
 	"github.com/skerry-metal/skerry/siteagent/catchup"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/console"
 	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
@@ -128,6 +129,7 @@ type Agent struct {
 	logins  *bmclogin.Logins
 	bmcs    *bmclogin.Sessions
 	history *history.Keeper
+	console *console.Keeper
 	over    *overrides
 	audit   *auditlog.Log
 	proofs  *receipts.Desk
@@ -295,6 +297,9 @@ func (a *Agent) wire() (err error) {
 	}
 	a.mesh.Claims = a.claims
 	a.wireSite()
+	if err := a.wireConsoles(); err != nil {
+		return err
+	}
 	a.wireUpkeep()
 	a.wireAPI()
 	a.wireCatchup()
@@ -338,13 +343,26 @@ func (a *Agent) wireSite() {
 	a.mesh.Telemetry = a.history.Peer()
 }
 
+// wireConsoles makes what holds the machines' serial lines.
+func (a *Agent) wireConsoles() (err error) {
+	a.console, err = console.New(console.Config{
+		Site: a.id.Site, Self: a.id.Agent, Dir: filepath.Join(a.cfg.Data, "consoles"), Want: a.site.Want, Owns: a.control.Owns, Owners: a.mesh.Owners,
+		Fit: func() bool { return !a.db.Recovering() && a.replica.Counts() }, Dial: a.bmcs.Console, Live: a.mesh.Live, Journal: a.journal, Audit: a.audit, Log: a.cfg.Logger,
+		Peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
+	})
+	if err == nil {
+		a.mesh.Consoles = a.console.Peer()
+	}
+	return err
+}
+
 // wireAPI makes the session with a coordinator and the site's API.
 func (a *Agent) wireAPI() {
 	a.over = &overrides{w: a.site, self: a.id.Agent, sign: a.keys.Sign, claims: a.claims, log: a.cfg.Logger, audit: a.audit}
 	a.backend = &backend{
 		info: api.Info{Role: "site", ID: a.id.Agent, Site: a.id.Site, Domain: a.id.Domain, Version: a.cfg.Version}, w: a.site, db: a.db, floor: a.floor,
 		mesh: a.mesh, logins: a.logins, gossip: a.gossip, others: a.heardSites, over: a.over, uplink: func() bool { return a.uplink.Status().Up },
-		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, dhcp: a.bootnet.DHCP, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs, Strangers: a.strange,
+		cutOff: a.cutOff, members: a.members, store: a.storeWord, probe: a.traffic.Probe, dhcp: a.bootnet.DHCP, assets: a.assets.Statuses, act: a.assets.All, audit: a.audit, Documents: a.sticks, Machines: explain.Machines{Site: a.site, Control: a.control, Fresh: a.fresh, Overrides: a.over.reports}, Source: a.history, Desk: a.proofs, Strangers: a.strange, Keeper: a.console,
 	}
 	a.backend.Operator = &operate.Operator{Site: a.site, Control: a.control, Fresh: a.fresh, Audit: a.audit, Owners: a.mesh.Owners, May: a.backend.may}
 	door := &intake.Door{Desk: a.desk, Site: a.id.Site, Self: a.id.Agent, Now: a.backend.Now, Note: a.note}
@@ -416,6 +434,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("reconcile", a.control.Run)
 	run("sessions with BMCs", a.bmcs.Run)
 	run("history", a.history.Run)
+	run("consoles", a.console.Run)
 	run("marks", a.keepMarks)
 	run("holds", a.holds.Run)
 	run("metrics", a.serveMetrics)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/consoles"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -22,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/auditlog"
 	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/console"
 	"github.com/skerry-metal/skerry/siteagent/discovery"
 	"github.com/skerry-metal/skerry/siteagent/effective"
 	"github.com/skerry-metal/skerry/siteagent/explain"
@@ -46,6 +48,7 @@ type backend struct {
 	*operate.Operator
 	*discovery.Strangers
 	telemetry.Source
+	*console.Keeper
 	info    api.Info
 	w       *effective.Site
 	db      *state.DB
@@ -423,4 +426,7 @@ func (b *backend) report(boot string) intent.Report {
 	return r
 }
 
-var _ api.Backend = (*backend)(nil)
+var (
+	_ api.Backend     = (*backend)(nil)
+	_ consoles.Holder = (*backend)(nil)
+)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -72,7 +73,10 @@ func authenticateKey(c *intent.Catalog, certs []*x509.Certificate, now time.Time
 	if len(certs) != 1 {
 		return Caller{}, ErrUnauthorized
 	}
-	spki := intent.DigestOf(certs[0].RawSubjectPublicKeyInfo)
+	return keyHolder(c, intent.DigestOf(certs[0].RawSubjectPublicKeyInfo), now)
+}
+
+func keyHolder(c *intent.Catalog, spki intent.Digest, now time.Time) (Caller, error) {
 	for _, o := range c.List(intent.KindUser) {
 		for _, k := range o.Spec.(*intent.UserSpec).Keys {
 			if d, err := k.SPKI(); err != nil || d != spki {
@@ -111,6 +115,20 @@ func requestFor(v intent.Verb, o *intent.Object) rights.Request {
 		r.Site = o.Metadata.Name
 	}
 	return r
+}
+
+// ByKey returns who has a key, if he may do what is asked: for doors that are not HTTP, where he proves that he holds it. Errors: ErrUnauthorized,
+// ErrForbidden, ErrNotFound.
+func (a *API) ByKey(ctx context.Context, spki intent.Digest, ask rights.Request) (Caller, error) {
+	c, _, err := a.b.Snapshot(ctx)
+	if err != nil {
+		return Caller{}, err
+	}
+	by, err := keyHolder(c, spki, a.b.Now())
+	if err == nil && (a.b.Revoked(intent.RevokeUser, by.User) || a.b.Revoked(intent.RevokeSPKI, by.Key)) {
+		err = ErrUnauthorized
+	}
+	return by, cmp.Or(err, authorise(c, by, ask))
 }
 
 type callerKey struct{}

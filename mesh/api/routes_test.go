@@ -42,6 +42,8 @@ func routeTable() map[string]route {
 		"quarantine-machine": {roles: "operator", body: `{"reason":"seen"}`},
 		"approve-machine":    {roles: "operator", body: `{"reason":"seen"}`},
 		"release-machine":    {roles: "operator"},
+		"console":            {roles: "operator"},
+		"attach-console":     {roles: "operator", body: "bytes"},
 		"create-jointoken":   {roles: "operator", body: `{"agent":"a1"}`},
 		"create-usertoken":   {roles: "security", body: `{}`},
 		"revoke":             {roles: "security", body: `{"kind":"agent","id":"lon1/a9","reason":"stolen"}`},

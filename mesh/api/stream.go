@@ -12,6 +12,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/skerry-metal/skerry/mesh/api/assets"
+	"github.com/skerry-metal/skerry/mesh/api/consoles"
 	"github.com/skerry-metal/skerry/mesh/api/telemetry"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/mesh/intent/rights"
@@ -50,8 +51,41 @@ func (a *API) streams() {
 		a.measured(func(w http.ResponseWriter, r *http.Request, v telemetry.Viewer) error {
 			return telemetry.ServeTop(w, r, v, a.b)
 		}))
+	for method, id := range consoles.Routes() {
+		a.stream(method, consoles.Path, id, consoles.Summary(id), append(query(consoles.Query(id)...), path("site", "machine")...), a.console)
+	}
 	a.sticks()
 	a.telemetry()
+}
+
+// console shows a machine's console, and takes what is typed, as long as the caller may.
+func (a *API) console(w http.ResponseWriter, r *http.Request, by Caller) error {
+	ask := rights.Request{Verb: intent.VerbConsole, Kind: intent.KindMachine, Site: r.PathValue("site")}
+	if err := a.authorise(r.Context(), ask); err != nil {
+		return err
+	}
+	at, ok := a.b.(consoles.Holder)
+	if !ok {
+		return ErrElsewhere
+	}
+	err := consoles.Serve(w, r, at, consoles.Session{User: by.User, Via: by.Via}, func(ctx context.Context) {
+		for {
+			c, rev, err := a.b.Snapshot(ctx)
+			if err != nil {
+				return
+			}
+			if by, err := a.identify(c, r); err != nil || !may(c, by, ask) {
+				return
+			}
+			if _, err := a.b.Changed(ctx, rev); err != nil {
+				return
+			}
+		}
+	})
+	if e, ok := errors.AsType[*consoles.Error](err); ok {
+		err = &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: e.Detail}
+	}
+	return err
 }
 
 // stream registers one of them.

@@ -9,14 +9,15 @@ const (
 	VerbWrite   Verb = "write" // create, update, delete
 	VerbPower   Verb = "power"
 	VerbRelease Verb = "release"
-	VerbToken   Verb = "token"  // make join or user tokens
-	VerbUpload  Verb = "upload" // asset bytes
-	VerbRevoke  Verb = "revoke" // take an identity away: revocation for ever, quarantine at a site
-	VerbAudit   Verb = "audit"  // read the audit chains, of one site or of all; asked of kind Site
+	VerbConsole Verb = "console" // see and use a machine's console, which may show secrets
+	VerbToken   Verb = "token"   // make join or user tokens
+	VerbUpload  Verb = "upload"  // asset bytes
+	VerbRevoke  Verb = "revoke"  // take an identity away: revocation for ever, quarantine at a site
+	VerbAudit   Verb = "audit"   // read the audit chains, of one site or of all; asked of kind Site
 )
 
 func verbNames() []string {
-	return []string{string(VerbRead), string(VerbWrite), string(VerbPower), string(VerbRelease)}
+	return []string{string(VerbRead), string(VerbWrite), string(VerbPower), string(VerbRelease), string(VerbConsole)}
 }
 
 // BuiltinRoles lists the roles of the table, in order of reach.

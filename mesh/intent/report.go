@@ -24,17 +24,15 @@ type Report struct {
 
 // KeyReport is what an agent says of itself about who may speak.
 type KeyReport struct {
-	Trust      uint64 `json:"trust"`      // seq of its head
-	Revocation uint64 `json:"revocation"` // seq of its head
-	Generation uint64 `json:"generation"` // of the roster as signed
-	Clock      string `json:"clock"`      // ClockTrusted or ClockFloor
-	Forks      int    `json:"forks"`      // forked trust documents that it holds as evidence, at most 16
-	// IntentForks counts those of its site's chain.
-	IntentForks int    `json:"intentForks,omitempty"`
-	DEK         uint64 `json:"dek,omitempty"`    // newest data key
-	Behind      int    `json:"behind,omitempty"` // secrets that are sealed under an older one
-	// Offered is the digest of a trust document that waits there for a person.
-	Offered string `json:"offered,omitempty"`
+	Trust       uint64 `json:"trust"`                 // seq of its head
+	Revocation  uint64 `json:"revocation"`            // seq of its head
+	Generation  uint64 `json:"generation"`            // of the roster as signed
+	Clock       string `json:"clock"`                 // ClockTrusted or ClockFloor
+	Forks       int    `json:"forks"`                 // forked trust documents that it holds as evidence, at most 16
+	IntentForks int    `json:"intentForks,omitempty"` // those of its site's chain
+	DEK         uint64 `json:"dek,omitempty"`         // newest data key
+	Behind      int    `json:"behind,omitempty"`      // secrets that are sealed under an older one
+	Offered     string `json:"offered,omitempty"`     // digest of a trust document that waits there for a person
 }
 
 // How an agent takes its wall clock.
@@ -59,6 +57,7 @@ type AgentReport struct {
 	Store   string `json:"store,omitempty"`  // of the reporting agent alone: sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect
 	Probe   string `json:"probe,omitempty"`  // of the reporting agent alone: how each interface that it counts at is counted
 	DHCP    string `json:"dhcp,omitempty"`   // of the reporting agent alone: what it does on each subnet, and which other servers are there
+	SSH     string `json:"ssh,omitempty"`    // of the reporting agent alone: fingerprint of the key that its door for consoles shows
 	Barred  string `json:"barred,omitempty"` // why it does not count at its site, as the reporting agent has it: in quarantine, replaced, revoked
 }
 

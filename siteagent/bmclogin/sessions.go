@@ -51,7 +51,7 @@ func (s *Sessions) Dial(ctx context.Context, machine string, spec *intent.BMCSpe
 // Get reads a resource of a machine's BMC behind everything else. Errors: bmc.ErrUnsupported where it has no such resource, or its
 // driver reads none.
 func (s *Sessions) Get(ctx context.Context, machine string, spec *intent.BMCSpec, path string) (b []byte, err error) {
-	err = s.look(ctx, machine, spec, func(ctl bmc.Controller) error {
+	err = s.look(ctx, machine, spec, "read sensors", func(ctl bmc.Controller) error {
 		r, ok := ctl.(bmc.Reader)
 		if !ok {
 			return bmc.ErrUnsupported
@@ -65,7 +65,7 @@ func (s *Sessions) Get(ctx context.Context, machine string, spec *intent.BMCSpec
 // Sensors reads the sensors that a machine's BMC describes itself, behind everything else. Errors: bmc.ErrUnsupported where its driver
 // reads resources.
 func (s *Sessions) Sensors(ctx context.Context, machine string, spec *intent.BMCSpec) (out []bmc.Sensor, err error) {
-	err = s.look(ctx, machine, spec, func(ctl bmc.Controller) error {
+	err = s.look(ctx, machine, spec, "read sensors", func(ctl bmc.Controller) error {
 		r, ok := ctl.(bmc.SensorReader)
 		if !ok {
 			return bmc.ErrUnsupported
@@ -76,7 +76,20 @@ func (s *Sessions) Sensors(ctx context.Context, machine string, spec *intent.BMC
 	return out, err
 }
 
-func (s *Sessions) look(ctx context.Context, machine string, spec *intent.BMCSpec, read func(bmc.Controller) error) error {
+// Console opens a machine's serial line, which outlives the session that it is asked in. Errors: bmc.ErrUnsupported where its driver has none.
+func (s *Sessions) Console(ctx context.Context, machine string, spec *intent.BMCSpec) (l bmc.Line, err error) {
+	err = s.look(ctx, machine, spec, "open console", func(ctl bmc.Controller) error {
+		c, ok := ctl.(bmc.Consoler)
+		if !ok {
+			return bmc.ErrUnsupported
+		}
+		l, err = c.Console(ctx)
+		return err
+	})
+	return l, err
+}
+
+func (s *Sessions) look(ctx context.Context, machine string, spec *intent.BMCSpec, what string, read func(bmc.Controller) error) error {
 	o, err := s.use(ctx, machine, spec)
 	if err != nil {
 		return err
@@ -87,7 +100,7 @@ func (s *Sessions) look(ctx context.Context, machine string, spec *intent.BMCSpe
 		s.drop(machine, o) // the next one asks Logins which password works
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read sensors of %s: %w", machine, err)
+		return fmt.Errorf("cannot %s of %s: %w", what, machine, err)
 	}
 	return nil
 }

@@ -53,6 +53,7 @@ type Mesh struct {
 	Traffic    http.Handler // what this agent heard of the site's traffic
 	Abroad     http.Handler // of what assets there are for agents of other sites
 	Telemetry  http.Handler // below /m/1/telemetry/; nil: none
+	Consoles   http.Handler // below /m/1/console/; nil: none
 	PermitHere func(ctx context.Context, session string, r install.PermissionRequest) (install.PermissionEnvelope, error)
 	// Doubled is called when two boxes speak as one agent.
 	Doubled  func(ctx context.Context, agent string)
@@ -109,6 +110,9 @@ func (m *Mesh) Handler() http.Handler {
 	mux.Handle("/m/1/traffic/", m.Traffic)
 	if m.Telemetry != nil {
 		mux.Handle("/m/1/telemetry/", m.Telemetry)
+	}
+	if m.Consoles != nil {
+		mux.Handle("/m/1/console/", m.Consoles)
 	}
 	return m.bySite(mux)
 }

@@ -118,6 +118,9 @@ func statusTable(t *table, s *api.SiteStatus) {
 		if ag.DHCP != "" {
 			t.row("dhcp", ag.ID, ag.DHCP)
 		}
+		if ag.SSH != "" {
+			t.row("ssh key", ag.ID, ag.SSH)
+		}
 	}
 	for _, g := range s.Gateways {
 		t.row("reaches", g.Site+"/"+g.Agent, "alive "+g.Alive)

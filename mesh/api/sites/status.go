@@ -48,6 +48,7 @@ type AgentStatus struct {
 	Store   string      `json:"store,omitempty"`  // sound, not scrubbed yet, recovering, held BUCKETS, disk_overcommitted, disk_suspect; empty: not known here
 	Probe   string      `json:"probe,omitempty"`  // how each interface is counted at which it counts traffic, like "eth1: tcx"; empty: none, or not known here
 	DHCP    string      `json:"dhcp,omitempty"`   // what DHCP does on each subnet, like "boot proxy, DHCP server 10.0.0.1 at 52:54:00:00:00:09"; empty: not known here
+	SSH     string      `json:"ssh,omitempty"`    // fingerprint of the key that its door for consoles shows; empty: it has none, or not known here
 	Barred  string      `json:"barred,omitempty"` // why it does not count at its site: in quarantine, replaced, revoked; empty: it counts
 }
 

@@ -56,7 +56,7 @@ func grants() []grantRow {
 		{"operator", []intent.Verb{intent.VerbRead}, everyKind},
 		{"operator", []intent.Verb{intent.VerbWrite, intent.VerbUpload}, operatorKinds},
 		{"operator", []intent.Verb{intent.VerbToken}, func(i intent.KindInfo) bool { return i.Kind == intent.KindAgent }},
-		{"operator", []intent.Verb{intent.VerbPower, intent.VerbRelease}, machineKind},
+		{"operator", []intent.Verb{intent.VerbPower, intent.VerbRelease, intent.VerbConsole}, machineKind},
 		{"security", []intent.Verb{intent.VerbRead}, everyKind},
 		{"security", []intent.Verb{intent.VerbWrite}, securityKinds},
 		{"security", []intent.Verb{intent.VerbWrite}, accountKinds},

@@ -14,14 +14,14 @@ func TestAllowed(t *testing.T) {
 		"reader":   {"user": {intent.VerbRead}, "catalog": {intent.VerbRead}, "quota": {intent.VerbRead}, "project": {intent.VerbRead}},
 		"member":   {"user": {intent.VerbRead, intent.VerbWrite}, "catalog": {intent.VerbRead}, "quota": {intent.VerbRead}, "project": {intent.VerbRead}},
 		"owner":    {"user": {intent.VerbRead, intent.VerbWrite}, "catalog": {intent.VerbRead}, "quota": {intent.VerbRead}, "project": {intent.VerbRead}},
-		"operator": {"catalog": {intent.VerbWrite, intent.VerbUpload}, "hardware": {intent.VerbWrite, intent.VerbUpload, intent.VerbPower, intent.VerbRelease}, "agent": {intent.VerbWrite, intent.VerbUpload, intent.VerbToken}},
+		"operator": {"catalog": {intent.VerbWrite, intent.VerbUpload}, "hardware": {intent.VerbWrite, intent.VerbUpload, intent.VerbPower, intent.VerbRelease, intent.VerbConsole}, "agent": {intent.VerbWrite, intent.VerbUpload, intent.VerbToken}},
 		"security": {"quota": {intent.VerbWrite}, "secret": {intent.VerbWrite}, "role": {intent.VerbWrite}, "account": {intent.VerbWrite, intent.VerbToken}, "project": {intent.VerbWrite}},
 		"auditor":  {},
 	}
 	for _, role := range intent.BuiltinRoles() {
 		everything := slices.Contains([]string{"operator", "security", "auditor"}, role)
 		for sort, kind := range sorts {
-			for _, v := range []intent.Verb{intent.VerbRead, intent.VerbWrite, intent.VerbPower, intent.VerbRelease, intent.VerbToken, intent.VerbUpload, "fly"} {
+			for _, v := range []intent.Verb{intent.VerbRead, intent.VerbWrite, intent.VerbPower, intent.VerbRelease, intent.VerbToken, intent.VerbUpload, intent.VerbConsole, "fly"} {
 				may := slices.Contains(want[role][sort], v) || (everything && v == intent.VerbRead)
 				if got := Allowed([]intent.RoleBinding{{Role: role}}, nil, Request{Verb: v, Kind: kind, Project: "acme", Site: "lon1"}); got != may {
 					t.Errorf("%s %s %s = %v, want %v", role, v, kind, got, may)

@@ -31,7 +31,7 @@ type verbs struct{ Shell }
 // Command returns `skerry machine`.
 func Command(s Shell) *cobra.Command {
 	v := &verbs{s}
-	c := &cobra.Command{Use: "machine", Short: "Discover, accept, power, explain, release, hold and clear machines"}
+	c := &cobra.Command{Use: "machine", Short: "Discover, accept, power, watch, explain, release, hold and clear machines"}
 	power := &cobra.Command{
 		Use: "power NAME on|off|cycle|soft-off|status", Short: "Change a machine's power through its BMC", Args: s.Args("NAME", "ACTION"),
 		RunE: func(c *cobra.Command, given []string) error {
@@ -79,7 +79,7 @@ func Command(s Shell) *cobra.Command {
 	ignore := v.reasoned("ignore", "Leave a discovered machine to its own disk",
 		"Leave a discovered machine to its own disk: it gets an address and no ramdisk. It stays on the list, and can be accepted. Ask an agent\nof the site.",
 		"is ignored", (*client.Client).Ignore)
-	c.AddCommand(power, explain, v.release(), clearCmd, approve, quarantine, v.discovered(), v.accept(), ignore,
+	c.AddCommand(power, explain, v.console(), v.release(), clearCmd, approve, quarantine, v.discovered(), v.accept(), ignore,
 		v.hold("maintenance", "Hold a machine for work on it: nobody gets it, and nothing boots it", true),
 		v.hold("resume", "End a machine's maintenance: it goes on where it was", false))
 	return c
