@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/skerry-metal/skerry/boot/console/sshd"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/gossip"
 	"github.com/skerry-metal/skerry/mesh/intent"
@@ -68,6 +69,7 @@ type Config struct {
 	Boot                       []string         // addresses of this host on boot networks; DHCP, TFTP, HTTP listen there only
 	IPXEDir                    string           // loaders, as Debian's package ipxe has them
 	SFlow                      string           // host:port where switches send sFlow, UDP; empty: none is heard
+	SSH                        string           // host:port at which SSH clients reach consoles; empty: none
 	Metrics                    string           // host:port of /metrics over plain HTTP; empty: none
 	Probe                      traffic.Counting // interfaces of this host at which machines' traffic is counted, and how; its Plan is the agent's
 	// Spread bounds how long the first dial to a coordinator waits, so that a site that starts does not stampede. Default 5 s.
@@ -350,9 +352,12 @@ func (a *Agent) wireConsoles() (err error) {
 		Fit: func() bool { return !a.db.Recovering() && a.replica.Counts() }, Dial: a.bmcs.Console, Live: a.mesh.Live, Journal: a.journal, Audit: a.audit, Log: a.cfg.Logger,
 		Peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
 	})
-	if err == nil {
-		a.mesh.Consoles = a.console.Peer()
+	if err != nil {
+		return err
 	}
+	a.mesh.Consoles = a.console.Peer()
+	key, err := upkeep.StateKey(a.cfg.Data)
+	a.console.Door = console.Door{Listen: a.cfg.SSH, Key: sshd.HostKey(key)}
 	return err
 }
 
@@ -370,6 +375,7 @@ func (a *Agent) wireAPI() {
 	a.backend.TrafficSource = a.traffic
 	a.wireSticks()
 	a.api = api.New(a.backend, a.cfg.Logger)
+	a.console.Door.ByKey, a.console.Door.Changed = a.api.ByKey, a.backend.Changed
 	a.rekey = a.newWorker()
 	a.mesh.Called = a.rekey.Kick
 	a.uplink = uplink.NewClient(uplink.ClientConfig{
@@ -435,6 +441,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	run("sessions with BMCs", a.bmcs.Run)
 	run("history", a.history.Run)
 	run("consoles", a.console.Run)
+	run("consoles by SSH", a.console.Serve)
 	run("marks", a.keepMarks)
 	run("holds", a.holds.Run)
 	run("metrics", a.serveMetrics)

@@ -277,7 +277,7 @@ func (b *backend) SiteStatus(_ context.Context, site string) (*api.SiteStatus, e
 		s.Machines[string(m.State)]++
 	}
 	for _, a := range b.agentReports() {
-		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store, Probe: a.Probe, DHCP: a.DHCP, Barred: a.Barred}
+		st := api.AgentStatus{ID: a.ID, Alive: a.Alive, Head: a.Head, Version: a.Version, Uplink: "unknown", Store: a.Store, Probe: a.Probe, DHCP: a.DHCP, SSH: a.SSH, Barred: a.Barred}
 		if a.ID == b.info.ID {
 			st.Uplink = map[bool]string{true: "up", false: "down"}[b.uplink()]
 		}
@@ -307,7 +307,7 @@ func (b *backend) agentReports() []intent.AgentReport {
 		g, ok := seen[a.ID]
 		switch {
 		case a.ID == b.info.ID:
-			r.Alive, r.Head, r.Version, r.Store, r.Probe, r.DHCP = "yes", st.Head, b.info.Version, b.store(), b.probe(), b.dhcp()
+			r.Alive, r.Head, r.Version, r.Store, r.Probe, r.DHCP, r.SSH = "yes", st.Head, b.info.Version, b.store(), b.probe(), b.dhcp(), b.Fingerprint()
 		case !ok || g.Since.IsZero():
 			r.Alive = "unknown"
 		case g.Alive:

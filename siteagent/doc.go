@@ -3,7 +3,7 @@
 //
 // Holds: Config and Run (the one wiring list), what is pulled and reported, the site's API backend, local changes, how
 // a spare starts. Its rooms: replica (signed state), effective (with overrides), intake and catchup (signed state from above and from
-// peers), sticks; bootnet (the boot network's answers), discovery, reconcile and claim (who does what to which machine), bmclogin, operate (what people
+// peers), sticks; bootnet (the boot network's answers), discovery, reconcile and claim (who does what to which machine), bmclogin, console (serial lines), operate (what people
 // do to one), holds (how long something waited), receipts, explain, doctor; override, freshness, auditlog; members (who was cut off or came
 // in), peers (what agents say to each other), keys; holdings, wan and abroad (assets, the line, other sites); traffic, history, devices
 // and rota (telemetry); upkeep (the store).

@@ -40,6 +40,7 @@ type Config struct {
 
 // Keeper keeps the consoles of one agent.
 type Keeper struct {
+	Door  Door // set before Serve
 	cfg   Config
 	store *console.Store
 

@@ -71,14 +71,45 @@ type agent struct {
 	journal *claim.Journal
 	peer    *httptest.Server
 	client  *client.Client
+	api     *api.API
+	mu      sync.Mutex // guards what follows
+	rev     uint64
+	wake    chan struct{}
 }
 
-func (a *agent) Snapshot(context.Context) (*intent.Catalog, uint64, error) { return a.catalog, 1, nil }
-
-func (a *agent) Changed(ctx context.Context, _ uint64) (uint64, error) {
-	<-ctx.Done()
-	return 0, ctx.Err()
+func (a *agent) Snapshot(context.Context) (*intent.Catalog, uint64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.catalog, a.rev, nil
 }
+
+func (a *agent) Changed(ctx context.Context, since uint64) (uint64, error) {
+	for {
+		a.mu.Lock()
+		rev, wake := a.rev, a.wake
+		a.mu.Unlock()
+		if rev > since {
+			return rev, nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// put changes the intent of an agent.
+func (a *agent) put(o *intent.Object) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.catalog = a.catalog.Clone()
+	a.catalog.Put(o)
+	a.rev++
+	close(a.wake)
+	a.wake = make(chan struct{})
+}
+
 func (a *agent) Now() time.Time                                 { return time.Now() }
 func (a *agent) Revoked(intent.RevocationKind, string) bool     { return false }
 func (a *agent) Note(context.Context, intent.AuditRecord) error { return nil }
@@ -115,7 +146,7 @@ func newSite(t *testing.T, names ...string) *site {
 	var wg sync.WaitGroup
 	s.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
 	for _, name := range names {
-		a := &agent{catalog: intent.NewCatalog(user, box, plain)}
+		a := &agent{catalog: intent.NewCatalog(user, box, plain), rev: 1, wake: make(chan struct{})}
 		dir := t.TempDir()
 		_, db := sitetest.OpenReplica(t, dir, sitetest.NewAuthor(t), name)
 		log := slog.New(slog.DiscardHandler)
@@ -130,7 +161,10 @@ func newSite(t *testing.T, names ...string) *site {
 		audit := auditlog.New(auditlog.Config{Journal: a.journal, Site: "lon1", Self: name, Sign: func() ed25519.PrivateKey { return key }, Log: log})
 		a.Keeper, err = New(Config{
 			Site: "lon1", Self: name, Dir: filepath.Join(dir, "consoles"), Journal: a.journal, Audit: audit, Log: log, Dial: s.machine.dial, Fit: func() bool { return true },
-			Want: func() reconcile.Want { return reconcile.Want{Catalog: a.catalog} }, Owns: func(string) bool { return s.owns(name) },
+			Want: func() reconcile.Want {
+				c, _, _ := a.Snapshot(ctx)
+				return reconcile.Want{Catalog: c}
+			}, Owns: func(string) bool { return s.owns(name) },
 			Owners: func(string) []string {
 				s.mu.Lock()
 				defer s.mu.Unlock()
@@ -150,7 +184,8 @@ func newSite(t *testing.T, names ...string) *site {
 			t.Fatal(err)
 		}
 		a.peer = httptest.NewServer(a.Peer())
-		server := httptest.NewServer(api.New(a, log))
+		a.api = api.New(a, log)
+		server := httptest.NewServer(a.api)
 		a.client = client.New(server.URL, token, http.DefaultTransport)
 		s.agents[name] = a
 		t.Cleanup(func() { s.stop(); server.Close(); a.peer.Close(); _ = db.Close() })

@@ -48,7 +48,7 @@ func libraries() []library {
 		{"go.uber.org/goleak", nil, "leaked goroutines"},
 		{"go.uber.org/zap", []string{"coordinator/store"}, "to silence the client of etcd: nothing is logged through it"},
 		{"google.golang.org/grpc", []string{"coordinator/store"}, "codes and reconnection of the client of etcd"},
-		{"golang.org/x/crypto", []string{"fabric/device"}, "SSH"},
+		{"golang.org/x/crypto", []string{"boot/console/sshd", "fabric/device"}, "SSH"},
 		{"golang.org/x/net", []string{"*"}, "supplements of the standard library"},
 		{"golang.org/x/sync", []string{"*"}, "supplements of the standard library"},
 		{"golang.org/x/sys", []string{"*"}, "supplements of the standard library"},

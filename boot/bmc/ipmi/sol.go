@@ -19,8 +19,7 @@ const (
 	solHeader   = 4
 	solSequence = 15  // sequence numbers are 1 to 15; 0 is no packet but an acknowledgement
 	solChunk    = 255 // octets that we send at once, at most
-	solWait     = 700 * time.Millisecond
-	solTries    = 8 // of one packet: 7 s with the waits above
+	solTries    = 8   // of one packet: 6 s with firstTry between them
 
 	// keepEvery is how long nothing may come before the controller is asked who has the line; silent of it, and the controller is believed
 	// gone. Controllers end a session after 60 s of silence (section 6.12.15).
@@ -155,7 +154,7 @@ func (s *session) activate(ctx context.Context) (int, error) {
 			if _, derr := s.send(ctx, cmdDeactivate, instance(0), here); derr != nil && code(derr) == 0 {
 				return 0, errors.Join(err, derr)
 			}
-			if err := rest(ctx, solWait); err != nil {
+			if err := rest(ctx, s.wait); err != nil {
 				return 0, err
 			}
 			continue
@@ -250,7 +249,7 @@ func (l *line) receive(buf []byte) error {
 		seq := l.s.seq
 		l.sealing.Unlock()
 		if err := l.transmit(payloadMessage, request(cmdInstance, seq, instance(0)[:2])); err != nil {
-			return rest(context.Background(), solWait) // an ICMP of before: it may be up again
+			return rest(context.Background(), l.s.wait) // an ICMP of before: it may be up again
 		}
 		return nil
 	}
@@ -274,7 +273,7 @@ func (l *line) receive(buf []byte) error {
 	case errors.Is(err, net.ErrClosed):
 		return err
 	case err != nil:
-		return rest(context.Background(), solWait)
+		return rest(context.Background(), l.s.wait)
 	}
 	return l.packet(buf[:n])
 }
@@ -373,7 +372,7 @@ func (l *line) deliver(p sol) (int, error) {
 
 // acknowledged waits for the answer to packet seq; the zero sol: none came.
 func (l *line) acknowledged(seq byte) (sol, error) {
-	t := time.NewTimer(solWait)
+	t := time.NewTimer(l.s.wait)
 	defer t.Stop()
 	for {
 		select {
@@ -390,7 +389,7 @@ func (l *line) acknowledged(seq byte) (sol, error) {
 }
 
 func (l *line) pause() error {
-	t := time.NewTimer(solWait)
+	t := time.NewTimer(l.s.wait)
 	defer t.Stop()
 	select {
 	case <-t.C:

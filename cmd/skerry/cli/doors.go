@@ -155,6 +155,7 @@ type agentFile struct {
 		Boot       []string `yaml:"boot"`
 		Metrics    string   `yaml:"metrics"`
 		SFlow      string   `yaml:"sflow"`
+		SSH        string   `yaml:"ssh"`
 	} `yaml:"listen"`
 	Boot struct {
 		IPXEDir string `yaml:"ipxeDir"`
@@ -199,6 +200,7 @@ func (a *app) agentSettings(c *cobra.Command, file string, cfg *siteagent.Config
 		{"management", env("LISTEN_MANAGEMENT", af.Listen.Management), &cfg.Management},
 		{"metrics", env("LISTEN_METRICS", af.Listen.Metrics), &cfg.Metrics},
 		{"sflow", env("LISTEN_SFLOW", af.Listen.SFlow), &cfg.SFlow},
+		{"ssh", env("LISTEN_SSH", af.Listen.SSH), &cfg.SSH},
 		{"probe-method", env("PROBE_METHOD", af.Probe.Method), &cfg.Probe.Method},
 		{"ipxe-dir", env("BOOT_IPXEDIR", af.Boot.IPXEDir), &cfg.IPXEDir},
 		{"join", env("JOIN", ""), &cfg.Join},
@@ -288,6 +290,7 @@ func (a *app) agentCmd() *cobra.Command {
 		f.StringVar(&cfg.IPXEDir, "ipxe-dir", cfg.IPXEDir, "directory of the loaders (Debian: package ipxe)")
 		f.StringVar(&cfg.Metrics, "metrics", "", "address of /metrics, plain HTTP on the management network; empty for none")
 		f.StringVar(&cfg.SFlow, "sflow", "", "address to which switches send sFlow, UDP, like :6343; empty: this agent hears none")
+		f.StringVar(&cfg.SSH, "ssh", "", "address at which SSH clients reach machines' consoles, like 10.0.0.11:2222; empty: by the API only")
 		f.StringSliceVar(&cfg.Probe.Interfaces, "probe", nil, "interfaces of this host at which machines' traffic is counted; none: it counts nothing by itself")
 		f.StringVar(&cfg.Probe.Method, "probe-method", "", "how --probe counts: tcx, clsact, xdp, cgroup, packet or counters; off; empty for auto, the best that this kernel has")
 		f.DurationVar(&cfg.Spread, "spread", cfg.Spread, "the first dial to a coordinator waits up to this time")
@@ -304,12 +307,13 @@ func (a *app) agentCmd() *cobra.Command {
 		if err := prepare(c); err != nil {
 			return err
 		}
-		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics, "sflow": cfg.SFlow, "probe": cfg.Probe.Interfaces, "probeMethod": cmp.Or(cfg.Probe.Method, "auto")}, func(t *table) {
+		return a.print(map[string]any{"data": cfg.Data, "management": cfg.Management, "boot": cfg.Boot, "ipxeDir": cfg.IPXEDir, "metrics": cfg.Metrics, "sflow": cfg.SFlow, "ssh": cfg.SSH, "probe": cfg.Probe.Interfaces, "probeMethod": cmp.Or(cfg.Probe.Method, "auto")}, func(t *table) {
 			t.row("data", cfg.Data)
 			t.row("listen.management", cfg.Management)
 			t.row("listen.boot", strings.Join(cfg.Boot, " "))
 			t.row("listen.metrics", cfg.Metrics)
 			t.row("listen.sflow", cfg.SFlow)
+			t.row("listen.ssh", cfg.SSH)
 			t.row("probe.interfaces", strings.Join(cfg.Probe.Interfaces, " "))
 			t.row("probe.method", cmp.Or(cfg.Probe.Method, "auto"))
 			t.row("boot.ipxeDir", cfg.IPXEDir)

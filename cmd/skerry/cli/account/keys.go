@@ -60,6 +60,7 @@ func (a *verbs) userKeyCmd() *cobra.Command {
 	var w writing
 	add := &cobra.Command{
 		Use: "add USER KEY", Short: "Let a user authenticate with a public key, given as text or in a file", Args: a.Args("USER", "KEY"), ValidArgsFunction: a.completeNames(intent.KindUser),
+		Long: "Let a user authenticate with a public key, given as text or in a file: what `skerry user key create` printed, or what ssh-keygen wrote\nfor an Ed25519 or a P-256 key. The same key counts at the API, by certificate, and at agents' consoles, by SSH.",
 		RunE: func(c *cobra.Command, given []string) error {
 			k, err := publicKey(given[1])
 			if err != nil {

@@ -1,6 +1,12 @@
 package account
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -220,7 +226,7 @@ func (a *verbs) quotaCmd() *cobra.Command {
 
 // publicKey reads a public key that is given as text, or as a file that holds one.
 func publicKey(s string) (intent.UserKey, error) {
-	k := intent.UserKey{Public: s}
+	k := intent.UserKey{Public: ofSSH(s)}
 	_, err := k.SPKI()
 	if err == nil {
 		return k, nil
@@ -229,9 +235,43 @@ func publicKey(s string) (intent.UserKey, error) {
 	if ferr != nil {
 		return k, usage(fmt.Errorf("cannot use %.60q as a public key: it %w, and is no file", s, err))
 	}
-	k.Public = strings.TrimSpace(string(b))
+	k.Public = ofSSH(strings.TrimSpace(string(b)))
 	if _, err := k.SPKI(); err != nil {
 		return k, hint(fmt.Errorf("cannot use the public key in %s: it %w", s, err), "`skerry user key create FILE` prints one")
 	}
 	return k, nil
+}
+
+// ofSSH turns a public key as ssh-keygen writes it, `ssh-ed25519 AAAA... NAME` or `ecdsa-sha2-nistp256 AAAA... NAME`, into base64 of its
+// SubjectPublicKeyInfo; everything else stays as it is. Source: RFC 8709 section 4, RFC 5656 section 3.1.
+func ofSSH(s string) string {
+	f := strings.Fields(s)
+	if len(f) < 2 {
+		return s
+	}
+	b, err := base64.StdEncoding.DecodeString(f[1])
+	var parts [][]byte
+	for err == nil && len(b) >= 4 && uint64(binary.BigEndian.Uint32(b)) <= uint64(len(b)-4) {
+		n := 4 + binary.BigEndian.Uint32(b)
+		parts, b = append(parts, b[4:n]), b[n:]
+	}
+	if err != nil || len(b) > 0 || len(parts) < 2 || string(parts[0]) != f[0] {
+		return s
+	}
+	var pub any
+	switch {
+	case f[0] == "ssh-ed25519" && len(parts) == 2 && len(parts[1]) == ed25519.PublicKeySize:
+		pub = ed25519.PublicKey(parts[1])
+	case f[0] == "ecdsa-sha2-nistp256" && len(parts) == 3:
+		if pub, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), parts[2]); err != nil {
+			return s
+		}
+	default:
+		return s
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return s
+	}
+	return base64.StdEncoding.EncodeToString(der)
 }
