@@ -185,8 +185,10 @@ func newSite(t *testing.T, names ...string) *site {
 		}
 		a.peer = httptest.NewServer(a.Peer())
 		a.api = api.New(a, log)
-		server := httptest.NewServer(a.api)
-		a.client = client.New(server.URL, token, http.DefaultTransport)
+		server := httptest.NewUnstartedServer(a.api)
+		server.EnableHTTP2 = name == "a2" // the other one is asked by HTTP/1.1
+		server.StartTLS()
+		a.client = client.New(server.URL, token, server.Client().Transport)
 		s.agents[name] = a
 		t.Cleanup(func() { s.stop(); server.Close(); a.peer.Close(); _ = db.Close() })
 	}

@@ -90,6 +90,9 @@ func (k *Keeper) relay(ctx context.Context, agent string, s consoles.Session) er
 		return &api.Error{Status: res.StatusCode, Type: "refused", Detail: fmt.Sprintf("agent %s: %s", agent, bytes.TrimSpace(b))}
 	}
 	_, err = io.Copy(s.Out, res.Body)
+	if s.In != nil {
+		s.Unblock() // what carries it to the other agent reads it still
+	}
 	return err
 }
 

@@ -12,6 +12,8 @@ import (
 // Console shows a machine's console on s.Out, and sends what is typed at s.In if there is one, until the server or ctx ends it. Site, machine and
 // what is wanted are the session's; the server knows who asks.
 func (c *Client) Console(ctx context.Context, s consoles.Session) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	method := http.MethodGet
 	var body io.Reader
 	if s.In != nil {
@@ -22,7 +24,9 @@ func (c *Client) Console(ctx context.Context, s consoles.Session) error {
 		return err
 	}
 	defer res.Body.Close()
-	if _, err := io.Copy(s.Out, res.Body); err != nil {
+	_, err = io.Copy(s.Out, res.Body)
+	cancel() // else HTTP/2 waits for the next key before it closes the body
+	if err != nil {
 		return fmt.Errorf("cannot read console of %s: %w", s.Machine, err)
 	}
 	return nil
