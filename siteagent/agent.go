@@ -348,7 +348,7 @@ func (a *Agent) wireSite() {
 // wireConsoles makes what holds the machines' serial lines.
 func (a *Agent) wireConsoles() (err error) {
 	a.console, err = console.New(console.Config{
-		Site: a.id.Site, Self: a.id.Agent, Dir: filepath.Join(a.cfg.Data, "consoles"), Want: a.site.Want, Owns: a.control.Owns, Owners: a.mesh.Owners,
+		Site: a.id.Site, Self: a.id.Agent, Dir: filepath.Join(a.cfg.Data, "consoles"), Want: a.site.Want, Owning: a.control.Owning, Owners: a.mesh.Owners,
 		Fit: func() bool { return !a.db.Recovering() && a.replica.Counts() }, Dial: a.bmcs.Console, Live: a.mesh.Live, Journal: a.journal, Audit: a.audit, Log: a.cfg.Logger,
 		Peer: func(id string) http.RoundTripper { return a.end.RoundTripper(transport.Peer{Site: a.id.Site, ID: id}) },
 	})

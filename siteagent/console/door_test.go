@@ -22,7 +22,7 @@ import (
 // sshClient is Debian's ssh, with a key of its own.
 type sshClient struct {
 	*testing.T
-	dir, port, public string
+	dir, port string
 }
 
 // newKey makes a key of a kind that ssh-keygen knows, and the text of it that a User has.

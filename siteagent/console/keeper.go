@@ -23,9 +23,9 @@ import (
 type Config struct {
 	Site, Self string
 	Dir        string // of the histories
-	// Want is the site's intent; Owns tells whether this agent acts on a machine now, Owners who does, the likeliest first.
+	// Want is the site's intent; Owning tells which machines this agent acts on now, Owners who acts on one, the likeliest first.
 	Want   func() reconcile.Want
-	Owns   func(machine string) bool
+	Owning func() func(machine string) bool
 	Owners func(device string) []string
 	// Fit tells whether this agent may hold anything: it counts at its site.
 	Fit  func() bool
@@ -99,11 +99,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // settle opens and closes consoles; one with another BMC than before is another line.
 func (k *Keeper) settle(ctx context.Context, all map[string]intent.BMCSpec) {
-	fit := k.cfg.Fit()
+	fit, owns := k.cfg.Fit(), k.cfg.Owning()
 	k.mu.Lock()
 	var ended []*held
 	for m, h := range k.open {
-		if spec, ok := all[m]; !ok || spec != h.spec || !fit || !k.cfg.Owns(m) {
+		if spec, ok := all[m]; !ok || spec != h.spec || !fit || !owns(m) {
 			h.end()
 			ended = append(ended, h)
 			delete(k.open, m)
@@ -114,7 +114,7 @@ func (k *Keeper) settle(ctx context.Context, all map[string]intent.BMCSpec) {
 		<-h.done // its history is closed: one at a time writes it
 	}
 	for m, spec := range all {
-		if k.held(m) != nil || !fit || !k.cfg.Owns(m) {
+		if k.held(m) != nil || !fit || !owns(m) {
 			continue
 		}
 		h, err := k.begin(ctx, m, spec)

@@ -164,7 +164,7 @@ func newSite(t *testing.T, names ...string) *site {
 			Want: func() reconcile.Want {
 				c, _, _ := a.Snapshot(ctx)
 				return reconcile.Want{Catalog: c}
-			}, Owns: func(string) bool { return s.owns(name) },
+			}, Owning: func() func(string) bool { return func(string) bool { return s.owns(name) } },
 			Owners: func(string) []string {
 				s.mu.Lock()
 				defer s.mu.Unlock()

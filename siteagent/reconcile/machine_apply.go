@@ -133,6 +133,12 @@ func (c *Controller) owning() func(id string) bool {
 // Owns tells whether this agent acts on a machine now.
 func (c *Controller) Owns(machine string) bool { return c.owns(machineID(machine)) }
 
+// Owning returns Owns for many machines, as the site's members are now.
+func (c *Controller) Owning() func(machine string) bool {
+	owns := c.owning()
+	return func(machine string) bool { return owns(machineID(machine)) }
+}
+
 // start runs fn for id unless one runs or rests. The goroutine belongs to Run.
 func (c *Controller) start(ctx context.Context, id string, fn func(context.Context) error) {
 	c.mu.Lock()
