@@ -86,7 +86,8 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 			return nil, api.Refuse("agents are not created, they join: `skerry token create --site " + o.Metadata.Site + " --agent " + o.Metadata.Name + "`")
 		}
 	}
-	if err := b.revoker.vault.Check(ctx, batch); err != nil {
+	guards, err := b.revoker.vault.Check(ctx, batch)
+	if err != nil {
 		return nil, err
 	}
 	puts := make([]*intent.Object, len(batch.Put))
@@ -96,7 +97,7 @@ func (b *backend) Apply(ctx context.Context, by api.Caller, batch api.Batch) ([]
 		puts[i] = &with
 	}
 	batch.Put = puts
-	return b.objects.Apply(ctx, by, batch, store.Commit{})
+	return b.objects.Apply(ctx, by, batch, store.Commit{If: guards})
 }
 
 // site returns a client that speaks to an agent of the site with the caller's eyes: reads only.

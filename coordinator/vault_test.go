@@ -167,6 +167,13 @@ func TestRotateBMCPassword(t *testing.T) {
 	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: old, DryRun: true}); err == nil || !strings.Contains(fmt.Sprint(err), "secret set bmc") {
 		t.Errorf("a manifest of before is applied again: %v", err)
 	}
+	opaque := s.docs(`{"kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"opaque","data":{"username":"root","password":"` + password + `"}}}`)
+	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: opaque, DryRun: true}); err == nil || !strings.Contains(fmt.Sprint(err), "secret set bmc") {
+		t.Errorf("as another type: %v", err)
+	}
+	if guards, err := s.vault.Check(t.Context(), api.Batch{Put: s.docs(`{"kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + fresh + `"}}}`)}); err != nil || len(guards) != 1 || guards[0].Rev == 0 {
+		t.Errorf("a change that begins between is not noticed: %+v, %v", guards, err)
+	}
 	same := s.docs(`{"kind":"Secret","metadata":{"name":"bmc","site":"lon1"},"spec":{"type":"bmc","data":{"username":"root","password":"` + fresh + `"}}}`)
 	if _, err := s.backend.Apply(t.Context(), s.admin, api.Batch{Put: same, DryRun: true}); err != nil {
 		t.Errorf("a manifest with what was drawn: %v", err)

@@ -2,11 +2,13 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
@@ -48,42 +50,64 @@ type Discovered struct {
 
 // Strangers takes the inventory of machines that nobody declared.
 type Strangers interface {
+	// Guest tells whether an address is one that this site leased: nobody else is listened to.
+	Guest(from netip.Addr) bool
 	// Discover takes one discovery from an address; d is as it came. Errors: ErrBadRequest; ErrBusy: ask another agent, or later.
 	Discover(ctx context.Context, from netip.Addr, d Discovery) (Discovered, error)
 }
 
 // Welcome makes h serve strangers too; call it before h serves.
 func (h *Handler) Welcome(s Strangers) {
-	slots := make(chan struct{}, discoveriesAtOnce)
+	at := &slots{by: map[netip.Addr]bool{}}
 	h.mux.HandleFunc("POST /install/v1/discovery", func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !s.Guest(from.Addr().Unmap()) {
+			h.answer(w, nil, fmt.Errorf("%w: that address is not leased here", ErrBusy))
+			return
+		}
+		if !at.take(from.Addr()) {
 			h.answer(w, nil, fmt.Errorf("cannot take one more discovery at once: %w", ErrBusy))
 			return
 		}
+		defer at.free(from.Addr())
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discoveryTime)) // what cannot is a recorder of a test
 		ctx, cancel := context.WithTimeout(r.Context(), discoveryTime)
 		defer cancel()
 		var d Discovery
 		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, discoveryLimit))
+		if err == nil {
+			err = json.Unmarshal(b, &d) // a newer ramdisk may tell more than is known here
+		}
 		if err != nil {
 			err = fmt.Errorf("cannot read discovery: %w: %w", ErrBadRequest, err)
-		} else {
-			err = decodeStrict(b, &d)
-		}
-		from, parse := netip.ParseAddrPort(r.RemoteAddr)
-		if err == nil && parse != nil {
-			err = fmt.Errorf("cannot tell who asks: %w", ErrBadRequest)
-		}
-		if err != nil {
 			h.answer(w, nil, err)
 			return
 		}
 		out, err := s.Discover(ctx, from.Addr().Unmap(), d)
 		h.answer(w, out, err)
 	})
+}
+
+// slots bounds how many bodies are read at once, and lets nobody have two.
+type slots struct {
+	mu sync.Mutex // guards by
+	by map[netip.Addr]bool
+}
+
+func (s *slots) take(a netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[a] || len(s.by) >= discoveriesAtOnce {
+		return false
+	}
+	s.by[a] = true
+	return true
+}
+
+func (s *slots) free(a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.by, a)
 }
 
 // Discover tells the site of this machine, until an agent took it. Errors: ErrBadRequest, ErrUnreachable, ctx.

@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -23,6 +24,9 @@ type hall struct {
 	heard   []string
 	err     error
 }
+
+// Guest lets those of one network in.
+func (h *hall) Guest(a netip.Addr) bool { return !a.Is4() || a.As4()[0] != 198 }
 
 func (h *hall) Discover(_ context.Context, from netip.Addr, d Discovery) (Discovered, error) {
 	h.mu.Lock()
@@ -56,38 +60,52 @@ func TestStrangerTells(t *testing.T) {
 
 // TestDiscoveryRefused: what is no discovery reaches nobody.
 func TestDiscoveryRefused(t *testing.T) {
-	at := &hall{answers: []Standing{StandingDiscovered}}
+	at := &hall{answers: []Standing{StandingDiscovered, StandingDiscovered}}
 	h := NewHandler(&fakeSite{})
 	h.Welcome(at)
 	f := func(want int, body string) {
 		t.Helper()
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("POST", "/install/v1/discovery", strings.NewReader(body)))
+		r := httptest.NewRequest("POST", "/install/v1/discovery", strings.NewReader(body))
+		if want == 503 {
+			r.RemoteAddr = "198.51.100.1:99"
+		}
+		h.ServeHTTP(w, r)
 		if w.Code != want {
 			t.Errorf("%.40q = %d %s, want %d", body, w.Code, w.Body, want)
 		}
 	}
-	f(400, `{"mac":"x","extra":1}`)
+	f(503, `{"mac":"x","version":"1","report":{}}`) // of somebody without a lease
 	f(400, `{"mac":"`+strings.Repeat("x", discoveryLimit)+`"}`)
 	f(400, `[`)
 	if len(at.heard) != 0 {
 		t.Errorf("heard %v", at.heard)
 	}
 	f(200, `{"mac":"x","version":"1","report":{}}`)
+	f(200, `{"mac":"x","extra":1}`) // of a newer ramdisk
 }
 
-// TestDiscoveriesAtOnce: beyond a few bodies that are being read, others are told to ask elsewhere; one that sends slowly ends.
+// TestDiscoveriesAtOnce: nobody has two bodies read at once; beyond a few others are told to ask elsewhere; one that sends slowly ends.
 func TestDiscoveriesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHandler(&fakeSite{})
 		h.Welcome(&hall{answers: []Standing{StandingDiscovered, StandingDiscovered}})
 		slow := make(chan struct{})
 		var wg sync.WaitGroup
-		for range discoveriesAtOnce {
-			wg.Go(func() {
-				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/install/v1/discovery", stuck(slow)))
-			})
+		post := func(i int) (code int) {
+			w, r := httptest.NewRecorder(), httptest.NewRequest("POST", "/install/v1/discovery", stuck(slow))
+			r.RemoteAddr = fmt.Sprintf("10.0.0.%d:99", i)
+			h.ServeHTTP(w, r)
+			return w.Code
 		}
+		for i := range discoveriesAtOnce - 1 {
+			wg.Go(func() { post(i) })
+		}
+		synctest.Wait()
+		if code := post(0); code != 503 {
+			t.Errorf("a second one of the same: %d", code)
+		}
+		wg.Go(func() { post(9) })
 		synctest.Wait()
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("POST", "/install/v1/discovery", strings.NewReader(`{"mac":"x"}`)))

@@ -66,48 +66,52 @@ type change struct {
 // Check refuses documents with values of secrets that are not theirs to give: the password before of a change; and, unless they name the
 // version that they replace as `skerry secret set` does, another password than one that was drawn here. A manifest from before the change,
 // applied again, would shut the site out of its BMCs.
-func (d *Desk) Check(ctx context.Context, b api.Batch) error {
+//
+// The guards go into the commit of the documents: no change begins between.
+func (d *Desk) Check(ctx context.Context, b api.Batch) (guards []store.Guard, err error) {
 	if err := ours(b.Put); err != nil {
-		return err
+		return nil, err
 	}
 	for _, o := range b.Put {
 		s, ok := o.Spec.(*intent.SecretSpec)
-		if _, meant := b.IfMatch[o.Key()]; !ok || meant || s.Type != "bmc" || len(s.Data) == 0 {
+		if _, meant := b.IfMatch[o.Key()]; !ok || meant || len(s.Data) == 0 {
 			continue
 		}
-		drawn, err := d.drawn(ctx, o.Metadata.Site, o.Metadata.Name)
+		drawn, guard, err := d.drawn(ctx, o.Metadata.Site, o.Metadata.Name)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		guards = append(guards, guard)
 		if drawn != "" && s.Data[Password] != drawn {
-			return api.Invalid([]intent.ObjectProblem{{Key: o.Key(), Problem: intent.Problem{
+			return nil, api.Invalid([]intent.ObjectProblem{{Key: o.Key(), Problem: intent.Problem{
 				Path: "spec.data", What: "is not what the BMCs have: their password was drawn here, and set there",
 				Fix: "leave the secret out of what you apply; what was set by hand at the BMCs is told with `skerry secret set " + o.Metadata.Name + " --site " + o.Metadata.Site + "`",
 			}}})
 		}
 	}
-	return nil
+	return guards, nil
 }
 
-// drawn returns the password of a secret if it was drawn here, and not given by hand since.
-func (d *Desk) drawn(ctx context.Context, site, name string) (string, error) {
+// drawn returns the password of a secret if it was drawn here, and not given by hand since, and the guard under which that holds.
+func (d *Desk) drawn(ctx context.Context, site, name string) (string, store.Guard, error) {
+	ch, rev, err := d.lastChange(ctx, site, name)
+	guard := store.Guard{Key: changeKey(site, name), Rev: rev}
 	o := d.Catalog().Get(intent.Key{Kind: intent.KindSecret, Scope: site, Name: name})
-	ch, _, err := d.lastChange(ctx, site, name)
 	if err != nil || o == nil || ch == nil {
-		return "", err
+		return "", guard, err
 	}
 	at := ch.Ver
 	if ch.Done {
 		at++ // without the one before
 	}
 	if o.Spec.(*intent.SecretSpec).Ver != at {
-		return "", nil
+		return "", guard, nil
 	}
 	v, err := d.values(ctx, site, name)
 	if errors.Is(err, api.ErrNotFound) {
-		return "", nil
+		return "", guard, nil
 	}
-	return v[Password], err
+	return v[Password], guard, err
 }
 
 const changePrefix = "bmcchange/"

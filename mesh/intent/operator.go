@@ -221,15 +221,16 @@ func (s *MachineTypeSpec) validate(c *checker) {
 
 // SubnetPoolSpec is one IPv4 subnet of a site and what DHCP does on it.
 type SubnetPoolSpec struct {
-	Prefix  string     `json:"prefix"`
-	Gateway string     `json:"gateway,omitempty"`
-	DNS     []string   `json:"dns,omitempty"`
-	NTP     []string   `json:"ntp,omitempty"`
-	Domain  string     `json:"domain,omitempty"`
-	DHCP    string     `json:"dhcp,omitempty"`    // auto (default), authoritative, proxy, off
-	Dynamic *AddrRange `json:"dynamic,omitempty"` // for discovery
-	Static  *AddrRange `json:"static,omitempty"`  // for machines; default: all but dynamic, gateway and agents
-	Relays  []string   `json:"relays,omitempty"`  // giaddr values that are believed
+	Prefix    string     `json:"prefix"`
+	Gateway   string     `json:"gateway,omitempty"`
+	DNS       []string   `json:"dns,omitempty"`
+	NTP       []string   `json:"ntp,omitempty"`
+	Domain    string     `json:"domain,omitempty"`
+	DHCP      string     `json:"dhcp,omitempty"` // auto (default), authoritative, proxy, off
+	Dynamic   *AddrRange `json:"dynamic,omitempty"`
+	Discovery bool       `json:"discovery,omitempty"` // machines that nobody declared are inspected there
+	Static    *AddrRange `json:"static,omitempty"`    // for machines; default: all but dynamic, gateway and agents
+	Relays    []string   `json:"relays,omitempty"`    // giaddr values that are believed
 }
 
 // AddrRange is inclusive.
@@ -276,6 +277,9 @@ func (s *SubnetPoolSpec) validate(c *checker) {
 	}
 	ranges("dynamic", s.Dynamic)
 	ranges("static", s.Static)
+	if s.Discovery && s.Dynamic == nil {
+		c.add("discovery", "has no addresses to give", "set dynamic too")
+	}
 	if s.Dynamic != nil && s.Static != nil && s.Dynamic.overlaps(*s.Static) {
 		c.add("static", "overlaps the dynamic range", "keep them apart")
 	}

@@ -2,9 +2,12 @@ package origin
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -56,7 +59,31 @@ func unreachable(err error) error {
 	if _, ok := RefusalOf(err); ok || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return refuse(Unreachable, "the server is not reached: %v", err)
+	return refuse(Unreachable, "the server is not reached: %s", cause(err))
+}
+
+// cause says what is known to be no part of what a server sent: a redirect's address may bear a secret.
+func cause(err error) string {
+	if errors.Is(err, errLate) || errors.Is(err, context.DeadlineExceeded) {
+		return err.Error()
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return err.Error()
+	}
+	for _, known := range []func(error) bool{
+		is[*tls.CertificateVerificationError], is[x509.UnknownAuthorityError], is[x509.HostnameError], is[x509.CertificateInvalidError], is[tls.RecordHeaderError],
+	} {
+		if known(err) {
+			return err.Error()
+		}
+	}
+	return "what it answers is no HTTP, or it closed the connection"
+}
+
+// is tells whether err is, or wraps, a T.
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
 }
 
 func (p Part) ask(ctx context.Context, c *http.Client) (*http.Response, error) {

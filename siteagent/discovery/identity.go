@@ -51,7 +51,8 @@ type verdict struct {
 	Owner    string // the declared machine that it is
 	Conflict string // why it cannot become one
 	Notes    []string
-	Twice    bool // another machine has the same UUID
+	Twice    bool     // another machine has the same UUID
+	Shared   []string // cards that another discovered machine has too
 }
 
 // judge compares a sighting with the declared machines and with the other sightings. It is pure. A MAC and the serial number, if one
@@ -84,6 +85,10 @@ func judge(r record, machines map[string]known, others []record) (v verdict) {
 		if o.ID == r.ID {
 			continue
 		}
+		if i := slices.IndexFunc(macs, func(mac string) bool { return mac == macOf(o.ID) || slices.Contains(o.Facts.MACs, mac) }); i >= 0 && !sameBox(o, r) {
+			v.Notes = append(v.Notes, "discovered "+o.ID+" has the network card "+macs[i]+", too: one of them lies")
+			v.Shared = append(v.Shared, macs[i])
+		}
 		if serial && o.Facts.Serial == f.Serial {
 			v.Notes = append(v.Notes, "discovered "+o.ID+" has the same serial number")
 		}
@@ -92,7 +97,7 @@ func judge(r record, machines map[string]known, others []record) (v verdict) {
 		}
 	}
 	if f.Signed {
-		v.Notes = append(v.Notes, "a disk holds data: once it is accepted it is held, unless it is accepted as it is (--as-is)")
+		v.Notes = append(v.Notes, "it may run a system of its own: accepting it powers it off (--power-off)")
 	}
 	return v
 }
@@ -107,7 +112,7 @@ func proposal(r record, v verdict) intent.MachineSpec {
 		s.UUID = r.Facts.UUID
 	}
 	for _, mac := range r.Facts.MACs {
-		if mac != macOf(r.ID) && len(s.NICs) < 64 {
+		if mac != macOf(r.ID) && len(s.NICs) < 64 && !slices.Contains(v.Shared, mac) {
 			s.NICs = append(s.NICs, intent.NIC{MAC: mac})
 		}
 	}

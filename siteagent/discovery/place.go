@@ -37,7 +37,7 @@ func place(have map[string]kept, r record) (at string, again bool) {
 		if k.ID == r.ID || sameBox(k.record, r) {
 			return p, true
 		}
-		if r.Port.Relay != "" && k.Port == r.Port {
+		if r.Port.Circuit+r.Port.Remote != "" && k.Port == r.Port { // a relay without option 82 says nothing of ports
 			port = append(port, p)
 		}
 	}

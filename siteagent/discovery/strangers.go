@@ -37,6 +37,10 @@ const (
 	seenEvery = time.Hour
 	// leaveFor is how long a machine with data on a disk is left to it; then its next boot by network is looked at again, once.
 	leaveFor = 24 * time.Hour
+	// failedFor is how long one of which nothing could be kept is left alone; maxFailed bounds how many are remembered.
+	failedFor = time.Hour
+	maxFailed = 4096
+	maxBooted = 8 // cards by which one box booted
 	// What an agent writes about strangers, in octets: racks full of them at once, and of a flood no more than a disk bears for years. Journals
 	// keep superseded records for weeks, and events for ever.
 	budgetBurst   = 16 << 20
@@ -63,6 +67,8 @@ type Strangers struct {
 	mu   sync.Mutex // guards what follows; held from the choice of a place until its record is written
 	used int        // of budgetBurst
 	at   time.Time  // when that was
+	// failed are the MACs of machines of which nothing could be kept, and when.
+	failed map[string]time.Time
 }
 
 // Port is where a machine is plugged in.
@@ -80,6 +86,8 @@ type Sighting struct {
 
 // record is a discovered machine in the journal.
 type record struct {
+	// Booted are the cards by which the box itself booted, beside that of its ID: what it says of others' may be a lie.
+	Booted  []string              `json:"booted,omitempty"`
 	Address string                `json:"address"`
 	Subnet  string                `json:"subnet"`
 	Port    discovery.FoundPort   `json:"port"`
@@ -130,15 +138,20 @@ func (d *Strangers) See(ctx context.Context, s Sighting, now time.Time) (owner s
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	delete(d.failed, s.MAC)
 	have := d.kept(machines)
 	at, again := place(have, r)
 	was := have[at]
 	drafts := []claim.Draft{{Kind: kindDiscovered, Key: at, Body: &r}}
 	cost := 2*len(raw) + recordCost // with the facts, which are taken from the report
 	switch {
-	case again && was.ignored != nil:
+	case again && was.ignored != nil && was.booted(s.MAC):
 		return "", true, nil
 	case again:
+		unwanted = was.ignored != nil
+		if r.Booted = was.Booted; !was.booted(s.MAC) && len(was.Booted) < maxBooted {
+			r.Booted = append(slices.Clone(was.Booted), s.MAC)
+		}
 		if r.Port == (discovery.FoundPort{}) {
 			r.Port = was.Port // another agent heard the relay
 		}
@@ -155,7 +168,20 @@ func (d *Strangers) See(ctx context.Context, s Sighting, now time.Time) (owner s
 	if !d.allow(cost, now) {
 		return "", false, fmt.Errorf("cannot keep %s: %w", r.ID, ErrRate)
 	}
-	return "", false, d.Site.Journal.Append(ctx, claim.Local, drafts...)
+	return "", unwanted, d.Site.Journal.Append(ctx, claim.Local, drafts...)
+}
+
+// booted tells whether the box booted by a card, as this site saw.
+func (r record) booted(mac string) bool { return r.ID == IDOf(mac) || slices.Contains(r.Booted, mac) }
+
+// Failed notes that nothing could be kept of a machine that told of itself.
+func (d *Strangers) Failed(mac string, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.failed) >= maxFailed || d.failed == nil {
+		d.failed = map[string]time.Time{}
+	}
+	d.failed[mac] = now
 }
 
 // found tells of a new machine.
@@ -169,7 +195,7 @@ func found(r record) claim.Draft {
 
 // same tells whether a record says the same of the machine; times and who heard it aside.
 func (r record) same(o record) bool {
-	return r.Address == o.Address && r.Subnet == o.Subnet && r.Port == o.Port && string(r.Report) == string(o.Report) && reflect.DeepEqual(r.Facts, o.Facts)
+	return slices.Equal(r.Booted, o.Booted) && r.Address == o.Address && r.Subnet == o.Subnet && r.Port == o.Port && string(r.Report) == string(o.Report) && reflect.DeepEqual(r.Facts, o.Facts)
 }
 
 // allow takes cost octets of the budget, if it has them. A clock that leaps fills it at most. The lock is held.
@@ -185,13 +211,24 @@ func (d *Strangers) allow(cost int, now time.Time) bool {
 }
 
 // Leave says why a machine that boots by a MAC address, whichever of its cards that is, is left to its own disk; empty: it is not. One that is
-// not wanted; and one that holds data and was looked at of late: it may be somebody's server that tries the network first, and a restart must
-// not take it away from them.
+// not wanted; a card of a declared machine, which the site boots by another; and one that holds data and was looked at of late, or of which
+// nothing could be kept: it may be somebody's server that tries the network first, and a restart must not take it away from them.
 func (d *Strangers) Leave(mac string, now time.Time) string {
+	for name, m := range d.machines() {
+		if m.MACs[mac] {
+			return "it is a card of machine " + name
+		}
+	}
+	d.mu.Lock()
+	failed, ok := d.failed[mac]
+	d.mu.Unlock()
 	j, why := d.Site.Journal, ""
+	if ok && now.Sub(failed).Abs() < failedFor {
+		why = "nothing could be kept of it of late"
+	}
 	for _, at := range j.Keys(kindDiscovered) {
 		r := claim.Shared[record](j, kindDiscovered, at)
-		if r == nil || r.ID != IDOf(mac) && !slices.Contains(r.Facts.MACs, mac) {
+		if r == nil || !r.booted(mac) {
 			continue
 		}
 		if i := claim.Shared[ignored](j, kindIgnored, at); i != nil && i.ID == r.ID {
@@ -279,7 +316,7 @@ func shown(r record, v verdict, types map[string]*intent.MachineTypeSpec) discov
 	m := discovery.FoundMachine{
 		ID: r.ID, Serial: f.Serial, UUID: f.UUID, Vendor: f.Vendor, Product: f.Product, Firmware: f.Firmware, CPUs: f.CPUs, MemoryMiB: f.MemoryMiB,
 		Disks: []discovery.FoundDisk{}, MACs: f.MACs, Address: r.Address, Subnet: r.Subnet, Port: r.Port, First: r.First, Last: r.Last, Agent: r.Agent,
-		Conflict: v.Conflict, Notes: v.Notes, Spec: proposal(r, v),
+		HoldsData: f.Signed, Conflict: v.Conflict, Notes: v.Notes, Spec: proposal(r, v),
 	}
 	for _, x := range f.Disks {
 		m.Disks = append(m.Disks, discovery.FoundDisk{Serial: x.Serial, WWN: x.WWN, SizeBytes: x.SizeBytes, Media: x.Media, Model: x.Model})

@@ -235,6 +235,9 @@ func (c *Controller) applyMachine(ctx context.Context, v MachineView, step Step)
 		err = c.sure(ctx, v, step, ctl)
 	}
 	if err != nil && (step.Action != ActionNone || ctl != nil) {
+		if !held {
+			c.let(ctx, v.Name) // its owner may be another one by the next try, and a controller has few sessions
+		}
 		return err
 	}
 	cl, err := c.cfg.Claims.Acquire(ctx, machineID(v.Name), fence)
@@ -297,8 +300,14 @@ func (c *Controller) sure(ctx context.Context, v MachineView, step Step, ctl bmc
 		return err
 	}
 	why, err := c.unheard(ctx, v, step, ctl)
-	if err != nil || why == "" {
+	if err != nil {
 		return err
+	}
+	if why == "" {
+		c.mu.Lock()
+		delete(c.held, v.Name)
+		c.mu.Unlock()
+		return nil
 	}
 	err = errors.New(why)
 	c.mu.Lock()

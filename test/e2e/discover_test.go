@@ -160,7 +160,7 @@ spec: {cpu: {min: 1, max: 4}, memoryMiB: {min: 256, max: 2048}, disks: [{count: 
 apiVersion: skerry/v1
 kind: SubnetPool
 metadata: {name: boot, site: lon1}
-spec: {prefix: 10.88.0.0/16, dynamic: {from: 10.88.9.1, to: 10.88.9.254}, static: {from: 10.88.0.20, to: 10.88.0.250}}
+spec: {prefix: 10.88.0.0/16, discovery: true, dynamic: {from: 10.88.9.1, to: 10.88.9.254}, static: {from: 10.88.0.20, to: 10.88.0.250}}
 ---
 apiVersion: skerry/v1
 kind: Secret

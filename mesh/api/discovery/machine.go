@@ -44,6 +44,7 @@ type FoundMachine struct {
 	MachineType string             `json:"machineType,omitempty" doc:"the type that fits"`
 	Nearest     string             `json:"nearest,omitempty" doc:"the type that fits nearly, if none fits"`
 	Differs     []string           `json:"differs,omitempty" doc:"what it has else than the nearest type wants"`
+	HoldsData   bool               `json:"holdsData,omitempty" doc:"a disk bears a signature, or none was seen: it may run a system of its own"`
 	Conflict    string             `json:"conflict,omitempty" doc:"why it cannot be accepted: a declared machine has its serial number or MAC address"`
 	Notes       []string           `json:"notes,omitempty"`
 	Ignored     *Ignored           `json:"ignored,omitempty"`

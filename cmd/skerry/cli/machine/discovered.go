@@ -20,7 +20,7 @@ import (
 func (v *verbs) discovered() *cobra.Command {
 	return &cobra.Command{
 		Use: "discovered [ID]", Short: "List machines that booted from the network and that nobody declared", Args: cobra.MaximumNArgs(1),
-		Long: "List machines that booted from the site's network and that nobody declared; with an ID or MAC address, show that one with its whole\ninventory. A site looks at such machines on subnets with spec.dynamic: they get an address and a ramdisk that reports, and nothing else.",
+		Long: "List machines that booted from the site's network and that nobody declared; with an ID or MAC address, show that one with its whole\ninventory. A site looks at such machines on subnets with spec.dynamic and spec.discovery: they get an address and a ramdisk that reports, and nothing else.",
 		RunE: func(c *cobra.Command, given []string) error {
 			cl, site, err := v.at()
 			if err != nil {
@@ -147,7 +147,7 @@ func describe(w io.Writer, m *discovery.FoundMachine) error {
 // accept declares a discovered machine.
 func (v *verbs) accept() *cobra.Command {
 	var name, reason string
-	var dryRun, asIs bool
+	var dryRun, asIs, off bool
 	bmc, add := intent.BMCSpec{}, intent.MachineSpec{}
 	c := &cobra.Command{
 		Use: "accept ID --name NAME", Short: "Declare a discovered machine: it is then one of the site's", Args: v.Args("ID"),
@@ -170,6 +170,12 @@ func (v *verbs) accept() *cobra.Command {
 			if m.Conflict != "" {
 				return &account.HintError{Err: fmt.Errorf("cannot accept %s: %s", m.ID, plain(m.Conflict)), Next: "if a part moved, change the Machine that it is declared of with `skerry apply`"}
 			}
+			if m.HoldsData && bmc.Address != "" && !off {
+				return &account.HintError{
+					Err:  fmt.Errorf("cannot accept %s without --power-off: it may run a system of its own, and is powered off at once to be inspected", m.ID),
+					Next: "find out whose it is; with --power-off its disks stay as they are and it is held, with --as-is too it is available, and the next instance is written over them",
+				}
+			}
 			spec := m.Spec
 			spec.Rack, spec.Position = add.Rack, add.Position
 			if asIs {
@@ -191,6 +197,7 @@ func (v *verbs) accept() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&name, "name", "", "name of the Machine")
+	f.BoolVar(&off, "power-off", false, "accept a machine that may run a system of its own: it is powered off at once")
 	f.StringVar(&bmc.Address, "bmc", "", "address of its BMC: host or host:port")
 	f.StringVar(&bmc.Secret, "bmc-secret", "", "Secret of the site with username and password of the BMC")
 	f.StringVar(&bmc.Protocol, "bmc-protocol", "redfish", "redfish or ipmi")

@@ -169,3 +169,18 @@ func TestAccept(t *testing.T) {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
+
+// TestAcceptAtWork: a machine that may run a system of its own is not powered off by a slip.
+func TestAcceptAtWork(t *testing.T) {
+	busy := pebble()
+	busy.HoldsData = true
+	d := newDesk(t, busy)
+	args := []string{"accept", busy.ID, "--name", "m9", "--bmc", "10.88.1.9", "--bmc-secret", "bmc"}
+	var hint *account.HintError
+	if _, err := d.run(append(args, "--as-is")...); !errors.As(err, &hint) || !strings.Contains(err.Error(), "is powered off at once") || !strings.Contains(hint.Next, "written over") || len(d.puts) > 0 {
+		t.Errorf("accepted without a word: %v, %v", err, d.puts)
+	}
+	if _, err := d.run(append(args, "--power-off")...); err != nil || len(d.puts) != 1 {
+		t.Errorf("%v, %v", err, d.puts)
+	}
+}
