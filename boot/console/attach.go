@@ -236,7 +236,7 @@ func (c *Console) hold(p *person, take bool) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writer != w && !take { // somebody was faster
+	if c.writer != w && c.writer != p { // somebody was faster: to take it from him is not on record
 		p.say(text(c.writer.nameOr("nobody")) + " was faster; Ctrl-] t takes the keyboard over")
 		return nil
 	}

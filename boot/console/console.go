@@ -43,6 +43,8 @@ type Config struct {
 	History *History
 	// Dial opens the line. It frees one that somebody else holds at the far end: who calls it owns the machine.
 	Dial func(ctx context.Context) (Line, error)
+	// Heard is up to when it is known what the machine said, before the line is had for the first time; zero: not at all. Nil: as History has it.
+	Heard func() time.Time
 	// Event tells what happened for the site's journal, at most once a minute; nil: nobody.
 	Event func(kind, message string, fields map[string]string)
 	Log   *slog.Logger
@@ -75,11 +77,16 @@ func (c *Console) Run(ctx context.Context) error {
 		line, err := c.cfg.Dial(ctx)
 		if err == nil {
 			since := time.Now()
-			if lost.IsZero() { // as far as is known: a process that was killed did not say when
-				lost = c.cfg.History.Last()
-			}
-			if !lost.IsZero() {
+			switch {
+			case !lost.IsZero():
 				c.gap(lost, since)
+			case c.heard().IsZero():
+				c.Mark("what was said before is not known here")
+				if c.cfg.Event != nil {
+					c.cfg.Event("console.gap", "the console is held from now on: what was said before is not known here", map[string]string{"to": since.UTC().Format(time.RFC3339Nano)})
+				}
+			default: // as far as is known: a process that was killed did not say when
+				c.gap(c.heard(), since)
 			}
 			err = c.serve(ctx, line)
 			lost = time.Now()
@@ -102,6 +109,13 @@ func (c *Console) Run(ctx context.Context) error {
 		rest = min(2*rest, lastRest)
 	}
 	return nil
+}
+
+func (c *Console) heard() time.Time {
+	if c.cfg.Heard == nil {
+		return c.cfg.History.Last()
+	}
+	return c.cfg.Heard()
 }
 
 // down notes why there is no line.

@@ -305,7 +305,8 @@ func TestGap(t *testing.T) {
 		synctest.Wait()
 		b.says("after")
 		ana.reads("gap of", "is lost", "after")
-		if dials.Load() != 4 || len(b.events) != 1 || !strings.HasPrefix(b.events[0], "console.gap: nobody listened to the console for") {
+		if dials.Load() != 4 || len(b.events) != 2 || !strings.HasPrefix(b.events[0], "console.gap: the console is held from now on") ||
+			!strings.HasPrefix(b.events[1], "console.gap: nobody listened to the console for") {
 			t.Fatalf("%d dials, events %q", dials.Load(), b.events)
 		}
 		close(b.wire.lost)
@@ -314,7 +315,7 @@ func TestGap(t *testing.T) {
 			synctest.Wait()
 		}
 		ana.reads("the line is lost", "gap of")
-		if len(b.events) != 1 {
+		if len(b.events) != 2 {
 			t.Fatalf("events %q", b.events)
 		}
 		ana.stop()

@@ -58,6 +58,9 @@ func (a *API) streams() {
 	a.telemetry()
 }
 
+// consoleAsk is how often it is asked whether somebody may still, where nothing changes: credentials end by themselves.
+const consoleAsk = 5 * time.Second
+
 // console shows a machine's console, and takes what is typed, as long as the caller may.
 func (a *API) console(w http.ResponseWriter, r *http.Request, by Caller) error {
 	ask := rights.Request{Verb: intent.VerbConsole, Kind: intent.KindMachine, Site: r.PathValue("site")}
@@ -77,7 +80,11 @@ func (a *API) console(w http.ResponseWriter, r *http.Request, by Caller) error {
 			if by, err := a.identify(c, r); err != nil || !may(c, by, ask) {
 				return
 			}
-			if _, err := a.b.Changed(ctx, rev); err != nil {
+			wait, done := context.WithTimeout(ctx, consoleAsk)
+			_, err = a.b.Changed(wait, rev)
+			late := wait.Err() != nil
+			done()
+			if err != nil && (!late || ctx.Err() != nil) {
 				return
 			}
 		}

@@ -17,7 +17,7 @@ const (
 )
 
 func verbNames() []string {
-	return []string{string(VerbRead), string(VerbWrite), string(VerbPower), string(VerbRelease), string(VerbConsole)}
+	return []string{string(VerbRead), string(VerbWrite), string(VerbPower), string(VerbRelease)}
 }
 
 // BuiltinRoles lists the roles of the table, in order of reach.

@@ -178,7 +178,7 @@ func TestValidate(t *testing.T) {
 	f(KindUser, `"t1"`, `"T 1"`, `spec.tokens[0].id: "T 1" is not a name; `+name)
 	f(KindUser, `,"sha256":"`+digestA+`"`, ``, "spec.tokens[0].sha256: is missing; `skerry token user NAME` makes a token")
 	f(KindUser, `"role":"member"`, `"role":""`, `spec.bindings[0].role: "" is not a name; `+name)
-	f(KindRole, `"write"`, `"token"`, `spec.rules[0].verbs[1]: "token" is not known; use read, write, power, release, console`)
+	f(KindRole, `"write"`, `"token"`, `spec.rules[0].verbs[1]: "token" is not known; use read, write, power, release`)
 	f(KindRole, `"Network"`, `"Machine"`, `spec.rules[0].kinds[0]: "Machine" is not a users' kind; own roles reach users' kinds only; use a built-in role for the rest`)
 	f(KindRole, `{"verbs":["read","write"],"kinds":["Network"]}`, ``, `spec.rules: 0 rules; give 1 to 64`)
 	f(KindQuota, `"small":3`, `"small":-3,"big":-1`, `spec.machines.big: -1 is out of range; use 0 to 1048576`, `spec.machines.small: -3 is out of range; use 0 to 1048576`)

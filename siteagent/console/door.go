@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/skerry-metal/skerry/boot/console/sshd"
 	"github.com/skerry-metal/skerry/mesh/api"
@@ -70,7 +71,14 @@ func (k *Keeper) ask() rights.Request {
 }
 
 // errMayNot is the one answer to who may not, whether there is such a machine or not.
-var errMayNot = errors.New("there is no such machine, or you may not use its console: that takes the role operator, or a role with the verb console")
+var errMayNot = errors.New("there is no such machine, or you may not use its console: that takes the role operator")
+
+const (
+	// askAgain is how often it is asked whether somebody may still, where nothing changes: keys end by themselves.
+	askAgain = 5 * time.Second
+	// leaveLimit is how long he has to hear that he may not any more.
+	leaveLimit = 2 * time.Second
+)
 
 // sitSSH seats an SSH client, as long as his key is on a user who may.
 func (k *Keeper) sitSSH(ctx context.Context, s sshd.Seat) error {
@@ -86,15 +94,23 @@ func (k *Keeper) sitSSH(ctx context.Context, s sshd.Seat) error {
 			return err
 		}
 	}
+	s.Seated()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(leaveLimit, s.Hang) }) // a client that reads nothing is not waited for
+	defer stop()
 	wg.Go(func() {
 		defer cancel()
 		for rev := uint64(0); ; {
-			var err error
-			if rev, err = k.Door.Changed(ctx, rev); err != nil {
+			wait, done := context.WithTimeout(ctx, askAgain)
+			now, err := k.Door.Changed(wait, rev)
+			done()
+			switch {
+			case err == nil:
+				rev = now
+			case ctx.Err() != nil || wait.Err() == nil:
 				return
 			}
 			if _, err := k.Door.ByKey(ctx, s.SPKI, k.ask()); err != nil {

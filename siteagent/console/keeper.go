@@ -55,6 +55,9 @@ type held struct {
 	spec    intent.BMCSpec
 	end     context.CancelFunc
 	done    chan struct{} // closed when all of it has ended
+	// Of the goroutine that dials alone: how often each agent was asked for what it showed, and up to when that goes.
+	asked map[string]int
+	heard time.Time
 }
 
 // look is how often ownership is looked at while the site has a machine with a line.
@@ -135,7 +138,7 @@ func (k *Keeper) begin(ctx context.Context, machine string, spec intent.BMCSpec)
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	h := &held{history: history, spec: spec, end: cancel, done: make(chan struct{})}
+	h := &held{history: history, spec: spec, end: cancel, done: make(chan struct{}), asked: map[string]int{}, heard: history.Last()}
 	reached := false
 	h.Console = console.New(console.Config{
 		Machine: machine, History: history, Log: k.cfg.Log,
@@ -149,6 +152,7 @@ func (k *Keeper) begin(ctx context.Context, machine string, spec intent.BMCSpec)
 			reached = reached || err == nil
 			return l, err
 		},
+		Heard: func() time.Time { return h.heard },
 		Event: func(kind, message string, fields map[string]string) {
 			k.event(machine, kind, message, fields)
 		},

@@ -27,6 +27,7 @@ const (
 	// adoptLimit is how much of a console's history one agent takes over from another, in octets of its file.
 	adoptLimit = 1 << 20
 	adoptWait  = 3 * time.Second // for a peer that is alive
+	adoptTries = 3
 	maxRefusal = 4096
 )
 
@@ -112,16 +113,23 @@ func (k *Keeper) giveRecords(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// adopt takes over what other agents showed of a console since this one held it last.
+// adopt takes over what other agents showed of a console since this one held it last: from each once, or after a few tries never. Clocks
+// differ: what one that leads has would be newer than ours each time.
 func (k *Keeper) adopt(ctx context.Context, machine string, h *held) {
-	ctx, cancel := context.WithTimeout(ctx, adoptWait)
-	defer cancel()
 	for _, agent := range k.cfg.Live() {
-		n, err := k.fetch(ctx, agent, machine, h)
-		if err != nil {
-			k.cfg.Log.Debug("history of console not taken over", "machine", machine, "from", agent, "err", err)
+		if h.asked[agent] >= adoptTries {
+			continue
 		}
+		one, cancel := context.WithTimeout(ctx, adoptWait)
+		n, err := k.fetch(one, agent, machine, h)
+		cancel()
+		if h.asked[agent]++; err != nil {
+			k.cfg.Log.Debug("history of console not taken over", "machine", machine, "from", agent, "err", err)
+			continue
+		}
+		h.asked[agent] = adoptTries
 		if n > 0 {
+			h.heard = h.history.Last() // before our own word
 			h.Mark(fmt.Sprintf("agent %s takes the console over from %s", k.cfg.Self, agent))
 			k.event(machine, "console.handover", fmt.Sprintf("agent %s has the console, %s had it", k.cfg.Self, agent), map[string]string{"from": agent, "to": k.cfg.Self, "records": fmt.Sprint(n)})
 		}

@@ -46,8 +46,10 @@ type Seat struct {
 	SPKI    [sha256.Size]byte
 	From    string
 	In      io.Reader
-	Out     io.Writer
-	Unblock func() // ends a Read of In
+	Out     io.Writer // a Write that waits for longer than a minute ends the connection
+	Unblock func()    // ends a Read of In
+	Seated  func()    // to be called once it is known that he may: until then he has little time, and counts against his source
+	Hang    func()    // ends the connection
 }
 
 // Server is the door. New makes it.
@@ -184,6 +186,19 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.Conn.Write(b)
 }
 
+// window writes to a channel, which waits until the client has room for it.
+type window struct {
+	io.Writer
+	hang func()
+}
+
+// Write implements io.Writer.
+func (w window) Write(b []byte) (int, error) {
+	t := time.AfterFunc(writeLimit, w.hang)
+	defer t.Stop()
+	return w.Writer.Write(b)
+}
+
 func (s *Server) serve(ctx context.Context, c net.Conn, source netip.Addr) {
 	defer func() {
 		_ = c.Close()
@@ -207,7 +222,6 @@ func (s *Server) serve(ctx context.Context, c net.Conn, source netip.Addr) {
 		s.cfg.Log.Debug("SSH client refused", "from", c.RemoteAddr().String(), "err", err)
 		return
 	}
-	out()
 	if !late.Stop() {
 		return
 	}
@@ -234,7 +248,8 @@ func (s *Server) serve(ctx context.Context, c net.Conn, source netip.Addr) {
 			return
 		}
 		wg.Go(func() {
-			s.session(ctx, session, asked, seat, func() { late.Stop() })
+			seat.Seated, seat.Hang = func() { late.Stop(); out() }, func() { _ = conn.Close() }
+			s.session(ctx, session, asked, seat)
 			last := time.AfterFunc(goodbye, func() { _ = conn.Close() })
 			defer last.Stop()
 			for range asked { // until the client has closed its end: a connection that is cut loses what was said last
@@ -274,7 +289,7 @@ func (s *Server) shell(ctx context.Context, asked <-chan *ssh.Request) bool {
 }
 
 // session waits for a shell and shows the console in it.
-func (s *Server) session(ctx context.Context, ch ssh.Channel, asked <-chan *ssh.Request, seat Seat, begun func()) {
+func (s *Server) session(ctx context.Context, ch ssh.Channel, asked <-chan *ssh.Request, seat Seat) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer ch.Close()
@@ -297,19 +312,19 @@ func (s *Server) session(ctx context.Context, ch ssh.Channel, asked <-chan *ssh.
 			}
 		}
 	})
-	begun()
 	in, typed := io.Pipe() // whose reading can be ended without closing the channel: something may be left to say
-	seat.In, seat.Out, seat.Unblock = in, ch, func() { _ = in.CloseWithError(context.Canceled) }
+	seat.In, seat.Out, seat.Unblock = in, window{ch, seat.Hang}, func() { _ = in.CloseWithError(context.Canceled) }
 	wg.Go(func() {
 		_, err := io.Copy(typed, ch)
 		_ = typed.CloseWithError(err) // never fails
 	})
 	err := s.cfg.Sit(ctx, seat)
+	time.AfterFunc(goodbye, seat.Hang) // who does not close his end is not waited for
 	_ = in.Close()
 	status := uint32(0)
 	if err != nil {
 		status = 1
-		_, _ = fmt.Fprintf(ch, "\r\n-- the console is closed: %v --\r\n", err) // he may be gone
+		_, _ = fmt.Fprintf(seat.Out, "\r\n-- the console is closed: %v --\r\n", err) // he may be gone
 	}
 	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 }

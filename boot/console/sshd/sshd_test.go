@@ -40,6 +40,7 @@ func door(t *testing.T) (addr string, key ed25519.PrivateKey) {
 			return nil
 		},
 		Sit: func(_ context.Context, s Seat) error {
+			s.Seated()
 			if _, err := io.WriteString(s.Out, "console of "+s.Machine+"\r\n"); err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,7 +135,7 @@ func (a *app) client() (*client.Client, error) {
 		}
 		conf.Certificates = []tls.Certificate{cert}
 	}
-	rt := &http.Transport{TLSClientConfig: conf, TLSHandshakeTimeout: dialTimeout, ForceAttemptHTTP2: true}
+	rt := &http.Transport{TLSClientConfig: conf, TLSHandshakeTimeout: dialTimeout, ForceAttemptHTTP2: true, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext}
 	if c.Key != "" {
 		return client.New(c.Server, c.Token, account.KeyTripper{RoundTripper: rt}), nil
 	}

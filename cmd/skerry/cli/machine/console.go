@@ -22,7 +22,7 @@ func (v *verbs) console() *cobra.Command {
 		Use: "console NAME", Short: "Sit down at a machine's serial console", Args: v.Args("NAME"),
 		Long: "Sit down at a machine's serial console: what it shows, and what you type. Many may read, one types: Ctrl-] t takes the keyboard over,\n" +
 			"Ctrl-] r gives it back, Ctrl-] b sends a break, Ctrl-] ? lists the keys, Ctrl-] . leaves. Ask an agent of the site, by its context.\n" +
-			"What a machine shows may hold secrets: the role operator, or one of your own with the verb console, is needed; who sat there is in the audit log.",
+			"What a machine shows may hold secrets: the role operator is needed; who sat there is in the audit log.",
 		Example: "  skerry --context lon1 machine console m1\n  skerry --context lon1 machine console m1 --output-only --history 1000 | less",
 		RunE: func(c *cobra.Command, given []string) error {
 			if s.Lines < 0 || s.Lines > consoles.MaxLines {
@@ -38,11 +38,9 @@ func (v *verbs) console() *cobra.Command {
 			s.Out, _ = v.Output()
 			if !only {
 				in := c.InOrStdin()
-				back, err := raw(in)
-				if err != nil {
-					return err
-				}
-				defer back()
+				seat := &seated{Writer: s.Out, in: in, back: func() {}}
+				defer func() { seat.back() }()
+				s.Out = seat
 				s.In = &keyboard{in: in, gone: func() { time.AfterFunc(goodbye, cancel) }}
 			}
 			err = cl.Console(ctx, s)
@@ -82,6 +80,27 @@ func (k *keyboard) Read(p []byte) (int, error) {
 		k.gone()
 	}
 	return n, err
+}
+
+// seated makes the terminal raw with the first octet of the answer: until then Ctrl-C ends the wait for a server that is not there.
+type seated struct {
+	io.Writer
+	in   io.Reader
+	back func()
+	here bool
+}
+
+// Write implements io.Writer.
+func (s *seated) Write(b []byte) (int, error) {
+	if !s.here {
+		s.here = true
+		back, err := raw(s.in)
+		if err != nil {
+			return 0, err
+		}
+		s.back = back
+	}
+	return s.Writer.Write(b)
 }
 
 // raw makes a terminal give each key at once, to the machine; the returned function puts it back. What is no terminal stays as it is.
