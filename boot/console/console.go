@@ -175,6 +175,9 @@ func clip(s string, n int) string { return s[:min(n, len(s))] }
 
 // gap marks that nobody listened for a while.
 func (c *Console) gap(from, to time.Time) {
+	if from.After(to) { // by the clock of another agent, or ours before it was set back
+		from = to
+	}
 	d := to.Sub(from).Round(time.Millisecond)
 	c.mu.Lock()
 	why := c.why

@@ -8,8 +8,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
+	"github.com/skerry-metal/skerry/boot/console"
 	"github.com/skerry-metal/skerry/mesh/api"
 	"github.com/skerry-metal/skerry/mesh/api/consoles"
 )
@@ -113,42 +115,77 @@ func (k *Keeper) giveRecords(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// adopt takes over what other agents showed of a console since this one held it last: from each once, or after a few tries never. Clocks
-// differ: what one that leads has would be newer than ours each time.
+// adopt takes over what other agents showed of a console since this one held it last: each is asked once, or a few times if it does not
+// answer, and the one that showed something last has it all. Clocks differ: what one that leads has would be newer than ours each time.
 func (k *Keeper) adopt(ctx context.Context, machine string, h *held) {
-	for _, agent := range k.cfg.Live() {
-		if h.asked[agent] >= adoptTries {
-			continue
-		}
-		one, cancel := context.WithTimeout(ctx, adoptWait)
-		n, err := k.fetch(one, agent, machine, h)
-		cancel()
-		if h.asked[agent]++; err != nil {
-			k.cfg.Log.Debug("history of console not taken over", "machine", machine, "from", agent, "err", err)
-			continue
-		}
-		h.asked[agent] = adoptTries
-		if n > 0 {
-			h.heard = h.history.Last() // before our own word
-			h.Mark(fmt.Sprintf("agent %s takes the console over from %s", k.cfg.Self, agent))
-			k.event(machine, "console.handover", fmt.Sprintf("agent %s has the console, %s had it", k.cfg.Self, agent), map[string]string{"from": agent, "to": k.cfg.Self, "records": fmt.Sprint(n)})
+	type answer struct {
+		agent string
+		shown []byte
+		last  time.Time
+		err   error
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithTimeout(ctx, adoptWait)
+	defer cancel()
+	live := k.cfg.Live()
+	answers := make(chan answer, len(live))
+	for _, agent := range live {
+		if h.asked[agent] < adoptTries {
+			wg.Go(func() {
+				shown, err := k.fetch(ctx, agent, machine, h.heard)
+				answers <- answer{agent, shown, lastOf(shown), err}
+			})
 		}
 	}
+	wg.Wait()
+	close(answers)
+	var newest answer
+	for a := range answers {
+		if h.asked[a.agent]++; a.err != nil {
+			k.cfg.Log.Debug("history of console not taken over", "machine", machine, "from", a.agent, "err", a.err)
+			continue
+		}
+		h.asked[a.agent] = adoptTries
+		if a.last.After(newest.last) {
+			newest = a
+		}
+	}
+	if newest.last.IsZero() {
+		return
+	}
+	n, err := h.history.Adopt(bytes.NewReader(newest.shown), adoptLimit)
+	if err != nil {
+		k.cfg.Log.Debug("history of console not taken over", "machine", machine, "from", newest.agent, "err", err)
+	}
+	h.heard = newest.last // before our own word
+	h.Mark(fmt.Sprintf("agent %s takes the console over from %s", k.cfg.Self, newest.agent))
+	k.event(machine, "console.handover", fmt.Sprintf("agent %s has the console, %s had it", k.cfg.Self, newest.agent), map[string]string{"from": newest.agent, "to": k.cfg.Self, "records": fmt.Sprint(n)})
 }
 
-func (k *Keeper) fetch(ctx context.Context, agent, machine string, h *held) (int, error) {
-	since := url.Values{"since": {h.history.Last().Format(time.RFC3339Nano)}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.path(machine, "/records?"+since.Encode()), nil)
+// lastOf is the time of the last record of shown; zero: there is none.
+func lastOf(shown []byte) (last time.Time) {
+	for line := range bytes.Lines(shown) {
+		if r, err := console.ParseRecord(bytes.TrimSuffix(line, []byte("\n"))); err == nil {
+			last = r.Time
+		}
+	}
+	return last
+}
+
+// fetch asks an agent for the records of a console since a time.
+func (k *Keeper) fetch(ctx context.Context, agent, machine string, since time.Time) ([]byte, error) {
+	more := url.Values{"since": {since.Format(time.RFC3339Nano)}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.path(machine, "/records?"+more.Encode()), nil)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	res, err := k.cfg.Peer(agent).RoundTrip(req)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("it answered %s", res.Status)
+		return nil, fmt.Errorf("it answered %s", res.Status)
 	}
-	return h.history.Adopt(res.Body, adoptLimit)
+	return io.ReadAll(io.LimitReader(res.Body, adoptLimit))
 }
