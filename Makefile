@@ -13,7 +13,7 @@ GOFUMPT   := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BPF2GO    := github.com/cilium/ebpf/cmd/bpf2go@v0.22.0
 DEADCODE  := golang.org/x/tools/cmd/deadcode@v0.52.0
-TESTFLAGS ?= -timeout 14m -p 2
+TESTFLAGS ?= -timeout 25m -p 2
 # Packages begin in this order: with the longest first, no core waits for it at the end.
 LONGEST   := ./test/e2e ./cmd/skerry-demo/demo ./test/fault
 FUZZTIME  ?= 30s
