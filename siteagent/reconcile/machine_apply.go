@@ -294,10 +294,12 @@ var errKnewMore = errors.New("a peer knew more")
 // sure refuses to act on a machine of which others know more. A live peer may have, of itself or of an agent that is gone, what this one
 // has not: a box that has just taken another's place knows nothing, or a part. And where nobody is left who knows, a machine whose BMC was
 // fenced by this site before, by an agent that is not heard, may run what somebody needs: it stays as it is. One of which nothing is known
-// is looked at once somebody has powered it off.
+// is looked at once somebody has powered it off. A step that touches nothing is looked at again under the claim.
 func (c *Controller) sure(ctx context.Context, v MachineView, step Step, ctl bmc.Controller) error {
-	if err := c.stands(ctx, v, step); err != nil {
-		return err
+	if step.Action != ActionNone {
+		if err := c.stands(ctx, v, step); err != nil {
+			return err
+		}
 	}
 	why, err := c.unheard(ctx, v, step, ctl)
 	if err != nil {

@@ -9,6 +9,20 @@ import (
 	"github.com/skerry-metal/skerry/siteagent/claim"
 )
 
+// told counts the events of a type that an agent wrote or heard of.
+func (h *half) told(kind string) (n int) {
+	h.p.t.Helper()
+	if err := h.journal.Events(nil, func(e intent.Event) error {
+		if e.Type == kind {
+			n++
+		}
+		return nil
+	}); err != nil {
+		h.p.t.Fatal(err)
+	}
+	return n
+}
+
 // TestPeerKnowsMore: a box that has just taken a place knows nothing of the machines. It asks before it touches one: a running machine stays
 // on, whatever the plan of an agent with an empty journal is.
 func TestPeerKnowsMore(t *testing.T) {
@@ -49,15 +63,7 @@ func TestUnknownMachineStaysOn(t *testing.T) {
 	for range 3 {
 		h.turn()
 	}
-	told := 0
-	if err := h.journal.Events(nil, func(e intent.Event) error {
-		if e.Type == "machine.held" {
-			told++
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	told := h.told("machine.held")
 	if p.bmc.power != bmc.PowerStateOn || p.bmc.cycles != 0 || told != 1 {
 		t.Errorf("power %s after %d cycles, told %d times", p.bmc.power, p.bmc.cycles, told)
 	}
@@ -137,15 +143,7 @@ func TestDrivenByWhoIsNotHeard(t *testing.T) {
 			for range 5 {
 				h.turn()
 			}
-			told := 0
-			if err := h.journal.Events(nil, func(e intent.Event) error {
-				if e.Type == "machine.held" {
-					told++
-				}
-				return nil
-			}); err != nil {
-				t.Fatal(err)
-			}
+			told := h.told("machine.held")
 			if p.bmc.cycles != 0 || told != 1 {
 				t.Errorf("%d power cycles, told %d times", p.bmc.cycles, told)
 			}
