@@ -66,7 +66,7 @@ func TestJudge(t *testing.T) {
 		"no-serial":         {r: box("To be filled by O.E.M.", "", mac3)},
 		"twin-among-others": {r: box("SN-9", uuid2, mac3), others: []record{box("SN-9", uuid2, "52:54:00:88:00:05"), box("SN-8", uuid1, "52:54:00:88:00:06")}},
 	} {
-		v := judge(c.r, declared, c.others)
+		v := judge(c.r, newDirectory(declared), c.others)
 		var got any = map[string]string{"owner": v.Owner}
 		if v.Owner == "" {
 			got = shown(c.r, v, types)

@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/skerry-metal/skerry/boot/inventory"
@@ -16,8 +15,43 @@ type known struct {
 	MACs         map[string]bool
 }
 
+// directory finds the declared machines by what a sighting may share with them.
+type directory struct {
+	by                   map[string]known
+	macs, serials, uuids map[string][]string // -> names
+}
+
+// newDirectory indexes machines by name.
+func newDirectory(by map[string]known) *directory {
+	d := &directory{by, map[string][]string{}, map[string][]string{}, map[string][]string{}}
+	for name, k := range by {
+		for mac := range k.MACs {
+			d.macs[mac] = append(d.macs[mac], name)
+		}
+		d.serials[k.Serial] = append(d.serials[k.Serial], name)
+		d.uuids[k.UUID] = append(d.uuids[k.UUID], name)
+	}
+	return d
+}
+
+// like lists, in order, the machines that have one of the cards, the serial number or the UUID; empty ones are nobody's.
+func (d *directory) like(macs []string, serial, uuid string) []string {
+	var out []string
+	for _, mac := range macs {
+		out = append(out, d.macs[mac]...)
+	}
+	if serial != "" {
+		out = append(out, d.serials[serial]...)
+	}
+	if uuid != "" {
+		out = append(out, d.uuids[uuid]...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // knownMachines joins both. What is declared wins: the inventory may be of the box that was there before.
-func knownMachines(c *intent.Catalog, site string, accepted func(machine string) *reconcile.Facts) map[string]known {
+func knownMachines(c *intent.Catalog, site string, accepted func(machine string) *reconcile.Facts) *directory {
 	out := map[string]known{}
 	for _, o := range c.List(intent.KindMachine) {
 		if o.Metadata.Site != site {
@@ -43,7 +77,7 @@ func knownMachines(c *intent.Catalog, site string, accepted func(machine string)
 		}
 		out[o.Metadata.Name] = k
 	}
-	return out
+	return newDirectory(out)
 }
 
 // verdict is who a discovered machine is, or why it cannot be told.
@@ -58,12 +92,12 @@ type verdict struct {
 // judge compares a sighting with the declared machines and with the other sightings. It is pure. A MAC and the serial number, if one
 // is known, make it the declared machine; a serial number alone, or a MAC with another one or none, is a contradiction, which a person settles. UUIDs that are twice there are
 // common and are told only (boot.md section 2: identity).
-func judge(r record, machines map[string]known, others []record) (v verdict) {
+func judge(r record, machines *directory, others []record) (v verdict) {
 	f := r.Facts
 	serial := !inventory.Placeholder(f.Serial)
 	macs := append([]string{macOf(r.ID)}, f.MACs...)
-	for _, name := range slices.Sorted(maps.Keys(machines)) {
-		m := machines[name]
+	for _, name := range machines.like(macs, f.Serial, f.UUID) {
+		m := machines.by[name]
 		i := slices.IndexFunc(macs, func(mac string) bool { return m.MACs[mac] })
 		differs := !inventory.Placeholder(m.Serial) && f.Serial != m.Serial
 		switch {

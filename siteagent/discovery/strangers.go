@@ -214,10 +214,8 @@ func (d *Strangers) allow(cost int, now time.Time) bool {
 // not wanted; a card of a declared machine, which the site boots by another; and one that holds data and was looked at of late, or of which
 // nothing could be kept: it may be somebody's server that tries the network first, and a restart must not take it away from them.
 func (d *Strangers) Leave(mac string, now time.Time) string {
-	for name, m := range d.machines() {
-		if m.MACs[mac] {
-			return "it is a card of machine " + name
-		}
+	if names := d.machines().like([]string{mac}, "", ""); len(names) > 0 {
+		return "it is a card of machine " + names[0]
 	}
 	d.mu.Lock()
 	failed, ok := d.failed[mac]
@@ -245,14 +243,14 @@ func (d *Strangers) Leave(mac string, now time.Time) string {
 	return why
 }
 
-func (d *Strangers) machines() map[string]known {
+func (d *Strangers) machines() *directory {
 	return knownMachines(d.Site.Now().Overlay.Catalog, d.Site.ID(), func(machine string) *reconcile.Facts {
 		return claim.Shared[reconcile.Facts](d.Site.Journal, reconcile.KindAccepted, machine)
 	})
 }
 
 // kept reads the places. One that cannot be read counts as free: the machine tells again.
-func (d *Strangers) kept(machines map[string]known) map[string]kept {
+func (d *Strangers) kept(machines *directory) map[string]kept {
 	j, out := d.Site.Journal, map[string]kept{}
 	for _, at := range j.Keys(kindDiscovered) {
 		if r := claim.Shared[record](j, kindDiscovered, at); r != nil {
