@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -38,22 +37,12 @@ func seat(t *testing.T, shut chan struct{}, sit func(context.Context, Seat) erro
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Key: HostKey([]byte("secret")), Log: slog.New(slog.DiscardHandler), Known: func(context.Context, [sha256.Size]byte) error { return nil }, Sit: sit})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, l) }()
+	s, addr := listen(t, Config{Known: func(context.Context, [sha256.Size]byte) error { return nil }, Sit: sit})
 	signer, err := ssh.NewSignerFromKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := net.Dial("tcp", l.Addr().String())
+	raw, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +50,6 @@ func seat(t *testing.T, shut chan struct{}, sit func(context.Context, Seat) erro
 	t.Cleanup(func() {
 		close(end)
 		_ = raw.Close()
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 	conn, channels, requests, err := ssh.NewClientConn(&deaf{raw, shut, end}, "", &ssh.ClientConfig{
 		User: "m1", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: func(string, net.Addr, ssh.PublicKey) error { return nil },

@@ -24,6 +24,7 @@ const (
 	entering    = 64               // connections that have not logged in
 	ofSource    = 16               // of them
 	connections = 128
+	ofKey       = 8 // connections that logged in by one key
 	tries       = 6 // keys that a client may offer
 	writeLimit  = time.Minute
 	goodbye     = 2 * time.Second // for a client to close its end
@@ -60,6 +61,7 @@ type Server struct {
 
 	mu   sync.Mutex // guards what follows
 	in   map[netip.Addr]int
+	by   map[string]int // of a key, by spkiExtension
 	all  int
 	open int
 }
@@ -90,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use SSH host key: %w", err)
 	}
-	s := &Server{cfg: cfg, in: map[netip.Addr]int{}}
+	s := &Server{cfg: cfg, in: map[netip.Addr]int{}, by: map[string]int{}}
 	s.conf = &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-Skerry", MaxAuthTries: tries, PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256},
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
@@ -186,6 +188,25 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.Conn.Write(b)
 }
 
+// own counts a connection of a key, if it may have one more.
+func (s *Server) own(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[key] >= ofKey {
+		return false
+	}
+	s.by[key]++
+	return true
+}
+
+func (s *Server) disown(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[key]--; s.by[key] == 0 {
+		delete(s.by, key)
+	}
+}
+
 // window writes to a channel, which waits until the client has room for it.
 type window struct {
 	io.Writer
@@ -225,13 +246,19 @@ func (s *Server) serve(ctx context.Context, c net.Conn, source netip.Addr) {
 	if !late.Stop() {
 		return
 	}
+	key := conn.Permissions.Extensions[spkiExtension]
+	if !s.own(key) {
+		s.cfg.Log.Debug("SSH client has too many connections", "from", c.RemoteAddr().String())
+		return
+	}
+	defer s.disown(key)
 	late = time.AfterFunc(handshake, func() { _ = c.Close() }) // for the shell
 	defer late.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer conn.Close()
 	wg.Go(func() { ssh.DiscardRequests(requests) }) // forwarding is asked for here
-	raw, err := hex.DecodeString(conn.Permissions.Extensions[spkiExtension])
+	raw, err := hex.DecodeString(key)
 	if err != nil || len(raw) != sha256.Size {
 		return
 	}

@@ -31,8 +31,7 @@ func door(t *testing.T) (addr string, key ed25519.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{
-		Key: HostKey([]byte("secret")), Log: slog.New(slog.DiscardHandler),
+	_, addr = listen(t, Config{
 		Known: func(_ context.Context, spki [sha256.Size]byte) error {
 			if spki != known {
 				return errors.New("nobody's key")
@@ -48,6 +47,14 @@ func door(t *testing.T) (addr string, key ed25519.PrivateKey) {
 			return err
 		},
 	})
+	return addr, key
+}
+
+// listen runs a server until the test ends; key and log of cfg are set here.
+func listen(t *testing.T, cfg Config) (s *Server, addr string) {
+	t.Helper()
+	cfg.Key, cfg.Log = HostKey([]byte("secret")), slog.New(slog.DiscardHandler)
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +71,7 @@ func door(t *testing.T) (addr string, key ed25519.PrivateKey) {
 			t.Error(err)
 		}
 	})
-	return l.Addr().String(), key
+	return s, l.Addr().String()
 }
 
 func login(addr string, key ed25519.PrivateKey) (*ssh.Client, error) {
@@ -180,5 +187,28 @@ func TestOneShell(t *testing.T) {
 	}
 	if err := s.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestConnectionsOfAKey: who is somebody leaves room to others, from however many hosts he comes.
+func TestConnectionsOfAKey(t *testing.T) {
+	addr, key := door(t)
+	for range ofKey {
+		c, err := login(addr, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.NewSession(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := login(addr, key)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	if _, err := c.NewSession(); err == nil {
+		t.Error("one more was let in")
 	}
 }
