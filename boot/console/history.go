@@ -115,7 +115,9 @@ type History struct {
 	name  string
 	ring  *ring
 
-	mu   sync.Mutex // guards what follows, and the two files; held while they are read, which is at most 8 MiB
+	reading sync.Mutex // held while the files are read, which are 8 MiB at most: by one at a time, and the line is not held up by it
+
+	mu   sync.Mutex // guards what follows, and which the two files are
 	file *os.File
 	size int64
 	last time.Time // of the newest record
@@ -304,20 +306,52 @@ func (h *History) Err() error {
 func (h *History) tail(n int) (b []byte, next uint64) {
 	h.mu.Lock()
 	b, next = h.ring.all()
-	if lines(b) < n { // what a restart, or a small ring, has let go
-		var disk []byte
-		add := func(r Record, _ int64) {
-			disk = append(disk, r.Data...)
-			if len(disk) > 2*maxRing {
-				disk = append(disk[:0], disk[len(disk)-maxRing:]...)
-			}
-		}
-		if err := errors.Join(read(h.path(".old"), add), read(h.path(""), add)); err == nil && h.err == nil {
-			b = disk
-		}
+	var now snapshot
+	if h.err == nil && lines(b) < n { // what a restart, or a small ring, has let go
+		now = h.snapshot()
 	}
 	h.mu.Unlock()
+	h.reading.Lock()
+	defer h.reading.Unlock()
+	if disk, err := now.read(); err == nil && len(disk) > 0 {
+		b = disk
+	}
 	return lastLines(b[max(0, len(b)-maxRing):], n), next
+}
+
+// snapshot is both files as they are at a time: what is written later is not read, and one that is renamed stays what it is.
+type snapshot struct {
+	files []*os.File // the older one first
+	size  int64      // of the last one
+}
+
+// snapshot opens them, those that are there. The caller reads it. The lock is held.
+func (h *History) snapshot() snapshot {
+	s := snapshot{size: h.size}
+	for _, suffix := range []string{".old", ""} {
+		if f, err := os.Open(h.path(suffix)); err == nil {
+			s.files = append(s.files, f)
+		}
+	}
+	return s
+}
+
+// read returns the newest of what the files say, and closes them.
+func (s snapshot) read() (b []byte, err error) {
+	add := func(r Record, _ int64) {
+		b = append(b, r.Data...)
+		if len(b) > 2*maxRing {
+			b = append(b[:0], b[len(b)-maxRing:]...)
+		}
+	}
+	for i, f := range s.files {
+		in := io.Reader(f)
+		if i == len(s.files)-1 {
+			in = io.LimitReader(f, s.size)
+		}
+		err = errors.Join(err, records(in, add), f.Close())
+	}
+	return b, err
 }
 
 func lines(b []byte) int { return bytes.Count(b, []byte{'\n'}) }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func openHistory(t *testing.T, dir string, l Limits, machine string) *History {
@@ -179,4 +181,39 @@ func FuzzRecord(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestReadingHoldsNobodyUp: while somebody's long history is read from a disk that takes its time, the machine is heard.
+func TestReadingHoldsNobodyUp(t *testing.T) {
+	h := openHistory(t, t.TempDir(), DefaultLimits(), "m1")
+	if err := unix.Mkfifo(h.path(".old"), 0o600); err != nil { // what lies there comes when it is written
+		t.Fatal(err)
+	}
+	slow, err := os.OpenFile(h.path(".old"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string)
+	go func() {
+		b, _ := h.tail(1000)
+		got <- string(b)
+	}()
+	if _, err := slow.Write(Record{time.Now(), Output, []byte("older\n")}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	for left := 1; left > 0; { // until it is being read
+		if left, err = unix.IoctlGetInt(int(slow.Fd()), unix.TIOCINQ); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.Add(time.Now(), Output, []byte("newer\n"))
+	if err := slow.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b := <-got; b != "older\n" {
+		t.Errorf("read %q", b)
+	}
+	if b, _ := h.tail(1); string(b) != "newer\n" {
+		t.Errorf("after it %q", b)
+	}
 }
