@@ -148,7 +148,14 @@ func (b *bench) sit(who string, a Attachment) *seat {
 	ctx, cancel := context.WithCancel(b.ctx)
 	s := &seat{b: b, in: w, done: make(chan error, 1), stop: cancel}
 	a.Who, a.In, a.Out, a.Unblock = who, r, s, func() { r.CloseWithError(context.Canceled) }
-	a.Note = func(what string) error { s.did = append(s.did, what); return nil }
+	slow := a.Note
+	a.Note = func(what string) error {
+		if slow != nil {
+			_ = slow(what) // its own matter
+		}
+		s.did = append(s.did, what)
+		return nil
+	}
 	go func() { s.done <- b.Attach(ctx, a) }()
 	synctest.Wait()
 	return s
@@ -182,6 +189,40 @@ func (s *seat) reads(want ...string) {
 func (b *bench) says(text string) {
 	b.wire.out <- []byte(text)
 	synctest.Wait()
+}
+
+// TestTakenWhileRecorded: nobody loses the keyboard without a record. Who takes it while nobody has it is told if another one was faster than
+// his record.
+func TestTakenWhileRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		defer b.end()
+		ana := b.sit("ana", Attachment{})
+		recorded := make(chan struct{})
+		bob := b.sit("bob", Attachment{Note: func(what string) error {
+			if what == "write" {
+				<-recorded // the disk takes its time
+			}
+			return nil
+		}})
+		ana.types("\x1dr")
+		bob.types("\x1dt")
+		ana.types("x")
+		bob.reads("ana writes")
+		close(recorded)
+		bob.reads("ana was faster")
+		ana.types("y")
+		if got := b.wire.got(); got != "xy" {
+			t.Errorf("the machine got %q", got)
+		}
+		for _, s := range []*seat{ana, bob} {
+			s.stop()
+			<-s.done
+		}
+		if want := []string{"open", "write", "leave"}; !slices.Equal(bob.did, want) {
+			t.Error(bob.did)
+		}
+	})
 }
 
 // TestManyReadersOneWriter: all see the same; one types; the next is told who, takes over by key, and the first is told.

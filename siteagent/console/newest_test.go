@@ -65,3 +65,24 @@ func TestGapOfLeadingClock(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestGapBeginsWhereHeard: what nobody heard begins where the former agent showed something last, not at our own word about that.
+func TestGapBeginsWhereHeard(t *testing.T) {
+	s := newSite(t, "a1", "a2", "a3")
+	s.machine.conn(t, 1)
+	s.give("nobody")
+	for s.agents["a1"].held("m1") != nil { // it has no event for it
+		time.Sleep(10 * time.Millisecond)
+	}
+	last := time.Now().Add(-10 * time.Minute)
+	s.past(t, "a3", last, "ten minutes ago\r\n")
+	s.agents["a2"].cfg.Live = func() []string { return []string{"a3"} }
+	s.give("a2")
+	s.machine.conn(t, 2)
+	for !strings.Contains(s.shown(t, "a2"), "gap of") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if want, got := "what came from "+last.UTC().Format("15:04:05")+" on is lost", s.shown(t, "a2"); !strings.Contains(got, want) {
+		t.Errorf("want %q in\n%s", want, got)
+	}
+}
