@@ -43,6 +43,7 @@ type Keeper struct {
 	Door  Door // set before Serve
 	cfg   Config
 	store *console.Store
+	look  time.Duration // lookEvery; less in tests
 
 	mu   sync.Mutex // guards open
 	open map[string]*held
@@ -60,13 +61,13 @@ type held struct {
 	heard time.Time
 }
 
-// look is how often ownership is looked at while the site has a machine with a line.
-const look = 2 * time.Second
+// lookEvery is how often ownership is looked at while the site has a machine with a line.
+const lookEvery = 2 * time.Second
 
 // New opens the store of histories.
 func New(cfg Config) (*Keeper, error) {
 	s, err := console.OpenStore(cfg.Dir, console.DefaultLimits())
-	return &Keeper{cfg: cfg, store: s, open: map[string]*held{}}, err
+	return &Keeper{cfg: cfg, store: s, look: lookEvery, open: map[string]*held{}}, err
 }
 
 // lines are the machines that have a line, by name. Redfish alone offers none that this driver speaks.
@@ -88,7 +89,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.settle(ctx, all)
 		var again <-chan time.Time
 		if len(all) > 0 {
-			again = time.After(look)
+			again = time.After(k.look)
 		}
 		select {
 		case <-w.Wake:

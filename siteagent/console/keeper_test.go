@@ -183,6 +183,7 @@ func newSite(t *testing.T, names ...string) *site {
 		if err != nil {
 			t.Fatal(err)
 		}
+		a.look = 20 * time.Millisecond
 		a.peer = httptest.NewServer(a.Peer())
 		a.api = api.New(a, log)
 		server := httptest.NewUnstartedServer(a.api)
