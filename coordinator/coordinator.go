@@ -87,6 +87,7 @@ type Coordinator struct {
 	issuer *founding.Issuer
 
 	store   store.Store
+	opened  uint64 // revision of the store that what is held in memory is no older than
 	blobs   *blob.Store
 	objects *objects
 	agents  *agents
@@ -213,18 +214,18 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 		return errors.Join(errors.New("cannot start coordinator: a restore did not end here; empty the directory and restore again"), err)
 	}
 	var err error
+	e, err := c.store.Get(ctx, "self")
+	if err != nil {
+		return fmt.Errorf("cannot start coordinator: %w; run `skerry coordinator init`", err)
+	}
+	c.id = strings.Trim(string(e.Value), `"`)
+	if c.opened, err = c.store.Wait(ctx, 0); err != nil { // before anything is read that is followed
+		return err
+	}
 	if c.trust, err = publish.OpenTrust(ctx, c.store); err != nil {
 		return err
 	}
-	if c.trust.Body() == nil {
-		return errors.New("cannot start coordinator: no trust document; run `skerry coordinator init`")
-	}
 	c.domain = c.trust.Body().Domain
-	e, err := c.store.Get(ctx, "self")
-	if err != nil {
-		return err
-	}
-	c.id = strings.Trim(string(e.Value), `"`)
 	if c.keys, err = seal.Load(keys); err != nil {
 		return err
 	}
@@ -329,16 +330,6 @@ func (c *Coordinator) signKeys(ctx context.Context, site string) (map[string][][
 		}
 	}
 	return out, nil
-}
-
-func (c *Coordinator) rosterChanged(site string) {
-	r, err := c.agents.Roster(context.Background(), site)
-	if err != nil {
-		c.cfg.Logger.Error("roster not read", "site", site, "err", err)
-		return
-	}
-	c.editView(func(v *trust.View) *trust.View { return v.WithRoster(site, r) })
-	c.closeGone()
 }
 
 func (c *Coordinator) editView(change func(*trust.View) *trust.View) {

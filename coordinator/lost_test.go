@@ -361,18 +361,24 @@ func TestTwoCoordinatorsFollowAcceptance(t *testing.T) {
 	if _, err := both[0].rotation.AddTrust(t.Context(), by, stolen); err != nil {
 		t.Fatal(err)
 	}
-	both[1].rotation.Reload("")
+	if err := both[1].rotation.Reload(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
 	if res, err := both[0].rotation.AddTrust(t.Context(), by, lone); err != nil || res.Offered == nil {
 		t.Fatalf("%+v, %v", res, err)
 	}
 	if _, err := both[1].rotation.AcceptTrust(t.Context(), by, api.AcceptRequest{Digest: lone.Digest().Hex()}); err == nil {
 		t.Error("accepted where it was not read yet")
 	}
-	both[1].rotation.Reload("")
+	if err := both[1].rotation.Reload(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := both[1].rotation.AcceptTrust(t.Context(), by, api.AcceptRequest{Digest: lone.Digest().Hex()}); err != nil {
 		t.Fatal(err)
 	}
-	both[0].rotation.Reload("")
+	if err := both[0].rotation.Reload(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
 	for i, c := range both {
 		if c.trust.Head().Hash != lone.Digest() || c.trust.Forks() != 1 || len(c.trust.From(1)) != 2 {
 			t.Errorf("coordinator %d: head %v, %d forks, %d documents", i, c.trust.Head(), c.trust.Forks(), len(c.trust.From(1)))

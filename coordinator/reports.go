@@ -27,14 +27,16 @@ const reportCounts = time.Minute
 func reportKey(site string) string { return "report/" + site }
 
 func (o *objects) loadReports(ctx context.Context) error {
-	return o.store.Range(ctx, "report/", "", func(e store.Entry) error {
-		r := &siteReport{}
-		if err := json.Unmarshal(e.Value, r); err != nil {
-			return fmt.Errorf("cannot read %s: %w", e.Key, err)
-		}
-		o.reports[e.Key[len("report/"):]] = r
-		return nil
-	})
+	return o.store.Range(ctx, "report/", "", o.keepReport)
+}
+
+func (o *objects) keepReport(e store.Entry) error {
+	r := &siteReport{}
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return fmt.Errorf("cannot read %s: %w", e.Key, err)
+	}
+	o.reports[e.Key[len("report/"):]] = r
+	return nil
 }
 
 // keepStores carries over what the other agents of a site said of their stores: each knows its own only.

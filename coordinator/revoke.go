@@ -58,12 +58,12 @@ func (r *revoker) hear(ctx context.Context, site, agent string, has intent.Head)
 }
 
 // reload takes what another coordinator of the same store added.
-func (r *revoker) reload(string) {
-	if err := r.stream.Load(context.Background()); err != nil {
-		r.log.Error("revocations not read", "err", err)
-		return
+func (r *revoker) reload(ctx context.Context, _ string) error {
+	if err := r.stream.Load(ctx); err != nil {
+		return err
 	}
 	r.act()
+	return nil
 }
 
 // hearLimit bounds one fetch of the end of the stream from an agent, on a slow line.

@@ -2,12 +2,12 @@ package coordinator
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/skerry-metal/skerry/coordinator/store"
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/pki/trust"
 )
 
 // Several coordinators over one store: each keeps the catalog in front of it, and follows what the others write.
@@ -70,7 +70,7 @@ func (c *Coordinator) follow(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	_, seen := c.objects.Snapshot()
+	seen := c.opened
 	for {
 		rev, err := s.Wait(ctx, seen)
 		if err == nil {
@@ -92,20 +92,19 @@ func (c *Coordinator) follow(ctx context.Context) error {
 	}
 }
 
+// takeChanges takes what moved since a revision. What could not be read is an error: it is taken again.
+// It keeps nothing else from being taken.
 func (c *Coordinator) takeChanges(ctx context.Context, s store.Shared, since uint64) error {
-	if err := c.objects.takeReports(ctx, s, since); err != nil {
-		return err
-	}
-	for prefix, take := range map[string]func(site string){"trust/": c.rotation.Reload, "revocation/": c.revoker.reload, "roster/": c.rosterChanged, "head/": c.uplink.Notify} {
-		err := s.Changes(ctx, prefix, since, func(e store.Entry) error {
-			take(e.Key[len(prefix):])
+	err := c.objects.takeReports(ctx, s, since)
+	notify := func(_ context.Context, site string) error { c.uplink.Notify(site); return nil }
+	for prefix, take := range map[string]func(ctx context.Context, site string) error{"trust/": c.rotation.Reload, "revocation/": c.revoker.reload, "roster/": c.takeRoster, "head/": notify} {
+		cerr := s.Changes(ctx, prefix, since, func(e store.Entry) error {
+			err = errors.Join(err, take(ctx, e.Key[len(prefix):]))
 			return nil
 		})
-		if err != nil {
-			return err
-		}
+		err = errors.Join(err, cerr)
 	}
-	return nil
+	return err
 }
 
 // takeReports takes catalog and reports.
@@ -115,16 +114,24 @@ func (o *objects) takeReports(ctx context.Context, s store.Shared, since uint64)
 	if _, err := o.catchUp(ctx); err != nil {
 		return err
 	}
-	err := s.Changes(ctx, "report/", since, func(e store.Entry) error {
-		r := &siteReport{}
-		if err := json.Unmarshal(e.Value, r); err != nil {
-			return fmt.Errorf("cannot read %s: %w", e.Key, err)
-		}
-		o.reports[e.Key[len("report/"):]] = r
-		return nil
-	})
-	if err != nil {
+	if err := s.Changes(ctx, "report/", since, o.keepReport); err != nil {
 		return err
 	}
 	return o.refresh(ctx)
+}
+
+func (c *Coordinator) rosterChanged(site string) {
+	if err := c.takeRoster(context.Background(), site); err != nil {
+		c.cfg.Logger.Error("roster not read", "site", site, "err", err)
+	}
+}
+
+func (c *Coordinator) takeRoster(ctx context.Context, site string) error {
+	r, err := c.agents.Roster(ctx, site)
+	if err != nil {
+		return err
+	}
+	c.editView(func(v *trust.View) *trust.View { return v.WithRoster(site, r) })
+	c.closeGone()
+	return nil
 }

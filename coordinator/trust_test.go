@@ -1,12 +1,15 @@
 package coordinator
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,23 +85,86 @@ func TestTrustByAPI(t *testing.T) {
 func TestTwoCoordinatorsFollowTrust(t *testing.T) {
 	both := pair(t, etcd.New(t, 1, etcd.Limits()...))
 	data := both[0].cfg.Data
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = both[1].follow(t.Context()) }()
-	t.Cleanup(func() { <-ended }) // before the store is closed
 	one := nextTrust(t, data, both[0].trust, nil)
 	if _, err := both[0].rotation.AddTrust(t.Context(), api.Caller{User: "admin"}, one); err != nil {
 		t.Fatal(err)
 	}
+	catchesUp(t, both[1], both[0])
+	if len(both[1].trust.From(1)) != 2 {
+		t.Error("it does not give the documents out")
+	}
+}
+
+// catchesUp lets x follow until it has the trust stream as y has it.
+func catchesUp(t *testing.T, x, y *Coordinator) {
+	t.Helper()
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = x.follow(t.Context()) }()
+	t.Cleanup(func() { <-ended })                 // before the store is closed
 	tick := time.NewTicker(20 * time.Millisecond) // etcd tells it
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); both[1].trust.Head() != both[0].trust.Head(); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); x.trust.Head() != y.trust.Head(); <-tick.C { // a read may go on for 20 s
 		if time.Now().After(deadline) {
 			t.Fatal("the second coordinator does not follow")
 		}
 	}
-	if len(both[1].trust.From(1)) != 2 {
-		t.Error("it does not give the documents out")
+}
+
+// A document that another coordinator adds while this one opens, after this one has read the stream, is followed too.
+func TestTrustMovesWhileOpening(t *testing.T) {
+	both := pair(t, etcd.New(t, 1, etcd.Limits()...))
+	cfg := both[1].cfg
+	cfg.Data = t.TempDir()
+	if err := os.CopyFS(filepath.Join(cfg.Data, "keys"), os.DirFS(filepath.Join(both[1].cfg.Data, "keys"))); err != nil {
+		t.Fatal(err)
 	}
+	_, before := both[0].objects.Snapshot()
+	var once sync.Once
+	var third *Coordinator
+	cfg.Wall = func() time.Time { // asked between trust and objects
+		once.Do(func() {
+			if _, err := both[0].rotation.AddTrust(t.Context(), api.Caller{User: "admin"}, nextTrust(t, both[0].cfg.Data, both[0].trust, nil)); err != nil {
+				t.Error(err)
+			}
+			if _, err := third.store.Wait(t.Context(), before); err != nil {
+				t.Error(err)
+			}
+		})
+		return time.Now()
+	}
+	third = newCoordinator(cfg)
+	open(t, third)
+	catchesUp(t, third, both[0])
+}
+
+// unread is a store whose reads fail from the moment on when it tells of a trust document.
+type unread struct {
+	store.Shared
+	fail context.CancelFunc
+}
+
+func (u unread) Changes(ctx context.Context, prefix string, since uint64, fn func(store.Entry) error) error {
+	return u.Shared.Changes(context.WithoutCancel(ctx), prefix, since, func(e store.Entry) error {
+		if prefix == "trust/" {
+			u.fail()
+		}
+		return fn(e)
+	})
+}
+
+// A document that was told of and could not be read is read again: it is not left for the next one.
+func TestTrustNotReadIsReadAgain(t *testing.T) {
+	both := pair(t, etcd.New(t, 1, etcd.Limits()...))
+	if _, err := both[0].rotation.AddTrust(t.Context(), api.Caller{User: "admin"}, nextTrust(t, both[0].cfg.Data, both[0].trust, nil)); err != nil {
+		t.Fatal(err)
+	}
+	x := both[1]
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := x.takeChanges(ctx, unread{x.store.(store.Shared), cancel}, x.opened); err == nil || x.trust.Head() == both[0].trust.Head() {
+		t.Errorf("%v, head %v", err, x.trust.Head())
+	}
+	catchesUp(t, x, both[0])
 }
 
 // The keys of 1,000 sites of two agents are all shown; how long it takes is logged (asked: 2 s), and no verdict.

@@ -68,19 +68,24 @@ func pair(t *testing.T, c *etcd.Cluster) [2]*Coordinator {
 	}
 	var out [2]*Coordinator
 	for i, dir := range dirs {
-		x := newCoordinator(Config{Data: dir, Listen: "127.0.0.1:0", Logger: log, Etcd: conf})
-		end, err := x.open(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(end)
-		if err := x.wire(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = x.end.Close() }) // never ran
-		out[i] = x
+		out[i] = newCoordinator(Config{Data: dir, Listen: "127.0.0.1:0", Logger: log, Etcd: conf})
+		open(t, out[i])
 	}
 	return out
+}
+
+// open opens a coordinator that will not run.
+func open(t *testing.T, x *Coordinator) {
+	t.Helper()
+	end, err := x.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(end)
+	if err := x.wire(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = x.end.Close() }) // never ran
 }
 
 // Experiment F16: two coordinators with one writer key change and publish at once while members of etcd die. The chain never

@@ -104,12 +104,12 @@ func (r *Rotation) add(ctx context.Context, env *intent.Envelope, more store.Com
 }
 
 // Reload takes what another coordinator of the same store added.
-func (r *Rotation) Reload(string) {
-	if err := r.Trust.Load(context.Background()); err != nil {
-		r.Log.Error("trust not read", "err", err)
-		return
+func (r *Rotation) Reload(ctx context.Context, _ string) error {
+	if err := r.Trust.Load(ctx); err != nil {
+		return err
 	}
 	r.Obey()
+	return nil
 }
 
 // hearLimit bounds one fetch of the end of the trust stream from an agent, on a slow line.
