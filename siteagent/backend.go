@@ -377,6 +377,8 @@ func (b *backend) Admit(ctx context.Context, site string, env *intent.Envelope) 
 	}
 	err := b.members.Admit(ctx, env)
 	switch {
+	case errors.Is(err, document.ErrSignature):
+		return &api.Error{Status: http.StatusNotFound, Type: "not-found", Detail: fmt.Sprintf("no such spare in intent %v of %s", b.w.State().Head, b.info.ID)}
 	case errors.Is(err, document.ErrAdmission):
 		return api.Refuse(err.Error())
 	case errors.Is(err, members.ErrAlive):

@@ -136,7 +136,8 @@ func (a *Agent) vacant(ctx context.Context) error {
 }
 
 // enter puts this spare into its place the first time, not against a peer that sees the other one alive. Peers that cannot be
-// reached do not hold it up.
+// reached do not hold it up; one that does not know the spare does, until it does: its intent is older than the kit, or newer, and the
+// kit is withdrawn.
 func (a *Agent) enter(ctx context.Context) error {
 	replaces, err := a.place()
 	if err != nil || replaces == "" {
@@ -151,6 +152,12 @@ func (a *Agent) enter(ctx context.Context) error {
 			continue
 		}
 		err := a.offerTo(ctx, p, env)
+		for ; errors.Is(err, errNotKnown); err = a.offerTo(ctx, p, env) {
+			a.cfg.Logger.Warn("this spare waits: a peer does not know it; it will once its intent has the spare, unless the kit was withdrawn", "peer", p.ID, "err", err)
+			if !sleep(ctx, offerEvery) {
+				return ctx.Err()
+			}
+		}
 		if errors.Is(err, errTurnedAway) {
 			return err
 		}
@@ -165,8 +172,12 @@ func (a *Agent) enter(ctx context.Context) error {
 	return nil
 }
 
-// errTurnedAway says that a peer was reached and does not take the spare.
-var errTurnedAway = errors.New("a peer does not admit this spare")
+var (
+	// errTurnedAway says that a peer was reached and does not take the spare.
+	errTurnedAway = errors.New("a peer does not admit this spare")
+	// errNotKnown says that a peer was reached whose intent has no such spare.
+	errNotKnown = errors.New("a peer does not know this spare")
+)
 
 // offerTo brings a peer the admission over its site API: the mesh is closed to a spare until then. The peer's certificate is
 // checked at the time floor, because a new box may not know what time it is.
@@ -205,6 +216,8 @@ func (a *Agent) offerTo(ctx context.Context, p intent.RosterAgent, env *intent.E
 		switch {
 		case res.StatusCode < 300:
 			return nil
+		case res.StatusCode == http.StatusNotFound:
+			return fmt.Errorf("%w: %s", errNotKnown, text)
 		case res.StatusCode < 500 && rerr == nil:
 			return fmt.Errorf("%w: %s says %d: %s", errTurnedAway, p.ID, res.StatusCode, text)
 		}

@@ -108,8 +108,14 @@ func (d *decade) split(away time.Duration) {
 	}
 }
 
-// prepare makes a kit while the coordinator is there.
+// prepare makes a kit while the coordinator is there, and waits until the site knows.
 func (d *decade) prepare() {
+	d.Helper()
+	d.pack()
+	d.until("the site knows the spare", func() bool { return d.level("s1") })
+}
+
+func (d *decade) pack() {
 	d.Helper()
 	tok, err := d.api("admin", "coordinator").JoinToken(d.Context(), "s1", api.JoinTokenRequest{Agent: "s1", Spare: true})
 	d.must(err)
@@ -119,7 +125,6 @@ func (d *decade) prepare() {
 	d.kit = filepath.Join(d.dir, "s1.kit")
 	d.must(os.WriteFile(d.kit, out.Bytes(), 0o600))
 	d.must(os.WriteFile(d.kit+".pass", []byte(k.Passphrase), 0o600))
-	d.until("the site knows the spare", func() bool { return d.level("s1") })
 }
 
 // admit ends a2 for good, and puts the spare into its place.

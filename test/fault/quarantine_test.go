@@ -133,3 +133,26 @@ func TestReplacedIsTold(t *testing.T) {
 		w.until("a2 takes changes", func() bool { return w.changes("s1", "a2", "two") == nil })
 	})
 }
+
+// A spare whose kit is newer than the intent of the one agent that is left waits until that one knows it, and then takes its place.
+func TestSpareNotKnownYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		defer w.over()
+		d := &decade{world: w}
+		w.end("s1/a1")
+		w.end("s1/a2")
+		d.pack()
+		w.end("coordinator")
+		w.start("s1/a1", "")
+		w.until("a1 is up", func() bool { return w.answers("s1/a1", w.token["admin"]) == nil })
+		w.must(os.MkdirAll(w.box("s1/s1", "10.1.0.9", 7444).dir, 0o700))
+		w.startAs("s1/s1", siteagent.Config{Spare: d.kit, KitPassphrase: d.kit + ".pass", Replaces: "a2"})
+		time.Sleep(2 * time.Minute)
+		if got := w.company("s1/a1"); got != "a1" {
+			t.Errorf("a1 sees %q, and knows no spare", got)
+		}
+		w.start("coordinator", "")
+		w.until("the spare is in", func() bool { return w.company("s1/a1") == "a1 s1" })
+	})
+}

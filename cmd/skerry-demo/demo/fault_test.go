@@ -22,7 +22,7 @@ const (
 	assetDir = "../../../out"
 	// cutImage is a truncated image: its partition table promises more than there is.
 	cutImage   = 8 << 20
-	faultLimit = 8 * time.Minute
+	faultLimit = 12 * time.Minute
 )
 
 // faultWalk stands the site of the demo up, with real processes and machines, and returns the walk.

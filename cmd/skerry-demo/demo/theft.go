@@ -28,6 +28,10 @@ func (w *walk) theft(context.Context, *errgroup.Group) error {
 			if err != nil {
 				return "", err
 			}
+			before, err := w.siteStatus("coordinator", "admin")
+			if err != nil {
+				return "", err
+			}
 			out, err := w.l.cli(w.ctx, "a1", "agent", "kit", "--join", strings.TrimSpace(token), "--out", kit, "-o", "json")
 			if err != nil {
 				return "", err
@@ -35,7 +39,11 @@ func (w *walk) theft(context.Context, *errgroup.Group) error {
 			if err := json.Unmarshal([]byte(out), &made); err != nil {
 				return "", fmt.Errorf("cannot read what the kit is opened with: %w", err)
 			}
-			return "s1", w.until(quick, "the site knows its spare", func() (bool, error) { return w.level("coordinator", "a1 a2"), nil })
+			return "s1", w.until(quick, "a2, which will be alone with it, knows its spare", func() (bool, error) {
+				s, err := w.siteStatus("coordinator", "admin")
+				at, err2 := w.siteStatus("a2", "admin")
+				return err == nil && err2 == nil && s.Published.Seq > before.Published.Seq && at.Head.Seq >= s.Published.Seq, nil
+			})
 		}},
 		{"7 the WAN is cut, a1 is stolen; an operator quarantines it at a2", func() (string, error) {
 			if err := w.l.cutWAN(true); err != nil {

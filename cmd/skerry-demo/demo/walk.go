@@ -92,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (w *walk) all(sim context.Context, g *errgroup.Group) error {
-	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.undisturbed(w.theft), w.release, w.undisturbed(w.paris)} {
+	for _, part := range []func(context.Context, *errgroup.Group) error{w.found, w.apply, w.first, w.alone, w.takeover, w.back, w.explain, w.undisturbed(w.theft), w.release, w.undisturbed(w.paris), w.history} {
 		if err := part(sim, g); err != nil {
 			return err
 		}
@@ -470,30 +470,9 @@ func (w *walk) back(context.Context, *errgroup.Group) error {
 	})
 }
 
-// explain prints the whole chain of m2, as an operator would see it, the history of a sensor that the agents kept, and the traffic that they
-// accounted.
+// explain prints the whole chain of m2, as an operator would see it, and the traffic that the agents accounted.
 func (w *walk) explain(context.Context, *errgroup.Group) error {
-	err := w.r.step("6 skerry graph machine/NAME temperature", func() (string, error) {
-		graph, said := "", errors.New("nothing was asked")
-		err := w.until(3*quick, "two readings of a controller are kept", func() (bool, error) {
-			for _, b := range w.l.boxes { // who polled the others was killed a moment ago
-				graph, said = w.l.cli(w.ctx, "coord", "--context", "edge", "graph", "machine/"+b.name, "temperature", "--since", "10m", "--site", "lon1")
-				if said == nil && strings.Contains(graph, "last") {
-					return true, nil
-				}
-			}
-			return false, nil
-		})
-		fmt.Fprintf(w.cfg.Out, "\n%s\n", graph)
-		if err != nil {
-			err = errors.Join(err, said)
-		}
-		return fmt.Sprintf("%d lines", strings.Count(graph, "\n")), err
-	})
-	if err != nil {
-		return err
-	}
-	err = w.r.step("6 skerry traffic: what m2 got while the site was alone", func() (string, error) { return w.traffic(w.lone, w.ran) })
+	err := w.r.step("6 skerry traffic: what m2 got while the site was alone", func() (string, error) { return w.traffic(w.lone, w.ran) })
 	if err != nil {
 		return err
 	}
@@ -507,6 +486,28 @@ func (w *walk) explain(context.Context, *errgroup.Group) error {
 			return "", errors.New("the permission of m2 does not say that it was given by the offline quota")
 		}
 		return fmt.Sprintf("%d lines", strings.Count(out, "\n")), nil
+	})
+}
+
+// history prints what the agents kept of a machine's sensors. A row is of a whole minute, so a new owner has the first one after three at
+// most: this comes last, when those who read them have done so for a while.
+func (w *walk) history(context.Context, *errgroup.Group) error {
+	return w.r.step("10 skerry graph machine/NAME temperature, at a2 with nobody above", func() (string, error) {
+		graph, said := "", errors.New("nothing was asked")
+		err := w.until(3*quick, "two readings of a controller are kept", func() (bool, error) {
+			for _, b := range w.l.boxes { // agents were killed, and one stolen: of each machine somebody else has what he read
+				graph, said = w.l.cli(w.ctx, "a2", "--context", "lon1-ops", "graph", "machine/"+b.name, "temperature", "--since", "10m")
+				if said == nil && strings.Contains(graph, "last") {
+					return true, nil
+				}
+			}
+			return false, nil
+		})
+		fmt.Fprintf(w.cfg.Out, "\n%s\n", graph)
+		if err != nil {
+			err = errors.Join(err, said)
+		}
+		return fmt.Sprintf("%d lines", strings.Count(graph, "\n")), err
 	})
 }
 
