@@ -48,7 +48,14 @@ func (s shell) ClientOf(context string) (*client.Client, error) {
 }
 
 // Site is the site that flags, environment or context chose.
-func (s shell) Site() string { return s.a.site }
+func (s shell) Site() string {
+	if s.a.site == "" {
+		if c, err := s.a.server(); err == nil { // else Client says what is missing
+			s.a.site = c.Site
+		}
+	}
+	return s.a.site
+}
 
 // Project is the project that flags or environment chose.
 func (s shell) Project() string { return s.a.project }
