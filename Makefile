@@ -48,7 +48,6 @@ demo-keep: packages-demo build build-demo ramdisk image-tiny ## the same, and le
 
 test: packages-test ramdisk image-tiny ## every test; as root all of them, else what an ordinary user can run
 	go test $(TESTFLAGS) $(LONGEST) ./...
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 
 check: $(TOOLS)/gofumpt $(TOOLS)/staticcheck $(TOOLS)/deadcode ## format, vet, staticcheck, dead code, the rules of the repository
 	@test -z "$$($(TOOLS)/gofumpt -l $$(git ls-files '*.go'))" || { $(TOOLS)/gofumpt -l $$(git ls-files '*.go'); echo 'run gofumpt -w on these'; exit 1; }
@@ -67,7 +66,7 @@ $(TOOLS)/deadcode:
 race: ## the race detector over what runs concurrently; needs gcc
 	go test -race -timeout 20m ./mesh/... ./siteagent/... ./storage/... ./coordinator/...
 
-fuzz: ## every fuzz target for FUZZTIME (30 s; `make test` gives each 2 s), two at a time
+fuzz: ## every fuzz target for FUZZTIME (30 s), two at a time; `make test` runs their corpora
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$f | sed 's/func //'); do \
 	  echo "$$(dirname $$f) $$t"; done; done | xargs -P 2 -n 2 sh test/fuzz.sh $(FUZZTIME)
 
