@@ -56,7 +56,8 @@ func (a *API) audit(w http.ResponseWriter, r *http.Request, _ Caller) error {
 			return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "since is no RFC 3339 time, like 2026-11-21T10:00:00Z"}
 		}
 	}
-	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site}); err != nil {
+	ask := rights.Request{Verb: intent.VerbAudit, Kind: intent.KindSite, Site: q.Site}
+	if err := a.authorise(r.Context(), ask); err != nil {
 		return err
 	}
 	send, sent := lines(w), false
@@ -69,9 +70,12 @@ func (a *API) audit(w http.ResponseWriter, r *http.Request, _ Caller) error {
 	}
 	seen := map[string]uint64{}
 	for {
-		_, rev, err := a.b.Snapshot(r.Context())
+		c, rev, err := a.b.Snapshot(r.Context())
 		if err != nil {
 			return ignoreLate(!sent, err)
+		}
+		if by, err := a.identify(c, r); err != nil || !may(c, by, ask) {
+			return nil // he could when he asked
 		}
 		found, err := a.auditSince(r.Context(), q, seen)
 		if err != nil {
@@ -88,9 +92,6 @@ func (a *API) audit(w http.ResponseWriter, r *http.Request, _ Caller) error {
 		}
 		if _, err := a.b.Changed(r.Context(), rev); err != nil {
 			return nil
-		}
-		if _, err := a.caller(r); err != nil {
-			return nil // revoked meanwhile
 		}
 	}
 }

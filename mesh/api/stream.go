@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -58,8 +59,28 @@ func (a *API) streams() {
 	a.telemetry()
 }
 
-// consoleAsk is how often it is asked whether somebody may still, where nothing changes: credentials end by themselves.
-const consoleAsk = 5 * time.Second
+// askAgain is how often it is asked whether somebody may still, where nothing changes: credentials end by themselves.
+const askAgain = 5 * time.Second
+
+// allowed returns when ctx ends, or who sent r may not do any more what he asked.
+func (a *API) allowed(ctx context.Context, r *http.Request, ask rights.Request) {
+	for {
+		c, rev, err := a.b.Snapshot(ctx)
+		if err != nil {
+			return
+		}
+		if by, err := a.identify(c, r); err != nil || !may(c, by, ask) {
+			return
+		}
+		wait, done := context.WithTimeout(ctx, askAgain)
+		_, err = a.b.Changed(wait, rev)
+		late := wait.Err() != nil
+		done()
+		if err != nil && (!late || ctx.Err() != nil) {
+			return
+		}
+	}
+}
 
 // console shows a machine's console, and takes what is typed, as long as the caller may.
 func (a *API) console(w http.ResponseWriter, r *http.Request, by Caller) error {
@@ -71,24 +92,7 @@ func (a *API) console(w http.ResponseWriter, r *http.Request, by Caller) error {
 	if !ok {
 		return ErrElsewhere
 	}
-	err := consoles.Serve(w, r, at, consoles.Session{User: by.User, Via: by.Via}, func(ctx context.Context) {
-		for {
-			c, rev, err := a.b.Snapshot(ctx)
-			if err != nil {
-				return
-			}
-			if by, err := a.identify(c, r); err != nil || !may(c, by, ask) {
-				return
-			}
-			wait, done := context.WithTimeout(ctx, consoleAsk)
-			_, err = a.b.Changed(wait, rev)
-			late := wait.Err() != nil
-			done()
-			if err != nil && (!late || ctx.Err() != nil) {
-				return
-			}
-		}
-	})
+	err := consoles.Serve(w, r, at, consoles.Session{User: by.User, Via: by.Via}, func(ctx context.Context) { a.allowed(ctx, r, ask) })
 	if e, ok := errors.AsType[*consoles.Error](err); ok {
 		err = &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: e.Detail}
 	}
@@ -204,23 +208,30 @@ func ignoreLate(first bool, err error) error {
 }
 
 func (a *API) events(w http.ResponseWriter, r *http.Request, _ Caller) (err error) {
-	site := r.PathValue("site")
-	if err := a.authorise(r.Context(), rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: site}); err != nil {
+	ask := rights.Request{Verb: intent.VerbRead, Kind: intent.KindSite, Site: r.PathValue("site")}
+	if err := a.authorise(r.Context(), ask); err != nil {
 		return err
 	}
 	v := r.URL.Query()
-	q := EventQuery{Site: site, Machine: v.Get("machine"), Follow: v.Get("follow") == "true"}
+	q := EventQuery{Site: ask.Site, Machine: v.Get("machine"), Follow: v.Get("follow") == "true"}
 	if s := v.Get("since"); s != "" {
 		if q.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
 			return &Error{Status: http.StatusUnprocessableEntity, Type: "invalid", Detail: "since is no RFC 3339 time, like 2026-11-21T10:00:00Z"}
 		}
 	}
+	ctx, end := context.WithCancel(r.Context())
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end()
+	if q.Follow {
+		watch.Go(func() { a.allowed(ctx, r, ask); end() })
+	}
 	send, sent := lines(w), false
-	err = a.b.Events(r.Context(), q, func(e intent.Event) error {
+	err = a.b.Events(ctx, q, func(e intent.Event) error {
 		sent = true
 		return send(e)
 	})
-	return ignoreLate(!sent, ignoreCanceled(r.Context(), err))
+	return ignoreLate(!sent, ignoreCanceled(ctx, err))
 }
 
 func ignoreCanceled(ctx context.Context, err error) error {
