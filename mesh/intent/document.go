@@ -150,9 +150,7 @@ type Head struct {
 }
 
 // Compare orders heads by epoch, then seq. Equal epoch and seq with another hash is a fork, which the caller must detect.
-func (h Head) Compare(o Head) int {
-	return Epoch{h.Epoch, h.Seq}.Compare(Epoch{o.Epoch, o.Seq})
-}
+func (h Head) Compare(o Head) int { return Epoch{h.Epoch, h.Seq}.Compare(Epoch{o.Epoch, o.Seq}) }
 
 // EntryKind says what an intent entry carries.
 type EntryKind string

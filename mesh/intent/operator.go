@@ -34,8 +34,9 @@ const MaxPeers = 16
 
 // InstallerSpec names the kernel and the ramdisk of the installer.
 type InstallerSpec struct {
-	Kernel  string `json:"kernel"`
-	Ramdisk string `json:"ramdisk"`
+	Kernel  string   `json:"kernel"`
+	Ramdisk string   `json:"ramdisk"`
+	Args    []string `json:"args,omitempty"` // more words of the kernel's command line, at most 32
 }
 
 func (s *SiteSpec) validate(c *checker) {
@@ -50,6 +51,11 @@ func (s *SiteSpec) validate(c *checker) {
 	if s.Installer != nil {
 		c.label("installer.kernel", s.Installer.Kernel)
 		c.label("installer.ramdisk", s.Installer.Ramdisk)
+		for i, a := range s.Installer.Args {
+			if a == "" || len(a) > 128 || i > 31 || strings.HasPrefix(a, "skerry.") || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("$&|;`\"'\\{}<>#", r) }) {
+				c.add(fmt.Sprintf("installer.args[%d]", i), fmt.Sprintf("%q is no argument of the kernel", clip(a, 40)), "words like nomodeset or pci=noaer, at most 32, none of skerry's own")
+			}
+		}
 	}
 	if s.WAN != nil {
 		s.WAN.validate(c.below("wan"))

@@ -106,6 +106,11 @@ func TestValidate(t *testing.T) {
 	f(KindSite, `"bootSlots":4`, `"bootSlots":-1`, `spec.bootSlots: -1 is out of range; use 0 to 4096`)
 	f(KindSite, `"kernel":"k"`, `"kernel":"K"`, `spec.installer.kernel: "K" is not a name; `+name)
 	f(KindSite, `"ramdisk":"r"`, `"ramdisk":""`, `spec.installer.ramdisk: "" is not a name; `+name)
+	const arg = "words like nomodeset or pci=noaer, at most 32, none of skerry's own"
+	f(KindSite, `"ramdisk":"r"`, `"ramdisk":"r","args":["nomodeset","pci=noaer,x"]`)
+	f(KindSite, `"ramdisk":"r"`, `"ramdisk":"r","args":["a","b c"]`, `spec.installer.args[1]: "b c" is no argument of the kernel; `+arg)
+	f(KindSite, `"ramdisk":"r"`, `"ramdisk":"r","args":["${uuid}"]`, `spec.installer.args[0]: "${uuid}" is no argument of the kernel; `+arg)
+	f(KindSite, `"ramdisk":"r"`, `"ramdisk":"r","args":["skerry.token=x"]`, `spec.installer.args[0]: "skerry.token=x" is no argument of the kernel; `+arg)
 	f(KindSite, `"20M"`, `"20m"`, `spec.wan.rateIn: "20m" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
 	f(KindSite, `"20M"`, `"99999999T"`, `spec.wan.rateIn: "99999999T" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)
 	f(KindSite, `"5M"`, `"5"`, `spec.wan.rateOut: "5" is no amount in range; use at least 8000, with k, M, G or T for thousands, millions and so on`)

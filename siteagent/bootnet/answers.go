@@ -292,7 +292,7 @@ func (s *answers) elsewhere(mac string, n effective.NICAddress, a netip.Addr) bo
 func (s *answers) way(in *ipxe.Input, machine string, addr netip.Prefix, pool *intent.SubnetPoolSpec) {
 	c := s.w.Now().Overlay.Catalog
 	if site := s.w.Spec(); site != nil && site.Installer != nil {
-		in.Kernel, in.Ramdisk = effective.AssetDigest(c, site.Installer.Kernel), effective.AssetDigest(c, site.Installer.Ramdisk)
+		in.Kernel, in.Ramdisk, in.ExtraArg = effective.AssetDigest(c, site.Installer.Kernel), effective.AssetDigest(c, site.Installer.Ramdisk), site.Installer.Args
 	}
 	in.Addr, in.Gateway = addr, parseAddr(pool.Gateway)
 	if dns := parseAddrs(pool.DNS); len(dns) > 0 {

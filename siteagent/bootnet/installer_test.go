@@ -69,7 +69,7 @@ func newBench(t *testing.T) *bench {
 
 // founding returns the entries that every test starts from.
 func (b *bench) founding() []*intent.Envelope {
-	site := `{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"lon1","uid":"s1","generation":1},"spec":{"region":"eu","zone":"a","installer":{"kernel":"kernel","ramdisk":"ramdisk"}}}`
+	site := `{"apiVersion":"skerry/v1","kind":"Site","metadata":{"name":"lon1","uid":"s1","generation":1},"spec":{"region":"eu","zone":"a","installer":{"kernel":"kernel","ramdisk":"ramdisk","args":["nomodeset"]}}}`
 	return []*intent.Envelope{
 		b.author.Put(sitetest.AssetDoc("kernel"), sitetest.AssetDoc("ramdisk"), sitetest.AssetDoc("tiny"), site, sitetest.MachineTypeDoc("small", 1), poolDoc, machineDoc, sitetest.ImageDoc),
 		b.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 1, Agents: []intent.RosterAgent{{

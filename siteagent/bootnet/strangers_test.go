@@ -103,7 +103,7 @@ func TestStranger(t *testing.T) {
 	}
 	b.lease(strangerMAC, addr)
 	s := b.script(strangerMAC, "10.88.9.7")
-	if !strings.Contains(s, "skerry.ip=10.88.9.7/16 ") || !strings.Contains(s, "skerry.gw=10.88.0.1") || strings.Contains(s, "skerry.token") {
+	if !strings.Contains(s, "skerry.ip=10.88.9.7/16 ") || !strings.Contains(s, "skerry.gw=10.88.0.1") || !strings.Contains(s, " nomodeset\n") || strings.Contains(s, "skerry.token") {
 		t.Errorf("a stranger boots\n%s", s)
 	}
 	if s := b.script(strangerMAC, "10.88.9.8"); strings.Contains(s, "kernel") {

@@ -150,7 +150,7 @@ const rackDocs = `
 apiVersion: skerry/v1
 kind: Site
 metadata: {name: lon1}
-spec: {region: eu, zone: london, installer: {kernel: vmlinuz, ramdisk: ramdisk}}
+spec: {region: eu, zone: london, installer: {kernel: vmlinuz, ramdisk: ramdisk, args: [no_timer_check]}}
 ---
 apiVersion: skerry/v1
 kind: MachineType

@@ -317,7 +317,7 @@ func newMachine(t testing.TB, sc scenario, rack *netlab.Namespace, pin string) (
 			}
 		},
 		Kernel: kernelPath, Initrd: ramdiskPath,
-		Append: fmt.Sprintf("console=ttyS0 panic=1 quiet skerry.agents=10.88.0.99:7444,%s:7444 skerry.pin=%s skerry.token=token1 skerry.ip=%s/24 BOOTIF=01-%s",
+		Append: fmt.Sprintf("console=ttyS0 panic=1 quiet no_timer_check skerry.agents=10.88.0.99:7444,%s:7444 skerry.pin=%s skerry.token=token1 skerry.ip=%s/24 BOOTIF=01-%s",
 			serverIP, pin, machineIP, strings.ReplaceAll(machineMAC, ":", "-")),
 	})
 	if err != nil {

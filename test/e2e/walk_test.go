@@ -11,8 +11,8 @@ import (
 	"github.com/skerry-metal/skerry/test/e2e/lab"
 )
 
-// walkLimit bounds the main job: quiet it takes three minutes; under load emulation is two to four times slower.
-const walkLimit = 8 * time.Minute
+// walkLimit bounds the main job: quiet it takes five minutes; under load emulation is two to four times slower.
+const walkLimit = 15 * time.Minute
 
 // TestWalk is the main job as `make demo` shows it: a site from nothing, a machine installed, the coordinator gone, another
 // machine installed while the agent that does it dies, the coordinator back. Promises 1, 5, 6 and 10 stand on it.

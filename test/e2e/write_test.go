@@ -209,7 +209,7 @@ func busyboxGuest(b *testing.B, path string) map[string]time.Duration {
 	m, err := vm.New(vm.Config{
 		Name: "m1", Dir: filepath.Join(dir, "m1"), NS: rack, Firmware: vm.BIOS, NICs: []vm.NIC{{MAC: machineMAC, Tap: "m1"}},
 		Disks: []vm.Disk{{Path: filepath.Join(dir, "disk"), SizeBytes: guestImage + spare, Serial: diskSerial}, {Path: path, SizeBytes: guestImage, Serial: "SRC"}},
-		Boot:  func() vm.Device { return vm.BootNet }, Kernel: kernel, Initrd: initrd, Append: "console=ttyS0 panic=1 quiet",
+		Boot:  func() vm.Device { return vm.BootNet }, Kernel: kernel, Initrd: initrd, Append: "console=ttyS0 panic=1 quiet no_timer_check",
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -24,7 +24,7 @@ terminal_input serial
 terminal_output serial
 set gfxpayload=text
 echo "skerry-tiny: loading"
-linux /boot/vmlinuz console=ttyS0 panic=5 quiet
+linux /boot/vmlinuz console=ttyS0 panic=5 quiet no_timer_check
 initrd /boot/ramdisk.gz
 boot
 END
