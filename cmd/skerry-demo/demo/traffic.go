@@ -34,10 +34,10 @@ func (l *lab) sent(n int) (mark, error) {
 	return mark{time.Now(), v}, nil
 }
 
-// applySwitch tells the site of the switch and of who hangs where; the numbers of its ports are this lab's.
-func (w *walk) applySwitch() error {
+// applySwitch tells the site of the switch and of which of the first machines hangs where; the numbers of its ports are this lab's.
+func (w *walk) applySwitch(machines int) error {
 	doc := "apiVersion: skerry/v1\nkind: Switch\nmetadata: {name: sw1, site: lon1}\nspec:\n  sflow: {agents: [10.88.1.1]}\n  ports:\n"
-	for i, b := range w.l.boxes {
+	for i, b := range w.l.boxes[:machines] {
 		n, err := w.l.ns["rack"].Index(fmt.Sprintf("tap%d", i+1))
 		if err != nil {
 			return err

@@ -127,6 +127,15 @@ func (b *BMC) NextBoot() vm.Device {
 	return first
 }
 
+// Press is a person at the machine, who switches it on and lets it start from the network once.
+func (b *BMC) Press(ctx context.Context) error {
+	b.mu.Lock()
+	b.boot.Enabled, b.boot.Target = "Once", "Pxe"
+	b.version++
+	b.mu.Unlock()
+	return b.power.On(ctx)
+}
+
 // AssetTag returns the tag as the controller holds it.
 func (b *BMC) AssetTag() string {
 	b.mu.Lock()
