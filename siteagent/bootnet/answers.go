@@ -136,6 +136,13 @@ func (s *answers) Seen(e dhcp.Event) {
 
 // once journals an event the first time it is seen in the machine's present boot window.
 func (s *answers) once(mac, what, kind, message string, fields map[string]string) {
+	s.first(mac, what, func(win reconcile.Window) claim.Draft {
+		return reconcile.Event(win.Machine, win.Task, win.Epoch, kind, message, fields)
+	})
+}
+
+// first journals a record the first time that what it is about is seen in the machine's present boot window.
+func (s *answers) first(mac, what string, draft func(reconcile.Window) claim.Draft) {
 	win, ok := s.windowOf(mac)
 	if !ok {
 		return
@@ -151,7 +158,7 @@ func (s *answers) once(mac, what, kind, message string, fields map[string]string
 	}
 	s.seen[key] = win.Nonce
 	select {
-	case s.events <- reconcile.Event(win.Machine, win.Task, win.Epoch, kind, message, fields):
+	case s.events <- draft(win):
 	default:
 		s.lost++
 	}
@@ -412,6 +419,21 @@ func (s *answers) served(h httpboot.Served) {
 		return
 	}
 	s.once(mac, "http/"+h.Name, "machine.boot.loader", fmt.Sprintf("HTTP %s %s, %d octets", h.What, h.Name, h.Octets), map[string]string{"from": remoteHost(h.Remote), "octets": fmt.Sprint(h.Octets)})
+	if s.ramdisk(h) {
+		s.first(mac, "fetched", func(win reconcile.Window) claim.Draft {
+			return claim.Draft{Kind: reconcile.KindFetched, Key: win.Machine, Body: reconcile.Fetched{Nonce: win.Nonce, Time: time.Now().UTC()}}
+		})
+	}
+}
+
+// ramdisk tells whether all of the installer's ramdisk went out.
+func (s *answers) ramdisk(h httpboot.Served) bool {
+	site := s.w.Spec()
+	if site == nil || site.Installer == nil {
+		return false
+	}
+	a, _, ok := intent.Lookup[*intent.AssetSpec](s.w.Now().Overlay.Catalog, intent.KindAsset, "", site.Installer.Ramdisk)
+	return ok && h.Name == a.Digest.Hex() && uint64(h.Octets) == a.Size
 }
 
 // sentLoader notes a loader that went out by TFTP.

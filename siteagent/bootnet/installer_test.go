@@ -449,3 +449,27 @@ func TestClear(t *testing.T) {
 		t.Errorf("the old session: %v, want %v", err, install.ErrSession)
 	}
 }
+
+// TestFetched: that a machine has all of the ramdisk is known, for this boot alone; a kernel, a part, or another's download is not taken for it.
+func TestFetched(t *testing.T) {
+	b := newBench(t)
+	f := func(what, from, asset string, status int, octets int64, want bool) {
+		t.Helper()
+		b.answers.served(httpboot.Served{What: "asset", Remote: netip.MustParseAddr(from), Name: intent.DigestOf([]byte(asset)).Hex(), Status: status, Octets: octets})
+		b.drain()
+		v, _ := reconcile.BuildView(b.journal, b.site.Now().Overlay.Catalog, b.site.Around(), "m1")
+		if got := !v.Fetched.IsZero(); got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	f("no boot is awaited", "10.88.0.21", "ramdisk", 200, 4096, false)
+	b.window("n1")
+	f("the kernel", "10.88.0.21", "kernel", 200, 4096, false)
+	f("half of it", "10.88.0.21", "ramdisk", 200, 2048, false)
+	f("a range", "10.88.0.21", "ramdisk", 206, 4096, false)
+	f("somebody else", "10.88.0.99", "ramdisk", 200, 4096, false)
+	f("all of it", "10.88.0.21", "ramdisk", 200, 4096, true)
+	b.window("n2")
+	f("the kernel of the next boot", "10.88.0.21", "kernel", 200, 4096, false)
+	f("the next boot", "10.88.0.21", "ramdisk", 200, 4096, true)
+}

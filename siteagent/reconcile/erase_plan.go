@@ -150,7 +150,7 @@ func (v MachineView) erasing() Step {
 		if v.live() {
 			return v.enter(intent.StateErasing, PhaseErase, "", "machine.erasing", "the installer is up and gets its work")
 		}
-		return v.late(bootTimeout, "did not reach the installer")
+		return v.unreached()
 	}
 	switch {
 	case v.Done != nil && v.Done.Task == v.TaskID():

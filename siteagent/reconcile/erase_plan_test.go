@@ -64,6 +64,7 @@ func TestPlanErase(t *testing.T) {
 		{"assets missing", func(v *MachineView) { v.Assets = "waits for 3 of 9 MiB" }},
 		{"evidence of this boot", func(v *MachineView) { hello(v); v.Evidence = &Evidence{Nonce: "n1", What: "a burnt token came again"} }},
 		{"maintenance wanted", func(v *MachineView) { v.Spec.Maintenance = true }},
+		{"ramdisk taken, 11 min later", func(v *MachineView) { v.Fetched = v.Now.Add(-time.Second); later(11 * time.Minute)(v) }},
 		{"21 min later", later(21 * time.Minute)},
 		{"21 min later, attempts used", func(v *MachineView) { later(21 * time.Minute)(v); v.Status.Attempts = maxAttempts }},
 	}

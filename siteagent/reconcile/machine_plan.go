@@ -12,6 +12,7 @@ import (
 // The limits of boot.md section 1.
 const (
 	bootTimeout  = 20 * time.Minute // power-on to hello: slow firmware with many option ROMs
+	fetchTimeout = 10 * time.Minute // all of the ramdisk to hello: disks are looked for, and ports of switches come up
 	helloTimeout = 5 * time.Minute  // hello to inventory
 	writeTimeout = 2 * time.Minute  // without a word of the installer while it writes
 	firstBoot    = 20 * time.Minute // reboot to phone-home
@@ -58,6 +59,7 @@ type MachineView struct {
 	Now     time.Time
 	Entered time.Time // into the state and phase
 	Opened  time.Time // of the window
+	Fetched time.Time // when the machine had all of the installer's ramdisk in the boot of the window; zero: it has not
 	Freed   time.Time // since when the release is held, if it was deleted at the site: a clock that leaps while the agent is down shortens no hold
 	Newer   bool      // the inventory is newer than the session, or there is none of the two
 	Pressed bool      // the window is newer than the status
@@ -207,7 +209,7 @@ func (v MachineView) inspect() Step {
 		if v.live() {
 			return v.enter(intent.StateDiscovered, PhaseInventory, "", "machine.discovered", "the installer said hello")
 		}
-		return v.late(bootTimeout, "did not reach the installer")
+		return v.unreached()
 	default:
 		return v.late(helloTimeout, "sent no inventory")
 	}
@@ -326,7 +328,7 @@ func (v MachineView) installing() Step {
 		if v.live() {
 			return v.startWriting()
 		}
-		return v.late(bootTimeout, "did not reach the installer")
+		return v.unreached()
 	case PhaseWrite:
 		switch {
 		case done != nil && done.OK:
@@ -399,6 +401,14 @@ func (v MachineView) TaskID() string {
 }
 
 // late gives up a phase that took too long, and tries again or calls the machine broken.
+// unreached waits for the first word of the installer. Who has its ramdisk and says nothing has crashed, and boots something else by now.
+func (v MachineView) unreached() Step {
+	if since := v.Now.Sub(v.Fetched); !v.Fetched.IsZero() && since <= v.stay() && since > fetchTimeout {
+		return v.failed(fmt.Sprintf("took kernel and ramdisk, and its installer was not heard within %s", fetchTimeout))
+	}
+	return v.late(bootTimeout, "did not reach the installer")
+}
+
 func (v MachineView) late(limit time.Duration, what string) Step {
 	if v.stay() <= limit {
 		return idle()

@@ -117,6 +117,8 @@ func happenings() []happening {
 		{"evidence of an earlier boot", func(v *MachineView) { v.Evidence = &Evidence{Nonce: "n0", What: "a burnt token came again"} }},
 		{"maintenance wanted", func(v *MachineView) { v.Spec.Maintenance = true }},
 		{"6 min later", later(6 * time.Minute)},
+		{"ramdisk taken, 9 min later", func(v *MachineView) { v.Fetched = v.Now.Add(-time.Second); later(9 * time.Minute)(v) }},
+		{"ramdisk taken, 11 min later", func(v *MachineView) { v.Fetched = v.Now.Add(-time.Second); later(11 * time.Minute)(v) }},
 		{"21 min later", later(21 * time.Minute)},
 		{"21 min later, attempts used", func(v *MachineView) { later(21 * time.Minute)(v); v.Status.Attempts = maxAttempts }},
 		{"attempts used", func(v *MachineView) { v.Status.Attempts = maxAttempts }},

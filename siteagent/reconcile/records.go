@@ -15,6 +15,7 @@ const (
 	KindWindow     = "window"     // machine: Window
 	KindSession    = "session"    // machine: Session
 	KindEvidence   = "evidence"   // machine: Evidence
+	KindFetched    = "fetched"    // machine: Fetched
 	KindPermission = "permission" // machine: intent.Envelope of the last one
 	KindProgress   = "progress"   // machine: Progress
 	KindDone       = "done"       // machine: Done
@@ -123,6 +124,12 @@ type Session struct {
 type Evidence struct {
 	Nonce string    `json:"nonce"`
 	What  string    `json:"what"`
+	Time  time.Time `json:"time"`
+}
+
+// Fetched says that a machine has taken all of the installer's ramdisk, the last thing that it loads, in the boot of a window.
+type Fetched struct {
+	Nonce string    `json:"nonce"`
 	Time  time.Time `json:"time"`
 }
 

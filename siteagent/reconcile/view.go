@@ -161,6 +161,9 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 		v.Status = *st
 	}
 	v.Entered = s.Learned("status/"+name, v.Status.Since)
+	if f := load[Fetched](j, KindFetched, name); f != nil && v.Window != nil && f.Nonce == v.Window.Nonce {
+		v.Fetched = s.Learned("fetched/"+name, f.Time)
+	}
 	if v.Window != nil {
 		v.Opened, v.Pressed = s.Learned("window/"+name, v.Window.Opened), newer(j, name, KindWindow, KindMachine)
 	}
