@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
+	"github.com/skerry-metal/skerry/boot/bmc/govern"
 )
 
 // Serial over LAN. Source: IPMI 2.0 rev 1.1, sections 15.9 to 15.11 (packets), 24.1 and 24.2 (activation), 26.
@@ -100,7 +101,7 @@ var _ bmc.Line = (*line)(nil)
 func (c *Controller) Console(ctx context.Context) (bmc.Line, error) {
 	var l *line
 	err := retry(ctx, c.pace.busy, func() error {
-		done, err := c.turns.Take(ctx)
+		done, err := c.turns.Take(govern.Behind(ctx))
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
@@ -255,4 +256,38 @@ func TestPeerConsoleLossy(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestConsoleWaitsBehind: what controls the machine goes before the opening of its serial line, also when it comes later.
+func TestConsoleWaitsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		order := make(chan string, 2)
+		c, err := New(Config{Address: "127.0.0.1:1", User: "admin", Password: "secret", Logger: slog.New(slog.DiscardHandler), Dial: func(context.Context, string, string) (net.Conn, error) {
+			order <- "console"
+			return nil, errors.New("nobody is here")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		take := func() func() {
+			done, err := c.turns.Take(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			return done
+		}
+		first := take()
+		go func() { _, _ = c.Console(t.Context()) }()
+		synctest.Wait()
+		go func() {
+			done := take()
+			order <- "power"
+			done()
+		}()
+		synctest.Wait()
+		first()
+		if x, y := <-order, <-order; x != "power" || y != "console" {
+			t.Errorf("%s, then %s", x, y)
+		}
+	})
 }
