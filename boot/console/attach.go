@@ -96,6 +96,10 @@ func (c *Console) stay(ctx context.Context, p *person, next uint64) error {
 	c.mu.Lock()
 	if c.line == nil {
 		p.say("no line: " + text(c.why))
+		select {
+		case c.wanted <- struct{}{}:
+		default: // another one waits already
+		}
 	}
 	c.mu.Unlock()
 	err := c.show(ctx, p, next)

@@ -55,6 +55,7 @@ type Console struct {
 	cfg Config
 
 	writing chan struct{} // who has it writes to the line
+	wanted  chan struct{} // somebody sat down who sees no line
 
 	mu     sync.Mutex // guards what follows
 	line   Line       // nil: there is none now
@@ -67,7 +68,7 @@ type Console struct {
 
 // New makes a Console and does nothing else.
 func New(cfg Config) *Console {
-	return &Console{cfg: cfg, writing: make(chan struct{}, 1), why: "it was not dialled yet", people: map[*person]struct{}{}}
+	return &Console{cfg: cfg, writing: make(chan struct{}, 1), wanted: make(chan struct{}, 1), why: "it was not dialled yet", people: map[*person]struct{}{}}
 }
 
 // Run dials the line, again whenever it is lost, until ctx ends; then it frees it.
@@ -100,15 +101,22 @@ func (c *Console) Run(ctx context.Context) error {
 			}
 		}
 		c.down(err)
-		t := time.NewTimer(rest + rand.N(rest))
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		c.pause(ctx, firstRest, nil)
+		c.pause(ctx, rest-firstRest+rand.N(rest), c.wanted)
 		rest = min(2*rest, lastRest)
 	}
 	return nil
+}
+
+// pause ends after d, with ctx, or when it is woken.
+func (c *Console) pause(ctx context.Context, d time.Duration, wake <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-wake:
+	}
 }
 
 func (c *Console) heard() time.Time {

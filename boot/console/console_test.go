@@ -364,6 +364,36 @@ func TestGap(t *testing.T) {
 	})
 }
 
+// TestSittingDownDials: a controller that was away for hours is asked rarely; who sits down does not wait for that.
+func TestSittingDownDials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		defer b.end()
+		var away atomic.Bool
+		away.Store(true)
+		b.dial = func(context.Context) (Line, error) {
+			if away.Load() {
+				return nil, errors.New("no answer")
+			}
+			b.wire = newWire()
+			return b.wire, nil
+		}
+		close(b.wire.lost)
+		time.Sleep(5 * time.Hour)
+		away.Store(false)
+		ana := b.sit("ana", Attachment{})
+		began := time.Now()
+		for b.Status() != "connected" {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if took := time.Since(began); took > 2*firstRest {
+			t.Errorf("he waited for %v", took)
+		}
+		ana.stop()
+		<-ana.done
+	})
+}
+
 // TestFull: a console has room for 16 people; what is not on record does not happen.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
