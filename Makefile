@@ -92,6 +92,7 @@ soak: ## what is too long for every change, in jobs of at most an hour
 	  echo "soak $$t"; go test -tags soak -count 1 -timeout 60m -run "^($$t)$$$$" ./test/fault; done
 	@echo "soak TestApart"; go test -tags soak -count 1 -timeout 60m -run '^TestApart$$' ./mesh/gossip
 	@echo "soak kills and power cuts of series"; go test -tags soak -count 1 -timeout 60m -run '^(TestKilled|TestPowerCut)$$' ./telemetry/rrd
+	@echo "soak faults of BMCs"; go test -tags soak -count 1 -timeout 60m -run '^TestFaultMatrix$$' ./siteagent/bootnet
 	@echo "soak fuzz"; $(MAKE) --no-print-directory fuzz FUZZTIME=65s
 
 bpf: packages-bpf $(TOOLS)/gofumpt ## the probe's programs for the kernel, compiled anew; what comes out is committed

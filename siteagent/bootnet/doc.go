@@ -12,5 +12,6 @@
 // Concurrency: Run owns the journaling of what was seen; listeners run where Listen's caller runs them. Answers are read from
 // immutable snapshots.
 //
-// Tests: beside the files; the walk with real firmware in test/e2e.
+// Tests: beside the files; every fault of a simulated BMC x install and release in virtual time (faults_test.go; -seed replays a choice,
+// -tags soak takes all); the walk with real firmware in test/e2e.
 package bootnet

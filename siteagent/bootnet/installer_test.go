@@ -41,6 +41,7 @@ type bench struct {
 	unfit   error // of the agent's store
 	stale   error // why nobody who may say no was heard
 	keys    []seal.Secret
+	dial    func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error) // nil: no BMC is reached
 }
 
 // alone is the sight of a site with one agent.
@@ -80,10 +81,15 @@ func (b *bench) founding() []*intent.Envelope {
 
 func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	t.Helper()
+	return newAgentIn(t, t.TempDir(), author, id)
+}
+
+func newAgentIn(t *testing.T, dir string, author *sitetest.Author, id string) *bench {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	b := &bench{t: t, author: author, keys: []seal.Secret{seal.NewSecret([]byte("boot key of the test"))}}
 	var db *state.DB
-	b.replica, db = sitetest.OpenReplica(t, t.TempDir(), author, id)
+	b.replica, db = sitetest.OpenReplica(t, dir, author, id)
 	t.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)
@@ -98,7 +104,12 @@ func newAgent(t *testing.T, author *sitetest.Author, id string) *bench {
 	b.site.Assets = func(*reconcile.Binding) string { return "" }
 	control := reconcile.New(reconcile.Config{
 		Self: id, Journal: b.journal, Claims: claim.NewClaims(db, id, "boot", alone{}, nil, log), Want: b.site.Want, Members: alone{}.Members, Around: b.site.Around,
-		Dial:       func(context.Context, string, *intent.BMCSpec) (bmc.Controller, error) { return nil, bmc.ErrUnsupported },
+		Dial: func(ctx context.Context, machine string, spec *intent.BMCSpec) (bmc.Controller, error) {
+			if b.dial == nil {
+				return nil, bmc.ErrUnsupported
+			}
+			return b.dial(ctx, machine, spec)
+		},
 		Recovering: func() bool { return false }, Log: log, Fit: func() error { return b.unfit },
 	})
 	s := New(Config{

@@ -16,7 +16,7 @@ func (c *Controller) instances(ctx context.Context, want Want, views []MachineVi
 	for _, t := range PlanInstances(v) {
 		id := "binding/" + t.Binding.Instance
 		if (t.Release && c.Owns(t.Binding.Machine)) || (!t.Release && c.owns(id)) {
-			c.start(ctx, id, func(ctx context.Context) error { return c.bind(ctx, id, t, v.Majority) })
+			c.start(ctx, id, t.Binding.Machine, func(ctx context.Context) error { return c.bind(ctx, id, t, v.Majority) })
 		}
 	}
 }

@@ -68,12 +68,14 @@ type Controller struct {
 	rest map[string]time.Time     // id -> no step before: one has failed
 	bmcs map[string]bmc.Controller
 	held map[string]bool // machines that are on and unknown, of which an event told
-	wg   sync.WaitGroup
+	// troubles are of ids whose last step failed.
+	troubles map[string]trouble
+	wg       sync.WaitGroup
 }
 
 // New returns a controller that does nothing yet.
 func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, busy: map[string]chan struct{}{}, rest: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}, held: map[string]bool{}}
+	return &Controller{cfg: cfg, busy: map[string]chan struct{}{}, rest: map[string]time.Time{}, bmcs: map[string]bmc.Controller{}, held: map[string]bool{}, troubles: map[string]trouble{}}
 }
 
 // Run plans and applies until ctx ends, then waits for the steps that run and closes BMC sessions.
@@ -139,8 +141,8 @@ func (c *Controller) Owning() func(machine string) bool {
 	return func(machine string) bool { return owns(machineID(machine)) }
 }
 
-// start runs fn for id unless one runs or rests. The goroutine belongs to Run.
-func (c *Controller) start(ctx context.Context, id string, fn func(context.Context) error) {
+// start runs fn for id, which is a machine or a decision about it, unless one runs or rests. The goroutine belongs to Run.
+func (c *Controller) start(ctx context.Context, id, machine string, fn func(context.Context) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.busy[id] != nil || time.Now().Before(c.rest[id]) {
@@ -151,14 +153,7 @@ func (c *Controller) start(ctx context.Context, id string, fn func(context.Conte
 		defer c.free(id)
 		sctx, cancel := context.WithTimeout(ctx, stepLimit)
 		defer cancel()
-		err := fn(sctx)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.rest, id)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, errKnewMore) {
-			c.rest[id] = time.Now().Add(rest)
-			c.cfg.Log.Warn("step failed; it is tried again", "id", id, "err", err)
-		}
+		c.ended(ctx, id, machine, fn(sctx))
 	})
 }
 
@@ -194,7 +189,7 @@ func (c *Controller) machines(ctx context.Context, views []MachineView, slots in
 			slots-- // also when a peer owns the machine: it will take the slot
 		}
 		if owns(machineID(v.Name)) {
-			c.start(ctx, machineID(v.Name), func(ctx context.Context) error { return c.applyMachine(ctx, v, step) })
+			c.start(ctx, machineID(v.Name), v.Name, func(ctx context.Context) error { return c.applyMachine(ctx, v, step) })
 		}
 	}
 }
@@ -208,7 +203,7 @@ func (c *Controller) chores(ctx context.Context, v MachineView) {
 	if ch == nil {
 		return
 	}
-	c.start(ctx, machineID(v.Name), func(ctx context.Context) error {
+	c.start(ctx, machineID(v.Name), v.Name, func(ctx context.Context) error {
 		defer c.let(ctx, v.Name)
 		ctl, fence, err := c.device(ctx, v)
 		if err == nil {
@@ -415,9 +410,9 @@ func (c *Controller) act(ctx context.Context, v MachineView, step Step, cl inten
 	if err != nil {
 		rec.State, rec.Result = "failed", err.Error()
 	}
-	end := []claim.Draft{
-		{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec},
-		Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()}),
+	end := []claim.Draft{{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec}}
+	if err == nil || c.news(machineID(v.Name), rec.Result) {
+		end = append(end, Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()}))
 	}
 	if aerr := c.cfg.Journal.Append(ctx, claim.Local, end...); aerr != nil {
 		return errors.Join(err, aerr)

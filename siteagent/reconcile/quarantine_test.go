@@ -155,7 +155,7 @@ func TestOperatorBetweenSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := New(Config{Log: slog.New(slog.DiscardHandler)})
 		end := make(chan struct{})
-		c.start(t.Context(), "machine/m1", func(context.Context) error { <-end; return errors.New("no route to host") })
+		c.start(t.Context(), "machine/m1", "m1", func(context.Context) error { <-end; return errors.New("no route to host") })
 		begun := time.Now()
 		if err := c.seize(t.Context(), "machine/m1"); err == nil || time.Since(begun) != operatorWait {
 			t.Errorf("behind a step that goes on: %v after %v", err, time.Since(begun))
@@ -166,15 +166,15 @@ func TestOperatorBetweenSteps(t *testing.T) {
 			t.Errorf("at its end: %v after %v", err, time.Since(begun))
 		}
 		ran := false
-		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil })
+		c.start(t.Context(), "machine/m1", "m1", func(context.Context) error { ran = true; return nil })
 		c.free("machine/m1")
-		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil }) // it rests
+		c.start(t.Context(), "machine/m1", "m1", func(context.Context) error { ran = true; return nil }) // it rests
 		c.wg.Wait()
 		if ran {
 			t.Error("a step ran beside the operator, or in the rest after one that failed")
 		}
 		time.Sleep(rest)
-		c.start(t.Context(), "machine/m1", func(context.Context) error { ran = true; return nil })
+		c.start(t.Context(), "machine/m1", "m1", func(context.Context) error { ran = true; return nil })
 		if c.wg.Wait(); !ran {
 			t.Error("no step runs any more")
 		}
