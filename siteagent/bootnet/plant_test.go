@@ -63,17 +63,16 @@ type unit struct {
 	bmcIP      string
 	bmc        *sim.BMC
 	meter      *meter
-	quirk      quirk // of the machine; "" none
 
 	mu     sync.Mutex // guards what follows
+	quirk  quirk      // of the machine; "" none
 	on     bool
-	offs   int                // times that its power was cut
 	cut    context.CancelFunc // what runs on it
 	image  uint64             // generation of the image on its disk; 0 none
 	erased int                // times that its disk was
 	up     uint64             // generation of the system that came up last
 	phone  string             // token of the seed on its disk
-	used   []string           // permissions by which its disk was written
+	used   map[string]string  // permissions by which its disk was written, with the session that had them
 }
 
 // newPlant founds a site with n machines, all of them wanted by one array.
@@ -100,7 +99,7 @@ func newPlant(t *testing.T, n int) *plant {
 	for i := range n {
 		u := &unit{
 			p: p, name: fmt.Sprintf("m%d", i), uuid: fmt.Sprintf("00000000-0000-4000-8000-%012x", i+1), mac: fmt.Sprintf("52:54:00:88:%02x:%02x", i>>8, i&255),
-			addr: netip.AddrFrom4([4]byte{10, 88, 16 + byte(i>>8), byte(i)}), bmcIP: fmt.Sprintf("10.9.%d.%d", i>>8, i&255),
+			addr: netip.AddrFrom4([4]byte{10, 88, 16 + byte(i>>8), byte(i)}), bmcIP: fmt.Sprintf("10.9.%d.%d", i>>8, i&255), used: map[string]string{},
 		}
 		p.units = append(p.units, u)
 		u.bmc = sim.New(sim.Config{User: "root", Password: "first-password", Firmware: vm.BIOS, UUID: u.uuid, Serial: u.serial(), MACs: []string{u.mac}}, u)
@@ -109,7 +108,10 @@ func newPlant(t *testing.T, n int) *plant {
 			"spec":{"serial":%q,"uuid":%q,"bmc":{"address":"%s:443","protocol":"redfish","secret":"bmc"},"nics":[{"mac":%q,"boot":true,"address":%q}]}}`,
 			u.name, u.name, u.serial(), u.uuid, u.bmcIP, u.mac, u.addr))
 	}
-	p.receive(p.author.Put(docs...), p.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 1, Agents: []intent.RosterAgent{{
+	for part := range slices.Chunk(docs, 200) { // an entry has 256 objects at most
+		p.receive(p.author.Put(part...))
+	}
+	p.receive(p.author.Entry(intent.EntryRoster, intent.RosterBody{Generation: 1, Agents: []intent.RosterAgent{{
 		ID: "a1", State: "agent", Addr: []string{"10.99.1.11:7444"}, Boot: []string{"10.88.0.11"}, TLS: [][]byte{[]byte("key of a1")},
 	}}}), p.author.Put(sitetest.ArrayDoc("web", 1, n)))
 	quiet := slog.New(slog.DiscardHandler)
@@ -236,7 +238,6 @@ func (u *unit) Off(context.Context) error {
 	defer u.mu.Unlock()
 	if u.on && (u.quirk != switchStuck || u.p.ctx.Err() != nil) {
 		u.on = false
-		u.offs++
 		u.cut()
 	}
 	return nil
@@ -270,7 +271,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // start is one start of the firmware; true: the machine starts anew.
 func (u *unit) start(ctx context.Context) bool {
 	dev := u.bmc.NextBoot()
-	if u.quirk == orderLies {
+	u.mu.Lock()
+	lies := u.quirk == orderLies
+	u.mu.Unlock()
+	if lies {
 		dev = vm.BootDisk
 	}
 	if !sleep(ctx, unitPost) {
@@ -358,13 +362,13 @@ func (u *unit) write(ctx context.Context, session string, w install.Work) error 
 		return err
 	}
 	u.mu.Lock()
-	again := slices.Contains(u.used, p.ID)
-	u.used = append(u.used, p.ID)
+	again := u.used[p.ID] != "" && u.used[p.ID] != session
+	u.used[p.ID] = session
 	u.image, u.phone = 0, "" // from here on nothing of what was there is whole
 	u.mu.Unlock()
 	if again || p.Machine != u.name || p.Serial != u.serial() || p.Act != act || !slices.Contains(u.p.acts, act) || p.Generation != w.Generation ||
 		!slices.Equal(p.Disks, []intent.DiskID{u.disks()[0].ID()}) {
-		u.p.t.Errorf("%s: permitted to %s for the work %+v, used before %v: %+v", u.name, act, w, again, p)
+		u.p.t.Errorf("%s: permitted to %s for the work %+v, another session's %v: %+v", u.name, act, w, again, p)
 	}
 	began := time.Now()
 	for time.Since(began) < unitWrite {
