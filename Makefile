@@ -79,8 +79,9 @@ bench: packages-test build ramdisk image-tiny ## peers and us side by side; resu
 bench-mesh: packages-test ## the asset mesh beside plain copies, rsync, aria2 and nginx, and its memory; as root, about 15 minutes, 20 GiB of disk
 	go test -run '^$$' -bench 'BenchmarkCopy|BenchmarkOthers|BenchmarkSiteFill|BenchmarkBootHTTP|BenchmarkMemory' -benchtime 1x -timeout 60m ./test/bench
 
-bench-boot: packages-test ## DHCP beside kea and dnsmasq, about 5 minutes
-	go test -run '^$$' -bench BenchmarkDHCP -benchtime 1x -timeout 30m ./test/e2e/netboot
+bench-boot: packages-test ## DHCP beside kea and dnsmasq, TFTP beside dnsmasq, 6 minutes; then 1,000 simulated machines, which takes long
+	go test -run '^$$' -bench 'BenchmarkDHCP|BenchmarkTFTP' -benchtime 1x -timeout 30m ./test/e2e/netboot
+	go test -tags soak -count 1 -timeout 60m -v -run '^TestThousand$$' ./siteagent/bootnet
 
 bench-telemetry: packages-test ## sFlow beside goflow2's decoder, history beside rrdtool, a link with and without the probe, about 15 minutes
 	cd test/bench/testdata/goflow2 && go test -run '^$$' -bench . -benchtime 1x -count 1 .

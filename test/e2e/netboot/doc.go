@@ -7,7 +7,8 @@
 //
 // Promises: tests 1 (nothing but the agent is there), 9 (two agents, one answer), 12.
 //
-// Concurrency: the test binary starts itself again inside a namespace as the agents' servers; they end with the test.
+// Concurrency: the test binary starts itself again inside a namespace as the agents' servers, and as clients that fetch by TFTP; they end
+// with the test.
 //
 // Tests: need root and the Debian packages that each test's skip names.
 package netboot

@@ -2,6 +2,7 @@ package netboot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,6 +50,13 @@ type child struct {
 func TestMain(m *testing.M) {
 	if env := os.Getenv(serverEnv); env != "" {
 		if err := serve(env); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if env := os.Getenv(fetchEnv); env != "" {
+		if err := fetchAll(env); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -208,7 +216,7 @@ func serve(env string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ready := make(chan struct{})
 	l := dhcp.NewListener(dhcp.ListenerConfig{Iface: c.Iface, Site: s, Logger: log, Ready: ready})
-	loaders := ipxe.Loaders{Dir: "/usr/lib/ipxe"}
+	loaders := ipxe.Loaders{Dir: cmp.Or(os.Getenv("SKERRY_NETBOOT_LOADERS"), "/usr/lib/ipxe")}
 	udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.Addr, 69)))
 	if err != nil {
 		return err
