@@ -71,7 +71,7 @@ fuzz: ## every fuzz target for FUZZTIME (30 s), two at a time; `make test` runs 
 	  echo "$$(dirname $$f) $$t"; done; done | xargs -P 2 -n 2 sh test/fuzz.sh $(FUZZTIME)
 
 test-corpus: ## recorded packets and trees that may not be copied, read in place: CORPUS=DIR
-	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp ./boot/bmc/ipmi ./telemetry/sflow ./telemetry/snmp; else echo "no corpus at $(CORPUS): skipped"; fi
+	@if [ -d "$(CORPUS)" ]; then SKERRY_CORPUS=$(abspath $(CORPUS)) go test -count 1 -run Corpus -v ./boot/dhcp ./boot/bmc/ipmi ./boot/bmc/redfish ./telemetry/sflow ./telemetry/snmp; else echo "no corpus at $(CORPUS): skipped"; fi
 
 bench: packages-test build ramdisk image-tiny ## peers and us side by side; results go to docs/benchmarks.md by hand
 	go test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./test/bench/... ./test/e2e/... ./coordinator

@@ -158,6 +158,7 @@ type Controller interface {
 	// with the new one. Errors: ErrFenced, ErrPolicy, ErrNoEffect, ErrUnsupported, ErrBusy: the one before counts;
 	// ErrUnknown, ErrAuth: either may.
 	SetPassword(ctx context.Context, c intent.Claim, password string) error
+	Firmware
 	// Close ends the session on the device.
 	Close(ctx context.Context) error
 }

@@ -1,6 +1,6 @@
 // Package bmc says what a management controller can do for us, and what a driver promises.
 //
-// Holds: Controller, Reader, SensorReader and Consoler, their types and errors. Drivers are in boot/bmc/redfish and boot/bmc/ipmi; what they share in
+// Holds: Controller with Firmware, Reader, SensorReader and Consoler, their types and errors. Drivers are in boot/bmc/redfish and boot/bmc/ipmi; what they share in
 // boot/bmc/govern; the conformance suite in boot/bmc/bmctest.
 //
 // Imported by: siteagent and the drivers.
@@ -12,7 +12,7 @@
 // a 2xx proves nothing, so a driver claims at most EffectReadback after it read the change back; a context's deadline is kept
 // within a second; nothing outlives Close, which deletes the session.
 //
-// Not built: media, log, settings, volumes, erase, update, accounts.
+// Not built: media, log, single settings, volumes, erase, update; accounts are listed, never changed but for our password.
 //
 // Concurrency: a Controller is safe for concurrent use; its requests go out one at a time.
 //

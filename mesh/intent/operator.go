@@ -152,10 +152,8 @@ func (s *MachineSpec) validate(c *checker) {
 
 // BootNIC returns the NIC that boots: the marked one, else the first.
 func (s *MachineSpec) BootNIC() NIC {
-	for _, n := range s.NICs {
-		if n.Boot {
-			return n
-		}
+	if i := slices.IndexFunc(s.NICs, func(n NIC) bool { return n.Boot }); i >= 0 {
+		return s.NICs[i]
 	}
 	if len(s.NICs) == 0 {
 		return NIC{}
@@ -185,8 +183,9 @@ type MachineTypeSpec struct {
 	CPU      Range       `json:"cpu"`       // logical processors
 	MemoryMB Range       `json:"memoryMiB"` // installed memory, MiB
 	Disks    []DiskClass `json:"disks,omitempty"`
-	Console  string      `json:"console,omitempty"` // kernel console, default ttyS0
-	Warm     int         `json:"warm,omitempty"`    // idle machines that wait in the installer, default 0
+	Console  string      `json:"console,omitempty"`  // kernel console, default ttyS0
+	Warm     int         `json:"warm,omitempty"`     // idle machines that wait in the installer, default 0
+	ResetBMC bool        `json:"resetBMC,omitempty"` // at release the BMC's settings are reset too, but for network and accounts
 }
 
 // Range is inclusive; Max 0 means no upper bound.

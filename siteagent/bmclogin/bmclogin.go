@@ -16,6 +16,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 )
 
 // The journal's kinds; the key is MACHINE@ADDRESS: with another address it is another BMC.
@@ -201,12 +202,27 @@ func (l *Logins) prove(ctx context.Context, machine string, spec *intent.BMCSpec
 		if _, err := ctl.Identify(ctx); err != nil {
 			return err
 		}
+		l.note(ctx, machine, spec, cl, ctl)
 		return l.took(ctx, machine, spec, cl.Epoch, ver, "it logs in")
 	}
 	if err := ctl.SetPassword(ctx, cl, v.Password); err != nil {
 		return err
 	}
+	l.note(ctx, machine, spec, cl, ctl)
 	return l.took(ctx, machine, spec, cl.Epoch, ver, "the BMC took the new password")
+}
+
+// note lists the accounts of a BMC that is used for the first time: when the machine is released, those beside them are told. Without the list
+// all are.
+func (l *Logins) note(ctx context.Context, machine string, spec *intent.BMCSpec, cl intent.Claim, ctl bmc.Controller) {
+	drafts, err := firmware.Baseline(ctx, l.Journal, machine, spec.Address, ctl)
+	if err == nil && len(drafts) > 0 {
+		drafts[0].Epoch = cl.Epoch
+		err = l.Journal.Append(ctx, claim.Replicated, drafts...)
+	}
+	if err != nil && !errors.Is(err, claim.ErrWaitingPeer) {
+		l.Log.Info("accounts of a BMC not noted: after a release all of them are told", "machine", machine, "err", err)
+	}
 }
 
 // The kinds of failure, as they are journaled and counted.

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/claim"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 	"github.com/skerry-metal/skerry/storage/state"
 	sim "github.com/skerry-metal/skerry/test/sim/bmc"
 	"github.com/skerry-metal/skerry/test/sim/vm"
@@ -448,5 +450,29 @@ func TestUnreachable(t *testing.T) {
 	b.set(func() { b.dead = false })
 	if got, err := b.life(2); got != 2 || err != nil || b.sim.Password() != after {
 		t.Errorf("back: version %d, %v", got, err)
+	}
+}
+
+// TestNotesAccounts: the accounts of a BMC are listed when it is first used, and that list stays; one that cannot be listed is used all the
+// same.
+func TestNotesAccounts(t *testing.T) {
+	b := newBench(t)
+	known := func(ver uint64) (names []string) {
+		b.open(ver, func(_ context.Context, l *Logins, v reconcile.MachineView) {
+			names = firmware.Known(l.Journal, "m1", v.Spec.BMC.Address)
+		})
+		return names
+	}
+	if names := known(1); names != nil {
+		t.Fatalf("before it is used: %q", names)
+	}
+	for ver := uint64(1); ver <= 2; ver++ {
+		if got, err := b.life(ver); got != ver || err != nil {
+			t.Fatal(got, err)
+		}
+		if names := known(ver); !slices.Equal(names, []string{"root", "operator"}) {
+			t.Errorf("version %d: %q", ver, names)
+		}
+		b.sim.AddAccount("mallory")
 	}
 }

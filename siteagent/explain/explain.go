@@ -43,7 +43,7 @@ func (m Machines) Explain(_ context.Context, siteID, machine string) (*api.Expla
 		return nil, err
 	}
 	for _, s := range []api.ExplainSection{
-		m.identity(v), packets(x.Events), m.wish(v), m.permission(v), bytesOf(v), times(x.Events),
+		m.identity(v), packets(x.Events), m.wish(v), m.permission(v), bytesOf(v), firmwareOf(v), times(x.Events),
 	} {
 		if len(s.Facts) > 0 {
 			x.Sections = append(x.Sections, s)
@@ -141,6 +141,23 @@ func bytesOf(v reconcile.MachineView) api.ExplainSection {
 	slices.Sort(names)
 	for _, k := range names {
 		s.Facts = append(s.Facts, fact(k, "%s", v.Done.Facts[k]))
+	}
+	return s
+}
+
+// firmwareOf says what the last release left of the machine's firmware.
+func firmwareOf(v reconcile.MachineView) api.ExplainSection {
+	s := api.ExplainSection{Title: "firmware"}
+	r := v.Firmware
+	if r == nil {
+		return s
+	}
+	s.Facts = append(s.Facts, fact("release", "of generation %d", r.Generation), fact("BIOS settings", "%s", r.BIOSText()))
+	if text := r.ControllerText(); text != "" {
+		s.Facts = append(s.Facts, fact("BMC settings", "%s", text))
+	}
+	if text := r.AccountsText(); text != "" {
+		s.Facts = append(s.Facts, fact("controller", "%s", text))
 	}
 	return s
 }

@@ -23,6 +23,48 @@ type fakeBMC struct {
 	fence          intent.Epoch
 	cycles         int // from off to on
 	point          func(string)
+
+	resets  bool // it can reset its BIOS settings
+	user    bool // they are what a user left
+	pending bool
+	asked   int
+	refuses bool     // it lets nobody in
+	names   []string // of accounts beside ours
+	own     int      // how often its own settings were reset
+}
+
+func (b *fakeBMC) BIOS(context.Context) (bmc.BIOS, error) {
+	return bmc.BIOS{Resets: b.resets, Tells: b.resets, Pending: b.pending}, nil
+}
+
+func (b *fakeBMC) ResetBIOS(_ context.Context, c intent.Claim) (intent.Effect, error) {
+	switch {
+	case !b.resets:
+		return intent.EffectNone, bmc.ErrUnsupported
+	case b.pending:
+		return intent.EffectNone, nil
+	}
+	return b.write(c, "bios reset", func() { b.pending = true; b.asked++ })
+}
+
+func (b *fakeBMC) ResetController(_ context.Context, c intent.Claim) error {
+	_, err := b.write(c, "bmc reset", func() { b.own++ })
+	return err
+}
+
+func (b *fakeBMC) Login(context.Context) error {
+	if b.refuses {
+		return bmc.ErrAuth
+	}
+	return nil
+}
+
+func (b *fakeBMC) Accounts(context.Context) ([]bmc.Account, error) {
+	out := []bmc.Account{{Name: "skerry", Own: true}}
+	for _, n := range b.names {
+		out = append(out, bmc.Account{Name: n})
+	}
+	return out, nil
 }
 
 func (b *fakeBMC) write(c intent.Claim, what string, do func()) (intent.Effect, error) {
@@ -46,6 +88,9 @@ func (b *fakeBMC) SetPower(_ context.Context, c intent.Claim, a bmc.PowerAction)
 		b.power = want
 		if a == bmc.PowerOn {
 			b.cycles++
+			if b.pending {
+				b.pending, b.user = false, false
+			}
 		}
 	})
 }
@@ -88,6 +133,17 @@ type life struct {
 	left int // points until the crash; below zero: none
 	seen []string
 	boot int
+	// seed is journaled before the first life; after is what happens to the machine after a step.
+	seed  []claim.Draft
+	after func(v MachineView) []claim.Draft
+	shift time.Duration // of the clock
+	// resetBMC: the machine's type wants it.
+	resetBMC bool
+}
+
+// kind is the machine's type.
+func (l *life) kind() *intent.Object {
+	return &intent.Object{APIVersion: "skerry/v1", Kind: intent.KindMachineType, Metadata: intent.Metadata{Name: "small", UID: "small"}, Spec: &intent.MachineTypeSpec{ResetBMC: l.resetBMC}}
 }
 
 func (l *life) point(name string) {
@@ -124,6 +180,11 @@ func (l *life) run() (v MachineView, j *claim.Journal, crashed string, done func
 	if j, err = claim.OpenJournal(db, "lon1", "a1", log); err != nil {
 		l.t.Fatal(err)
 	}
+	if l.boot == 0 && l.seed != nil {
+		if err := j.Append(l.t.Context(), claim.Local, l.seed...); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 	j.OnRecord(func(_ *claim.Record, r claim.Record) { l.point(fmt.Sprintf("after %s is journaled", r.Kind)) })
 	l.boot++
 	claims := claim.NewClaims(db, "a1", fmt.Sprint(l.boot), oneAgent{}, oneAgent{}, log)
@@ -135,16 +196,24 @@ func (l *life) run() (v MachineView, j *claim.Journal, crashed string, done func
 		Spec: &intent.MachineSpec{BMC: &intent.BMCSpec{}, NICs: []intent.NIC{{MAC: "52:54:00:00:00:01", Boot: true}}},
 	}
 	around := func() Surroundings {
-		return Surroundings{Now: time.Now(), Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
+		return Surroundings{Now: time.Now().Add(l.shift), Learned: func(_ string, at time.Time) time.Time { return at }, Heard: func(string) time.Time { return time.Time{} }, Assets: func(*Binding) string { return "" }, BootSlots: 1}
 	}
-	want := Want{Catalog: intent.NewCatalog(m), Cause: func(string) string { return "" }}
+	want := Want{Catalog: intent.NewCatalog(m, l.kind()), Cause: func(string) string { return "" }}
 	c := New(Config{
 		Self: "a1", Journal: j, Claims: claims, Want: func() Want { return want }, Members: oneAgent{}.Members, Around: around,
 		Dial: func(context.Context, string, *intent.BMCSpec) (bmc.Controller, error) { return l.bmc, nil }, Recovering: func() bool { return false }, Log: log,
 	})
 	l.bmc.point = l.point
-	for range 5 {
+	for range 12 {
 		v, _ = c.View("m1")
+		if l.after != nil {
+			if d := l.after(v); d != nil {
+				if err := j.Append(l.t.Context(), claim.Local, d...); err != nil {
+					l.t.Fatal(err)
+				}
+			}
+			v, _ = c.View("m1")
+		}
 		step := PlanMachine(v)
 		if !step.Changed {
 			break

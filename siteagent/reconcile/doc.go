@@ -1,7 +1,7 @@
 // Package reconcile moves machines from what they are to what is wanted: one pure plan per noun, one loop that carries plans
 // out under claims.
 //
-// Holds: machine_plan.go and instance_plan.go (pure), erase_plan.go (what a released machine owes), work_plan.go (what an installer is told), view.go (journal and intent
+// Holds: machine_plan.go and instance_plan.go (pure), erase_plan.go (what a released machine owes), firmware_plan.go (and its firmware), work_plan.go (what an installer is told), view.go (journal and intent
 // folded into values), machine_apply.go and instance_apply.go (claims, journal, BMC), trouble.go (what is told of steps that fail), records.go (what is journaled).
 //
 // Imported by: siteagent only.

@@ -139,9 +139,7 @@ func (v MachineView) eraseAfterClear(name string, f *Facts) Step {
 // erasing follows the installer to the receipt. Nothing but a receipt makes the machine available.
 func (v MachineView) erasing() Step {
 	if v.proven() && v.Release.Generation == v.Status.Generation {
-		st := v.enter(intent.StateAvailable, "", "", "machine.available", fmt.Sprintf("%d disks erased, receipt %s/%d", v.Erased.Disks, v.Erased.Agent, v.Erased.Seq))
-		st.Status.Instance, st.Status.InstanceUID, st.Status.Project, st.Status.Attempts = "", "", "", 0
-		return st
+		return v.erased()
 	}
 	if !v.owes() {
 		return v.enter(intent.StateQuarantined, "", "it was to be erased, and by the site's records it need not be", "machine.quarantined", "erasure was called off")

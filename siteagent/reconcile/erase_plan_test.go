@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 )
 
 // freed is a machine whose instance was taken away at noon, in a state.
@@ -25,6 +26,11 @@ func freed(state intent.MachineState, phase string) MachineView {
 		hello(&v)
 	}
 	return v
+}
+
+// firmwareIs is a receipt, and how far the firmware is.
+func firmwareIs(r firmware.Record) func(*MachineView) {
+	return func(v *MachineView) { receipted(v); v.Firmware = &r }
 }
 
 func receipted(v *MachineView) {
@@ -42,6 +48,17 @@ func TestPlanErase(t *testing.T) {
 		{"hello", hello},
 		{"receipt", receipted},
 		{"receipt of an earlier release", func(v *MachineView) { receipted(v); v.Erased.Generation = 0 }},
+		{"receipt, no BMC", func(v *MachineView) { receipted(v); v.Spec.BMC = nil }},
+		{"receipt, hello", func(v *MachineView) { receipted(v); hello(v) }},
+		{"receipt, a reset of an earlier release", firmwareIs(firmware.Record{Instance: "i1", Asked: true, Shown: true, BIOS: firmware.Reset, Ended: true})},
+		{"receipt, reset asked for", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, Shown: true})},
+		{"receipt, no reset to ask for", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, BIOS: firmware.NotReset, Why: "its controller offers no reset"})},
+		{"receipt, reset proven", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, Shown: true, BIOS: firmware.Reset, Why: "seen", Ended: true})},
+		{"receipt, reset not proven", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, BIOS: firmware.NotProven, Why: "it does not tell", Ended: true})},
+		{"receipt, account refused", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, BIOS: firmware.NotProven, Refused: "401", Ended: true})},
+		{"receipt, 16 min later", func(v *MachineView) { receipted(v); later(16 * time.Minute)(v) }},
+		{"receipt, 21 min later", func(v *MachineView) { receipted(v); later(21 * time.Minute)(v) }},
+		{"receipt, 21 min later, attempts used", func(v *MachineView) { receipted(v); later(21 * time.Minute)(v); v.Status.Attempts = maxAttempts }},
 		{"erasure failed", func(v *MachineView) { v.Done = &Done{Task: v.TaskID(), Reason: "erase: the canary can still be read"} }},
 		{"erasure said to be done, no receipt", func(v *MachineView) { v.Done = &Done{Task: v.TaskID(), OK: true} }},
 		{"inventory agrees", reported(func(*Facts) {})},
@@ -72,6 +89,7 @@ func TestPlanErase(t *testing.T) {
 	for _, s := range []MachineView{
 		freed(intent.StateAllocated, PhaseAssets), freed(intent.StateInstalling, PhaseWrite), freed(intent.StateRunning, ""), freed(intent.StateBroken, ""),
 		freed(intent.StateReleasing, PhaseOff), freed(intent.StateReleasing, "held"), freed(intent.StateErasing, PhaseNetboot), freed(intent.StateErasing, PhaseErase),
+		freed(intent.StateErasing, PhaseReset), freed(intent.StateErasing, PhaseSettle), freed(intent.StateErasing, PhaseProve),
 		freed(intent.StateDiscovered, ""), freed(intent.StateQuarantined, ""),
 	} {
 		fmt.Fprintf(&b, "%s %s\n", s.Status.State, s.Status.Phase)
@@ -105,7 +123,7 @@ func TestNeverAvailableWithoutReceipt(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v := freed(intent.StateRunning, "")
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
-			switch rapid.IntRange(0, 12).Draw(t, "event") {
+			switch rapid.IntRange(0, 13).Draw(t, "event") {
 			case 0:
 				hello(&v)
 			case 1:
@@ -143,6 +161,15 @@ func TestNeverAvailableWithoutReceipt(t *testing.T) {
 				v.Spec.Maintenance = !v.Spec.Maintenance
 			case 12:
 				v.Entered = v.Now
+			case 13:
+				r := firmware.Record{
+					Instance: "i1", Generation: uint64(rapid.IntRange(0, int(v.Release.Generation)).Draw(t, "reset of")), Asked: rapid.Bool().Draw(t, "asked"),
+					BIOS: rapid.SampledFrom([]firmware.Outcome{"", firmware.Reset, firmware.NotProven, firmware.NotReset}).Draw(t, "outcome"), Ended: rapid.Bool().Draw(t, "ended"),
+				}
+				if rapid.IntRange(0, 3).Draw(t, "refused") == 0 {
+					r.Refused = "401"
+				}
+				v.Firmware = &r
 			}
 			if order, _ := DecideWork(v, false); order == OrderErase && (!v.owes() || v.MayErase() != nil) {
 				t.Fatalf("told to erase in %s %s", v.Status.State, v.Status.Phase)
@@ -158,6 +185,9 @@ func TestNeverAvailableWithoutReceipt(t *testing.T) {
 			}
 			if v.Status.State == intent.StateAvailable && !v.proven() {
 				t.Fatalf("available without a receipt, from %s: %+v", was, v.Status)
+			}
+			if r := v.reset(); was == intent.StateErasing && v.Status.State == intent.StateAvailable && (!r.Ended || r.Refused != "") {
+				t.Fatalf("available, and its firmware is %+v", r)
 			}
 			if v.Status.State == intent.StateAvailable {
 				return

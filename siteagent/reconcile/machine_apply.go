@@ -12,6 +12,7 @@ import (
 	"github.com/skerry-metal/skerry/boot/bmc"
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 )
 
 // Want is the effective intent of the site.
@@ -405,14 +406,14 @@ func (c *Controller) act(ctx context.Context, v MachineView, step Step, cl inten
 	if err := ctl.RaiseFence(ctx, cl.Epoch); err != nil { // the claim may have been granted while the BMC was out of reach
 		return err
 	}
-	effect, err := c.drive(ctx, step.Action, cl, ctl)
-	rec.State, rec.Result = "done", effect.String()
+	found, result, err := c.perform(ctx, v, step.Action, cl, ctl, task)
+	rec.State, rec.Result = "done", result
 	if err != nil {
 		rec.State, rec.Result = "failed", err.Error()
 	}
 	end := []claim.Draft{{Kind: KindTask, Key: task, Epoch: cl.Epoch, Body: rec}}
 	if err == nil || c.news(machineID(v.Name), rec.Result) {
-		end = append(end, Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", step.Action, rec.Result), map[string]string{"effect": effect.String()}))
+		end = append(end, found...)
 	}
 	if aerr := c.cfg.Journal.Append(ctx, claim.Local, end...); aerr != nil {
 		return errors.Join(err, aerr)
@@ -433,7 +434,22 @@ func newWindow(v MachineView, step Step, cl intent.Claim, task string) (*Window,
 	}, nil
 }
 
-// drive is the device part of an action.
+// perform is the device part of an action, and what is journaled with its end.
+func (c *Controller) perform(ctx context.Context, v MachineView, a Action, cl intent.Claim, ctl bmc.Controller, task string) (found []claim.Draft, result string, err error) {
+	if a == ActionReset || a == ActionProve || a == ActionRestore {
+		job := firmware.Job{Machine: v.Name, Address: v.Spec.BMC.Address, Task: task, Act: firmware.Act(a.String()), Claim: cl, Record: v.reset(), Last: v.stay() > settingsLimit}
+		return job.Do(ctx, c.cfg.Journal, ctl)
+	}
+	effect, err := c.drive(ctx, a, cl, ctl)
+	if result = effect.String(); err != nil {
+		result = err.Error()
+	}
+	return []claim.Draft{
+		Event(v.Name, task, cl.Epoch, "machine.power.observed", fmt.Sprintf("%s: %s", a, result), map[string]string{"effect": effect.String()}),
+	}, effect.String(), err
+}
+
+// drive is the part of an action that is about power and boot.
 func (c *Controller) drive(ctx context.Context, a Action, cl intent.Claim, ctl bmc.Controller) (intent.Effect, error) {
 	if a == ActionOff {
 		return ctl.SetPower(ctx, cl, bmc.PowerOff)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/skerry-metal/skerry/mesh/intent"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 )
 
 // The limits of boot.md section 1.
@@ -40,11 +41,12 @@ type MachineView struct {
 	Binding   *Binding
 	Successor string // machine that its instance has by a later decision; "" = none
 	Window    *Window
-	Release   *Release  // the last one
-	Erased    *Erased   // the last one
-	Approval  *Approval // the last one
-	Policy    string    // Site.spec.erase
-	Decision  string    // adopt, discard: of the coordinator, about the override that released it
+	Release   *Release         // the last one
+	Erased    *Erased          // the last one
+	Firmware  *firmware.Record // the last one
+	Approval  *Approval        // the last one
+	Policy    string           // Site.spec.erase
+	Decision  string           // adopt, discard: of the coordinator, about the override that released it
 	Session   *Session
 	LastWord  time.Time // of the session's installer
 	Closed    bool      // the installer was told to reboot or power off
@@ -92,15 +94,21 @@ func (v MachineView) Open() bool {
 // Action is what is to be done to the device before the new status counts.
 type Action int
 
-// The actions. Netboot opens a window, sets boot-once from the network and power-cycles; Off powers off.
+// The actions. Netboot opens a window, sets boot-once from the network and power-cycles; Off powers off; Reset asks for the defaults of the
+// BIOS settings, and Prove what became of that; Restore has the controller reset itself.
 const (
 	ActionNone Action = iota
 	ActionNetboot
 	ActionOff
+	ActionReset
+	ActionProve
+	ActionRestore
 )
 
 // String names the action as the journal's step.
-func (a Action) String() string { return [...]string{"none", "netboot", "off"}[a] }
+func (a Action) String() string {
+	return [...]string{"none", "netboot", "off", "bios-reset", "bios-prove", "bmc-reset"}[a]
+}
 
 // Step is the answer of PlanMachine. Changed false: nothing to do now.
 type Step struct {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/skerry-metal/skerry/mesh/intent"
 	"github.com/skerry-metal/skerry/siteagent/claim"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 )
 
 // Phases that an installer's progress record may carry beside the installer's own.
@@ -151,6 +152,7 @@ func view(j *claim.Journal, name string, s Surroundings) MachineView {
 		Window: load[Window](j, KindWindow, name), Session: load[Session](j, KindSession, name),
 		Evidence: load[Evidence](j, KindEvidence, name), Done: load[Done](j, KindDone, name), PhoneHome: load[PhoneHome](j, KindPhoneHome, name),
 		Release: load[Release](j, KindRelease, name), Erased: load[Erased](j, KindErased, name), Approval: load[Approval](j, KindApproval, name),
+		Firmware: load[firmware.Record](j, firmware.Kind, name),
 	}
 	if v.Release != nil {
 		if id, ok := strings.CutPrefix(v.Release.Cause, "override "); ok {

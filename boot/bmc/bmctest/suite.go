@@ -37,6 +37,12 @@ type Device struct {
 	// Password returns what the device takes now. PasswordError is what a change ends with that the device refuses or ignores.
 	Password      func() string
 	PasswordError error
+	// ResetEffect and ResetError are what a reset of the BIOS settings ends with. Defaults starts the machine and tells whether its BIOS has
+	// the defaults after that; nil: there is nothing to reset. BIOSHides: after a reset the settings cannot be read for a while.
+	ResetEffect intent.Effect
+	ResetError  error
+	Defaults    func() bool
+	BIOSHides   bool
 }
 
 func claim(n uint64) intent.Claim {
@@ -46,8 +52,8 @@ func claim(n uint64) intent.Claim {
 // limit of one case: the slowest fault answers a login after 2.7 s and refuses two writes of three.
 const limit = 60 * time.Second
 
-// Run runs the suite; open makes a fresh device, off and without override, for each case.
-func Run(t *testing.T, open func(t *testing.T) Device) {
+// Run runs the suite, or the cases of it that only names; open makes a fresh device, off and without override, for each case.
+func Run(t *testing.T, open func(t *testing.T) Device, only ...string) {
 	cases := []struct {
 		name string
 		run  func(t *testing.T, ctx context.Context, d Device)
@@ -61,9 +67,14 @@ func Run(t *testing.T, open func(t *testing.T) Device) {
 		{"foreign-tag", foreignTag},
 		{"deadline", deadline},
 		{"password", password},
+		{"bios", bios},
+		{"accounts", accounts},
 		{"close", closing},
 	}
 	for _, c := range cases {
+		if len(only) > 0 && !slices.Contains(only, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // the cases wait for devices, they do not compute
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -334,6 +345,70 @@ func password(t *testing.T, ctx context.Context, d Device) {
 		}
 		if err := old.Close(ctx); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// bios: a reset is asked for once, and what is said of it is so; a stale claim resets nothing.
+func bios(t *testing.T, ctx context.Context, d Device) {
+	if err := d.Controller.RaiseFence(ctx, claim(9).Epoch); err != nil {
+		t.Fatal(err)
+	}
+	before := d.Writes()
+	if _, err := d.Controller.ResetBIOS(ctx, claim(8)); d.Fence == intent.StrengthHard && !errors.Is(err, bmc.ErrFenced) || d.Fence == intent.StrengthHard && d.Writes() != before {
+		t.Fatalf("under a stale claim: %v", err)
+	}
+	if d.Fence == intent.StrengthSoft && d.Defaults != nil {
+		d.Defaults() // a soft fence may have let it through
+	}
+	before = d.Writes()
+	eff, err := d.Controller.ResetBIOS(ctx, claim(9))
+	if eff != d.ResetEffect || !errors.Is(err, d.ResetError) {
+		t.Fatalf("reset: %v %v; want %v %v", eff, err, d.ResetEffect, d.ResetError)
+	}
+	if errors.Is(d.ResetError, bmc.ErrUnsupported) {
+		if d.Writes() != before {
+			t.Fatal("what it cannot do was written")
+		}
+		return
+	}
+	if b, err := d.Controller.BIOS(ctx); d.BIOSHides && !errors.Is(err, bmc.ErrBusy) || !d.BIOSHides && (err != nil || !b.Resets || b.Pending != (eff == intent.EffectReadback)) {
+		t.Fatalf("reads %+v %v after %v", b, err, eff)
+	}
+	if eff == intent.EffectReadback {
+		before := d.Writes()
+		if eff, err := d.Controller.ResetBIOS(ctx, claim(9)); eff != intent.EffectNone || err != nil || d.Writes() != before {
+			t.Fatalf("asked again: %v %v, %d writes", eff, err, d.Writes()-before)
+		}
+	}
+	if got := d.Defaults(); got != (d.ResetError == nil) {
+		t.Fatalf("after a start it has the defaults: %v", got)
+	}
+	if b, err := d.Controller.BIOS(ctx); !d.BIOSHides && (err != nil || b.Pending) {
+		t.Fatalf("after a start: %+v %v", b, err)
+	}
+}
+
+// accounts: the one that is used is among them; its login is proven with a session of its own.
+func accounts(t *testing.T, ctx context.Context, d Device) {
+	all, err := d.Controller.Accounts(ctx)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%+v %v", all, err)
+	}
+	if !slices.ContainsFunc(all, func(a bmc.Account) bool { return a.Own }) {
+		t.Fatalf("none of them is ours: %+v", all)
+	}
+	for i, a := range all {
+		if a.Name == "" || slices.ContainsFunc(all[:i], func(o bmc.Account) bool { return o.Name == a.Name }) {
+			t.Fatalf("%+v", all)
+		}
+	}
+	for range 2 {
+		if err := d.Controller.Login(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n := d.Sessions(); n > 1 && !d.SessionsMayLeak {
+			t.Fatalf("%d sessions after a login", n)
 		}
 	}
 }

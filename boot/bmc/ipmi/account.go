@@ -20,11 +20,11 @@ const (
 	opPassword = 2
 )
 
-// findUser returns the id of the account that this Controller logs in with.
-func (c *Controller) findUser(ctx context.Context) (byte, error) {
+// eachUser calls fn for the controller's accounts that have a name, until it returns false.
+func (c *Controller) eachUser(ctx context.Context, fn func(id byte, name string) bool) error {
 	b, err := c.read(ctx, cmdGetUserAccess, thisLAN, firstUser)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	last := maxUsers
 	if len(b) > 0 {
@@ -36,13 +36,67 @@ func (c *Controller) findUser(ctx context.Context) (byte, error) {
 			continue // an empty slot
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if string(bytes.TrimRight(b, "\x00")) == c.cfg.User {
-			return id, nil
+		if !fn(id, string(bytes.TrimRight(b, "\x00"))) {
+			return nil
 		}
 	}
-	return 0, fmt.Errorf("cannot find account %s at %s: %w", c.cfg.User, c.cfg.Address, bmc.ErrUnsupported)
+	return nil
+}
+
+// findUser returns the id of the account that this Controller logs in with.
+func (c *Controller) findUser(ctx context.Context) (own byte, err error) {
+	err = c.eachUser(ctx, func(id byte, name string) bool {
+		if name == c.cfg.User {
+			own = id
+		}
+		return own == 0
+	})
+	if err == nil && own == 0 {
+		err = fmt.Errorf("cannot find account %s at %s: %w", c.cfg.User, c.cfg.Address, bmc.ErrUnsupported)
+	}
+	return own, err
+}
+
+// Accounts implements bmc.Firmware.
+func (c *Controller) Accounts(ctx context.Context) (out []bmc.Account, err error) {
+	err = c.eachUser(ctx, func(_ byte, name string) bool {
+		if shown := bmc.AccountName(name); shown != "" {
+			out = append(out, bmc.Account{Name: shown, Own: name == c.cfg.User})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list accounts: %w", err)
+	}
+	return out, nil
+}
+
+// Login implements bmc.Firmware.
+func (c *Controller) Login(ctx context.Context) error {
+	if err := c.Close(ctx); err != nil {
+		c.cfg.Logger.Debug("session before a login not ended", "address", c.cfg.Address, "err", err)
+	}
+	if _, err := c.power(ctx); err != nil {
+		return fmt.Errorf("cannot prove login: %w", err)
+	}
+	return nil
+}
+
+// BIOS implements bmc.Firmware: IPMI knows nothing of BIOS settings.
+func (c *Controller) BIOS(context.Context) (bmc.BIOS, error) {
+	return bmc.BIOS{}, fmt.Errorf("cannot read BIOS settings: %w: IPMI has none", bmc.ErrUnsupported)
+}
+
+// ResetController implements bmc.Firmware: IPMI knows a restart only, and vendors' own commands.
+func (c *Controller) ResetController(context.Context, intent.Claim) error {
+	return fmt.Errorf("cannot reset controller: %w: IPMI has no such command", bmc.ErrUnsupported)
+}
+
+// ResetBIOS implements bmc.Firmware, as BIOS.
+func (c *Controller) ResetBIOS(context.Context, intent.Claim) (intent.Effect, error) {
+	return intent.EffectNone, fmt.Errorf("cannot reset BIOS settings: %w: IPMI has none", bmc.ErrUnsupported)
 }
 
 // SetPassword implements bmc.Controller. Success proves nothing: what counts is the login. An IPMI password has at most 20 octets; a

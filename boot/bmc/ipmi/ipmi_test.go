@@ -87,7 +87,7 @@ func (x *box) device(faults ...sim.Fault) bmctest.Device {
 			}
 			return bmc.BootDisk, once
 		},
-		Sessions: x.b.Sessions, Password: x.b.Password, Fence: intent.StrengthNone, Coarse: true,
+		Sessions: x.b.Sessions, Password: x.b.Password, Fence: intent.StrengthNone, Coarse: true, ResetError: bmc.ErrUnsupported,
 		BootMayFail:     slices.Contains(faults, sim.EnableReverts),
 		SessionsMayLeak: slices.Contains(faults, sim.SessionLeak) || slices.Contains(faults, sim.Lossy),
 	}

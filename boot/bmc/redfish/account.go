@@ -23,19 +23,19 @@ type account struct {
 	Locked   bool
 }
 
-// findAccount returns the account that this Controller logs in with.
-func (c *Controller) findAccount(ctx context.Context) (*account, error) {
+// eachAccount calls fn for the controller's accounts until it returns false.
+func (c *Controller) eachAccount(ctx context.Context, fn func(*account) bool) error {
 	var root struct{ AccountService link }
 	if _, err := c.get(ctx, "/redfish/v1/", &root); err != nil {
-		return nil, err
+		return err
 	}
 	var service struct{ Accounts link }
 	if _, err := c.get(ctx, cmp.Or(root.AccountService.ID, "/redfish/v1/AccountService"), &service); err != nil {
-		return nil, err
+		return err
 	}
 	var all collection
 	if _, err := c.get(ctx, cmp.Or(service.Accounts.ID, "/redfish/v1/AccountService/Accounts"), &all); err != nil {
-		return nil, err
+		return err
 	}
 	for i, m := range all.Members {
 		if i == maxAccounts {
@@ -47,14 +47,57 @@ func (c *Controller) findAccount(ctx context.Context) (*account, error) {
 			continue // some list slots that are not there
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if a.UserName == c.cfg.User {
-			a.ID, a.ETag = cmp.Or(a.ID, m.ID), cmp.Or(etag, a.ETag)
-			return &a, nil
+		if a.ID, a.ETag = cmp.Or(a.ID, m.ID), cmp.Or(etag, a.ETag); !fn(&a) {
+			return nil
 		}
 	}
-	return nil, fmt.Errorf("cannot find account %s at %s: %w", c.cfg.User, c.cfg.Address, bmc.ErrUnsupported)
+	return nil
+}
+
+// findAccount returns the account that this Controller logs in with.
+func (c *Controller) findAccount(ctx context.Context) (own *account, err error) {
+	err = c.eachAccount(ctx, func(a *account) bool {
+		if a.UserName == c.cfg.User {
+			own = a
+		}
+		return own == nil
+	})
+	if err == nil && own == nil {
+		err = fmt.Errorf("cannot find account %s at %s: %w", c.cfg.User, c.cfg.Address, bmc.ErrUnsupported)
+	}
+	return own, err
+}
+
+// Accounts implements bmc.Firmware.
+func (c *Controller) Accounts(ctx context.Context) (out []bmc.Account, err error) {
+	err = c.eachAccount(ctx, func(a *account) bool {
+		if name := bmc.AccountName(a.UserName); name != "" {
+			out = append(out, bmc.Account{Name: name, Own: a.UserName == c.cfg.User})
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list accounts: %w", err)
+	}
+	return out, nil
+}
+
+// Login implements bmc.Firmware. What is asked behind it is asked with the new session.
+func (c *Controller) Login(ctx context.Context) error {
+	done, err := c.alone(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot prove login: %w", err)
+	}
+	defer done()
+	if err := c.Close(ctx); err != nil {
+		c.cfg.Logger.Debug("session before a login not ended", "address", c.cfg.Address, "err", err)
+	}
+	if _, err := c.read(context.WithValue(ctx, changing{}, true)); err != nil {
+		return fmt.Errorf("cannot prove login: %w", err)
+	}
+	return nil
 }
 
 // SetPassword implements bmc.Controller. A 2xx proves nothing: what counts is the login.

@@ -31,3 +31,22 @@ func FuzzSystem(f *testing.F) {
 		neverETag(s.ETag)
 	})
 }
+
+// FuzzBIOS: whatever a controller sends as its BIOS settings and as what their reset asks for, what goes out is bounded, and named by it.
+func FuzzBIOS(f *testing.F) {
+	f.Add([]byte(`{"ResetBiosToDefaultsPending":true,"Actions":{"#Bios.ResetBios":{"target":"/x"}}}`), []byte(`{"Parameters":[{"Name":"ResetType","Required":true,"AllowableValues":["Reset"]}]}`))
+	f.Add([]byte(`{"ResetBiosToDefaultsPending":null,"Actions":null}`), []byte(`{"Parameters":[{},{"Required":true}]}`))
+	f.Fuzz(func(t *testing.T, doc, params []byte) {
+		var b bios
+		if json.Unmarshal(doc, &b) == nil && b.pending() && b.Pending == nil {
+			t.Fatal("pending, and nothing said so")
+		}
+		var info actionInfo
+		if json.Unmarshal(params, &info) != nil {
+			return
+		}
+		if body, err := info.body(); len(body) > maxParameters || err == nil && len(body) > len(info.Parameters) {
+			t.Fatalf("%d parameters of %d", len(body), len(info.Parameters))
+		}
+	})
+}

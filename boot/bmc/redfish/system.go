@@ -46,6 +46,7 @@ type system struct {
 	}
 	EthernetInterfaces link
 	Storage            link
+	Bios               link
 	Links              struct {
 		ManagedBy []link
 	}

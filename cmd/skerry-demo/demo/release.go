@@ -40,7 +40,7 @@ func (w *walk) release(context.Context, *errgroup.Group) error {
 			if err := w.l.procs[owner].Kill(); err != nil {
 				return "", err
 			}
-			_, err := w.machine(processes[other], "m2", bootLimit, intent.StateAvailable)
+			_, err := w.machine(processes[other], "m2", 2*bootLimit, intent.StateAvailable) // it boots to be erased, and again to take its BIOS settings
 			return other + " was left", err
 		}},
 		{"8 the proof is verified with nothing but the pin of the domain", func() (string, error) {

@@ -3,6 +3,7 @@ package bmc
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -14,27 +15,41 @@ const ourAccount = "2"
 // passwordMax is the longest password; IPMI keeps 20 octets (IPMI 2.0, section 22.30).
 const passwordMax = 20
 
-// accounts are the user names by slot.
+// accounts are the user names by slot. The caller holds mu.
 func (b *BMC) accounts() map[string]string {
-	return map[string]string{"1": "", ourAccount: b.cfg.User, "3": "operator"}
+	out := map[string]string{"1": "", ourAccount: b.cfg.User, "3": "operator"}
+	for i, name := range b.more {
+		out[strconv.Itoa(4+i)] = name
+	}
+	return out
+}
+
+// AddAccount makes an account as somebody with a root shell on the machine could. Nobody logs in with it here.
+func (b *BMC) AddAccount(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.more = append(b.more, name)
 }
 
 func (b *BMC) listAccounts(w http.ResponseWriter, _ *http.Request) {
 	var ids []string
+	b.mu.Lock()
 	for id := range b.accounts() {
 		ids = append(ids, id)
 	}
+	b.mu.Unlock()
 	answer(w, http.StatusOK, collection(accountsPath, "#ManagerAccountCollection.ManagerAccountCollection", ids...))
 }
 
 func (b *BMC) getAccount(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
+	b.mu.Lock()
 	name, ok := b.accounts()[id]
 	if !ok {
+		b.mu.Unlock()
 		missing(w, r)
 		return
 	}
-	b.mu.Lock()
 	locked := b.faults[Lockout3] && b.failed >= 3 && id == ourAccount
 	w.Header().Set("ETag", b.etag())
 	b.mu.Unlock()

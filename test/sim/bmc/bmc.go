@@ -53,6 +53,10 @@ type Config struct {
 	StaleTime time.Duration
 	// LoginTime is how long login-slow takes; default 2.7 s (smart-proxy#896).
 	LoginTime time.Duration
+	// VanishTime is how long bios-vanishes hides the BIOS settings; default 1 min.
+	VanishTime time.Duration
+	// AwayTime is how long the controller does not answer after it was told to take its defaults; default 1 min.
+	AwayTime time.Duration
 }
 
 // BMC is one controller. New makes it.
@@ -68,8 +72,12 @@ type BMC struct {
 	version  uint64 // of the system resource; the ETag
 	sessions map[string]*session
 	nextID   int
-	password string // of cfg.User, as it was changed
-	failed   int    // wrong logins in a row
+	password string   // of cfg.User, as it was changed
+	more     []string // accounts that somebody made
+	bios     biosState
+	away     time.Time // since when it starts again
+	resets   int       // of the controller itself
+	failed   int       // wrong logins in a row
 	started  time.Time
 	wasOn    bool // power state before powerAt
 	powerAt  time.Time
@@ -101,7 +109,9 @@ func New(cfg Config, p Power) *BMC {
 	defDur(&cfg.PostTime, 3*time.Second)
 	defDur(&cfg.StaleTime, 3*time.Second)
 	defDur(&cfg.LoginTime, 2700*time.Millisecond)
-	b := &BMC{cfg: cfg, power: p, password: cfg.Password, faults: map[Fault]bool{}, sessions: map[string]*session{}, version: 1}
+	defDur(&cfg.VanishTime, time.Minute)
+	defDur(&cfg.AwayTime, time.Minute)
+	b := &BMC{bios: biosState{attributes: biosDefaults()}, cfg: cfg, power: p, password: cfg.Password, faults: map[Fault]bool{}, sessions: map[string]*session{}, version: 1}
 	b.boot = bootState{Enabled: "Disabled", Target: "None", Mode: b.modes()[0]}
 	b.mux = http.NewServeMux()
 	b.routes()
@@ -113,6 +123,7 @@ func (b *BMC) NextBoot() vm.Device {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.started = time.Now()
+	b.startBIOS()
 	first := vm.BootDisk
 	if b.boot.Enabled != "Disabled" && (b.boot.Target == "Pxe" || b.boot.Target == "UefiHttp") {
 		first = vm.BootNet
@@ -183,8 +194,12 @@ func (b *BMC) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.Header().Set("Cache-Control", "no-cache")
 	b.mu.Lock()
 	b.count++
+	away := !b.away.IsZero() && time.Since(b.away) < b.cfg.AwayTime
 	storm := b.faults[Storm503] && b.count%2 == 1
 	b.mu.Unlock()
+	if away {
+		panic(http.ErrAbortHandler)
+	}
 	if storm {
 		rec.Header().Set("Retry-After", "1")
 		fail(rec, http.StatusServiceUnavailable, "Base.1.8.ServiceTemporarilyUnavailable", "The service is temporarily unavailable.")

@@ -33,6 +33,14 @@ const (
 	PasswordDenied  Fault = "password-denied"  // 403: the account may not change it
 	PasswordLogout  Fault = "password-logout"  // a change of password ends every session
 	PasswordLost    Fault = "password-lost"    // the password is changed, the answer to it never comes
+	BIOSIgnored     Fault = "bios-ignored"     // a reset of the BIOS settings is accepted, nothing happens
+	BIOSNoReset     Fault = "bios-no-reset"    // the BIOS settings have no reset
+	BIOSSilent      Fault = "bios-silent"      // it does not tell whether a reset is pending
+	BIOSParameter   Fault = "bios-parameter"   // 400 unless the reset names the ResetType that the ActionInfo lists
+	BIOSVanishes    Fault = "bios-vanishes"    // the BIOS settings are 404 for a while after a reset was asked for
+	BIOSLost        Fault = "bios-lost"        // a reset of the BIOS settings is taken, the answer to it never comes
+	ManagerAll      Fault = "manager-all"      // the controller's own reset keeps nothing
+	ManagerForgets  Fault = "manager-forgets"  // it says that it keeps the accounts, and has the factory's password after it
 )
 
 // Faults returns all faults that are built.
@@ -41,6 +49,7 @@ func Faults() []Fault {
 		ModeReverts, EnableReverts, ModeRefused, ModeResend, OnceIgnored, ETagRequired, ETagBare, ETagIgnored, SessionCap8,
 		SessionLeak, LoginSlow, PostLocked, NodeBusy, Storm503, PowerStale, VendorEmpty, ResetNoValues, Lockout3,
 		PasswordIgnored, PasswordPolicy, PasswordDenied, PasswordLogout, PasswordLost,
+		BIOSIgnored, BIOSNoReset, BIOSSilent, BIOSParameter, BIOSVanishes, BIOSLost, ManagerAll, ManagerForgets,
 	}
 }
 

@@ -95,7 +95,7 @@ func (b *BMC) systemDoc() map[string]any {
 		"ProcessorSummary":   map[string]any{"Count": 1, "Model": "QEMU TCG CPU"},
 		"MemorySummary":      map[string]any{"TotalSystemMemoryGiB": float64(b.cfg.Memory) / 1024},
 		"EthernetInterfaces": link(self + "/EthernetInterfaces"), "Processors": link(self + "/Processors"),
-		"Memory": link(self + "/Memory"), "Storage": link(self + "/Storage"),
+		"Memory": link(self + "/Memory"), "Storage": link(self + "/Storage"), "Bios": link(b.biosPath()),
 		"Links": map[string]any{
 			"Chassis":   []any{link("/redfish/v1/Chassis/" + b.cfg.SystemID)},
 			"ManagedBy": []any{link("/redfish/v1/Managers/" + b.cfg.SystemID)},

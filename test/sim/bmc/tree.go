@@ -30,6 +30,11 @@ func (b *BMC) routes() {
 	handle("GET "+sys, b.getSystem)
 	handle("PATCH "+sys, b.patchSystem)
 	handle("POST "+sys+"/Actions/ComputerSystem.Reset", b.reset)
+	handle("GET "+b.biosPath(), b.getBIOS)
+	handle("GET "+b.biosPath()+"/ResetBiosActionInfo", b.resetInfo)
+	handle("POST "+b.biosPath()+"/Actions/Bios.ResetBios", b.resetBIOS)
+	handle("GET "+b.managerPath(), b.getManager)
+	handle("POST "+b.managerPath()+"/Actions/Manager.ResetToDefaults", b.resetManager)
 	handle("POST "+sessionsPath, b.postSession)
 	handle("GET "+sessionsPath, b.listSessions)
 	handle("GET "+sessionsPath+"/{id}", b.getSession)
@@ -72,14 +77,9 @@ func (b *BMC) static() map[string]map[string]any {
 	ok := map[string]any{"State": "Enabled", "Health": "OK"}
 	mgr, cha := "/redfish/v1/Managers/"+id, "/redfish/v1/Chassis/"+id
 	docs := map[string]map[string]any{
-		"/redfish/v1/Systems":  collection("/redfish/v1/Systems", "#ComputerSystemCollection.ComputerSystemCollection", id),
-		"/redfish/v1/Managers": collection("/redfish/v1/Managers", "#ManagerCollection.ManagerCollection", id),
-		"/redfish/v1/Chassis":  collection("/redfish/v1/Chassis", "#ChassisCollection.ChassisCollection", id),
-		mgr: {
-			"@odata.type": "#Manager.v1_10_0.Manager", "Id": id, "Name": "Manager", "ManagerType": "BMC", "FirmwareVersion": "sim-1",
-			"Model": "Simulated BMC", "PowerState": "On", "Status": ok, "EthernetInterfaces": link(mgr + "/EthernetInterfaces"),
-			"Links": map[string]any{"ManagerForServers": []any{link(sys)}, "ManagerForChassis": []any{link(cha)}},
-		},
+		"/redfish/v1/Systems":       collection("/redfish/v1/Systems", "#ComputerSystemCollection.ComputerSystemCollection", id),
+		"/redfish/v1/Managers":      collection("/redfish/v1/Managers", "#ManagerCollection.ManagerCollection", id),
+		"/redfish/v1/Chassis":       collection("/redfish/v1/Chassis", "#ChassisCollection.ChassisCollection", id),
 		mgr + "/EthernetInterfaces": collection(mgr+"/EthernetInterfaces", "#EthernetInterfaceCollection.EthernetInterfaceCollection", "1"),
 		mgr + "/EthernetInterfaces/1": {
 			"@odata.type": "#EthernetInterface.v1_6_0.EthernetInterface", "Id": "1", "Name": "BMC",
