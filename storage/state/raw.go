@@ -120,6 +120,7 @@ func rawOptions(c Config) badger.Options {
 		WithBaseTableSize(2 << 20).
 		WithValueLogFileSize(64 << 20). // by default a sparse file of 2 GiB
 		WithCompression(options.ZSTD).
+		WithBlockSize(32 << 10). // of 4 KiB, the default, the tables of the compression cost as much as the octets
 		WithBlockCacheSize(16 << 20).
 		WithIndexCacheSize(8 << 20).
 		WithNumVersionsToKeep(1).
