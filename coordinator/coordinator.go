@@ -216,7 +216,7 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	var err error
 	e, err := c.store.Get(ctx, "self")
 	if err != nil {
-		return fmt.Errorf("cannot start coordinator: %w; run `skerry coordinator init`", err)
+		return fmt.Errorf("cannot start coordinator: %w (was `skerry coordinator init` run?)", err)
 	}
 	c.id = strings.Trim(string(e.Value), `"`)
 	if c.opened, err = c.store.Wait(ctx, 0); err != nil { // before anything is read that is followed
@@ -224,6 +224,9 @@ func (c *Coordinator) load(ctx context.Context, keys string, master []byte) erro
 	}
 	if c.trust, err = publish.OpenTrust(ctx, c.store); err != nil {
 		return err
+	}
+	if c.trust.Body() == nil {
+		return errors.New("cannot start coordinator: no trust document; run `skerry coordinator init`")
 	}
 	c.domain = c.trust.Body().Domain
 	if c.keys, err = seal.Load(keys); err != nil {
@@ -436,7 +439,7 @@ func (c *Coordinator) wire() (err error) {
 	})
 	c.sticks = &sticks.Desk{
 		ID: c.id, Domain: c.domain, Store: c.store, Trust: c.trust, Revocations: c.revoker.stream, Pub: c.agents.pub, Audit: c.audit, Proposals: c.desk,
-		Roster: c.agents.Roster, Report: c.objects.setReportAt, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.held, Now: c.clock.Now,
+		Roster: c.agents.Roster, Report: c.objects.setReport, Keys: c.rotation.KeyStatus, Reports: c.objects.heard, Held: c.held, Now: c.clock.Now,
 		Admit: func(ctx context.Context, site string, env *intent.Envelope) error {
 			return c.backend.Admit(ctx, site, env)
 		},

@@ -387,11 +387,11 @@ func TestReports(t *testing.T) {
 	s.apply(firstSite)
 	s.apply(`{"kind":"Site","metadata":{"name":"par1"},"spec":{"region":"eu","zone":"z"}}`)
 	rep := intent.Report{Site: "lon1", Agent: "a1", Rev: 5, Machines: map[string]intent.MachineStatus{"m1": {State: intent.StateRunning}, "ghost": {}}}
-	if err := s.objects.setReport(t.Context(), "lon1", rep); err != nil {
+	if err := s.objects.setReport(t.Context(), "lon1", rep, s.objects.now()); err != nil {
 		t.Fatal(err)
 	}
 	foreign := intent.Report{Site: "par1", Agent: "a1", Rev: 1, Arrays: []intent.ArrayReport{{Project: "acme", Name: "web", Status: intent.ArrayStatus{Running: 99}}}}
-	if err := s.objects.setReport(t.Context(), "par1", foreign); err != nil {
+	if err := s.objects.setReport(t.Context(), "par1", foreign, s.objects.now()); err != nil {
 		t.Fatal(err)
 	}
 	if o := s.object(intent.KindInstanceArray, "acme", "web"); len(o.Status) != 0 {
@@ -404,7 +404,7 @@ func TestReports(t *testing.T) {
 	}
 	older := rep
 	older.Rev, older.Machines = 4, nil
-	if err := s.objects.setReport(t.Context(), "lon1", older); err != nil {
+	if err := s.objects.setReport(t.Context(), "lon1", older, s.objects.now()); err != nil {
 		t.Fatal(err)
 	}
 	status, ok := s.objects.status("lon1")

@@ -55,13 +55,8 @@ func barred(r intent.Report) bool {
 	return slices.ContainsFunc(r.Agents, func(a intent.AgentReport) bool { return a.ID == r.Agent && a.Barred != "" })
 }
 
-// setReport keeps a site's report; an older one than the stored is ignored, as two agents report.
-func (o *objects) setReport(ctx context.Context, site string, r intent.Report) error {
-	return o.setReportAt(ctx, site, r, o.now())
-}
-
-// setReportAt is setReport for what a stick brought: it was so at a time. It takes no newer report's place.
-func (o *objects) setReportAt(ctx context.Context, site string, r intent.Report, at time.Time) error {
+// setReport keeps a site's report of a time; an older one than the stored is ignored: two agents report, and sticks bring what was so.
+func (o *objects) setReport(ctx context.Context, site string, r intent.Report, at time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if old := o.reports[site]; old != nil && old.Rev > r.Rev && old.Agent == r.Agent && old.Boot == r.Boot {

@@ -208,7 +208,7 @@ func TestSpareIsSeated(t *testing.T) {
 	said := func(a2 intent.AgentReport) bool {
 		t.Helper()
 		a2.ID = "a2"
-		if err := s.objects.setReport(t.Context(), "lon1", intent.Report{Agent: "a1", Agents: []intent.AgentReport{{ID: "a1", Alive: "yes"}, a2}}); err != nil {
+		if err := s.objects.setReport(t.Context(), "lon1", intent.Report{Agent: "a1", Agents: []intent.AgentReport{{ID: "a1", Alive: "yes"}, a2}}, s.objects.now()); err != nil {
 			t.Fatal(err)
 		}
 		return s.objects.sees("lon1", "a2")

@@ -64,7 +64,7 @@ func (c *Coordinator) takeReport(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a report of somebody else", http.StatusForbidden)
 		return
 	}
-	if err := c.objects.setReport(r.Context(), peer.Site, rep); err != nil {
+	if err := c.objects.setReport(r.Context(), peer.Site, rep, c.objects.now()); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}

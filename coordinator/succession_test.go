@@ -90,7 +90,7 @@ func (s *scene) signed(st *api.RotationStatus, hs ...*holder.Holder) {
 func (s *scene) report(site, agent string, trust uint64, head intent.Head) {
 	s.Helper()
 	r := intent.Report{Site: site, Agent: agent, Boot: "b", Rev: head.Seq, Head: head, Agents: []intent.AgentReport{{ID: agent, Alive: "yes", Head: head}}, Keys: &intent.KeyReport{Trust: trust}}
-	if err := s.objects.setReport(s.Context(), site, r); err != nil {
+	if err := s.objects.setReport(s.Context(), site, r, s.objects.now()); err != nil {
 		s.Fatal(err)
 	}
 }

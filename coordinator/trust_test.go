@@ -266,3 +266,15 @@ func TestWriterByTrust(t *testing.T) {
 		t.Errorf("the copy is at %v, the site at %v", h, last)
 	}
 }
+
+// A store without a trust document, which an embedded one is not and a shared one may be, is told of; nothing starts.
+func TestStartWithoutTrust(t *testing.T) {
+	s := found1(t)
+	if _, err := s.store.Commit(t.Context(), store.Commit{Delete: []string{publish.TrustKey(1)}}); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	if _, _, err := openAt(t.Context(), Config{Data: s.data}); err == nil || !strings.Contains(err.Error(), "no trust document") {
+		t.Errorf("%v", err)
+	}
+}

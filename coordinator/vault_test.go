@@ -110,7 +110,7 @@ func (s *scene) took(rev uint64, machines map[string]uint64) {
 	for name, ver := range machines {
 		r.Machines[name] = intent.MachineStatus{BMCSecret: ver}
 	}
-	if err := s.objects.setReport(s.Context(), "lon1", r); err != nil {
+	if err := s.objects.setReport(s.Context(), "lon1", r, s.objects.now()); err != nil {
 		s.Fatal(err)
 	}
 	s.vault.Finish(s.Context(), "lon1")

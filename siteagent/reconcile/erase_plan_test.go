@@ -57,6 +57,19 @@ func TestPlanErase(t *testing.T) {
 		{"receipt, reset not proven", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, BIOS: firmware.NotProven, Why: "it does not tell", Ended: true})},
 		{"receipt, account refused", firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true, BIOS: firmware.NotProven, Refused: "401", Ended: true})},
 		{"receipt, 16 min later", func(v *MachineView) { receipted(v); later(16 * time.Minute)(v) }},
+		{"receipt, reset asked for, no boot slot", func(v *MachineView) {
+			firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true})(v)
+			v.SlotFree = false
+		}},
+		{"receipt, reset asked for, assets missing", func(v *MachineView) {
+			firmwareIs(firmware.Record{Instance: "i1", Generation: 1, Asked: true})(v)
+			v.Assets = "waits for 3 of 9 MiB"
+		}},
+		{"receipt, ramdisk taken, 11 min later", func(v *MachineView) {
+			receipted(v)
+			v.Fetched = v.Now.Add(-time.Second)
+			later(11 * time.Minute)(v)
+		}},
 		{"receipt, 21 min later", func(v *MachineView) { receipted(v); later(21 * time.Minute)(v) }},
 		{"receipt, 21 min later, attempts used", func(v *MachineView) { receipted(v); later(21 * time.Minute)(v); v.Status.Attempts = maxAttempts }},
 		{"erasure failed", func(v *MachineView) { v.Done = &Done{Task: v.TaskID(), Reason: "erase: the canary can still be read"} }},

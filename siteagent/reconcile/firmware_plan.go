@@ -17,12 +17,9 @@ const (
 )
 
 const (
-	// settingsLimit is how long what a controller shows of BIOS settings may take to come about: some hide them for a minute.
-	settingsLimit = 3 * time.Minute
-	// controllerRest is how long a controller that was told to start again is left alone: some answer for a minute until they go.
-	controllerRest = 2 * time.Minute
-	// controllerLimit is without any word of the controller.
-	controllerLimit = 15 * time.Minute
+	settingsLimit   = 3 * time.Minute  // until a controller shows what becomes of BIOS settings: some hide them for a minute
+	controllerRest  = 2 * time.Minute  // one that was told to start again is left alone: some answer for a minute until they go
+	controllerLimit = 15 * time.Minute // without any word of the controller
 )
 
 // reset returns the firmware's record, if it is about the last release.
@@ -49,6 +46,8 @@ func (v MachineView) erased() Step {
 	switch v.Status.Phase {
 	case PhaseReset:
 		switch {
+		case r.Asked && v.Assets != "": // a boot slot it has: it was erased in it
+			return idle()
 		case r.Asked:
 			st := v.netboot(intent.StateErasing, "take the defaults of its BIOS settings")
 			st.Status.Phase = PhaseSettle
@@ -61,24 +60,21 @@ func (v MachineView) erased() Step {
 		switch {
 		case v.live():
 			return v.enter(intent.StateErasing, PhaseProve, "", "", "")
-		case v.stay() <= bootTimeout:
+		case v.silent() == "":
 			return idle()
 		case v.Status.Attempts < maxAttempts:
-			return v.enter(intent.StateErasing, PhaseReset, "", "machine.overdue", fmt.Sprintf("did not reach the installer within %s after its BIOS was reset; trying again", bootTimeout))
+			return v.enter(intent.StateErasing, PhaseReset, "", "machine.overdue", v.silent()+" after its BIOS was reset; trying again")
 		}
 		why := "does not reach the installer any more since its BIOS was reset"
 		return v.enter(intent.StateQuarantined, "", why, "machine.quarantined", why)
-	case PhaseProve:
+	case PhaseProve, PhaseReturn:
 		switch t := v.Types[v.Status.MachineType]; {
-		case r.Gone:
+		case v.Status.Phase == PhaseReturn && v.stay() < controllerRest:
+			return idle()
+		case v.Status.Phase == PhaseProve && r.Gone:
 			return v.enter(intent.StateErasing, PhaseReturn, "", "", "")
 		case t != nil && t.ResetBMC && r.Controller == "":
 			return v.ask(ActionRestore, "to reset its settings")
-		}
-		return v.ask(ActionProve, "to prove its account")
-	case PhaseReturn:
-		if v.stay() < controllerRest {
-			return idle()
 		}
 		return v.ask(ActionProve, "to prove its account")
 	}

@@ -409,12 +409,23 @@ func (v MachineView) TaskID() string {
 }
 
 // late gives up a phase that took too long, and tries again or calls the machine broken.
-// unreached waits for the first word of the installer. Who has its ramdisk and says nothing has crashed, and boots something else by now.
-func (v MachineView) unreached() Step {
-	if since := v.Now.Sub(v.Fetched); !v.Fetched.IsZero() && since <= v.stay() && since > fetchTimeout {
-		return v.failed(fmt.Sprintf("took kernel and ramdisk, and its installer was not heard within %s", fetchTimeout))
+// silent says why the first word of the installer is not waited for any more; empty: it is. Who has its ramdisk and says nothing has
+// crashed, and boots something else by now.
+func (v MachineView) silent() string {
+	switch since := v.Now.Sub(v.Fetched); {
+	case !v.Fetched.IsZero() && since <= v.stay() && since > fetchTimeout:
+		return fmt.Sprintf("took kernel and ramdisk, and its installer was not heard within %s", fetchTimeout)
+	case v.stay() > bootTimeout:
+		return fmt.Sprintf("did not reach the installer within %s", bootTimeout)
 	}
-	return v.late(bootTimeout, "did not reach the installer")
+	return ""
+}
+
+func (v MachineView) unreached() Step {
+	if why := v.silent(); why != "" {
+		return v.failed(why)
+	}
+	return idle()
 }
 
 func (v MachineView) late(limit time.Duration, what string) Step {

@@ -1,10 +1,12 @@
 package firmware
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/skerry-metal/skerry/boot/bmc"
@@ -46,25 +48,27 @@ type Record struct {
 // maxForeign bounds what an event names: enough to see what it is about.
 const maxForeign = 16
 
+// text says in words what became of the settings of what; empty while it is under way.
+func (o Outcome) text(what, why string) string {
+	said := map[Outcome]string{Reset: "reset to defaults", NotProven: "reset not proven", NotReset: "not reset"}[o]
+	if said == "" {
+		return ""
+	}
+	return what + " " + said + ": " + why
+}
+
 // BIOSText says in words what became of the BIOS settings.
 func (r Record) BIOSText() string {
-	switch r.BIOS {
-	case Reset:
-		return "BIOS reset to defaults: " + r.Why
-	case NotProven:
-		return "BIOS reset not proven: " + r.Why
-	case NotReset:
-		return "BIOS not reset: " + r.Why
-	}
-	return "BIOS reset asked for: it counts from the next start on"
+	return cmp.Or(r.BIOS.text("BIOS", r.Why), "BIOS reset asked for: it counts from the next start on")
 }
 
 // AccountsText says in words how its accounts stand.
 func (r Record) AccountsText() string {
-	text := ""
-	for i, name := range r.Foreign {
-		text += map[bool]string{false: ", ", true: ""}[i == 0] + fmt.Sprintf("%q", name)
+	var names []string
+	for _, name := range r.Foreign {
+		names = append(names, strconv.Quote(name))
 	}
+	text := strings.Join(names, ", ")
 	if r.More > 0 {
 		text += fmt.Sprintf(" and %d more", r.More)
 	}
@@ -84,15 +88,7 @@ func (r Record) AccountsText() string {
 }
 
 // ControllerText says in words what became of the controller's settings; empty: nobody wants them reset.
-func (r Record) ControllerText() string {
-	switch r.Controller {
-	case NotProven:
-		return "BMC reset not proven: " + r.ControllerWhy
-	case NotReset:
-		return "BMC not reset: " + r.ControllerWhy
-	}
-	return ""
-}
+func (r Record) ControllerText() string { return r.Controller.text("BMC", r.ControllerWhy) }
 
 // String is all three.
 func (r Record) String() string {
