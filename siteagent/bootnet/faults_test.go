@@ -99,6 +99,7 @@ func matrix(t *testing.T, faults []fault, release bool) {
 		goal, word = (*unit).isClean, func(f fault) string { return f.release }
 	}
 	for i, u := range p.units {
+		u.bmc.SetBIOS("SerialConsole", "Enabled") // whoever has the machine
 		u.suffer(faults[i])
 	}
 	if release {

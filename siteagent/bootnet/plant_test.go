@@ -28,6 +28,7 @@ import (
 	"github.com/skerry-metal/skerry/pki/seal"
 	"github.com/skerry-metal/skerry/siteagent/bmclogin"
 	"github.com/skerry-metal/skerry/siteagent/reconcile"
+	"github.com/skerry-metal/skerry/siteagent/reconcile/firmware"
 	"github.com/skerry-metal/skerry/siteagent/sitetest"
 	sim "github.com/skerry-metal/skerry/test/sim/bmc"
 	"github.com/skerry-metal/skerry/test/sim/memnet"
@@ -418,12 +419,14 @@ func (u *unit) runs() (said, really bool) {
 	return v.Status.State == intent.StateRunning, u.on && u.image > 0 && u.up == u.image && v.Binding != nil && v.Binding.Generation == u.image
 }
 
-// isClean tells whether the machine was erased and may be given to others: as the agent says, and in truth.
+// isClean tells whether the machine was erased and may be given to others: as the agent says, and in truth. A BIOS that is said to be reset
+// has its defaults.
 func (u *unit) isClean() (said, really bool) {
-	v := u.view()
+	v, settings := u.view(), u.bmc.BIOS()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return v.Status.State == intent.StateAvailable, u.image == 0 && u.erased > 0 && v.Erased != nil && v.Release != nil && v.Erased.Generation == v.Release.Generation
+	return v.Status.State == intent.StateAvailable, u.image == 0 && u.erased > 0 && v.Erased != nil && v.Release != nil && v.Erased.Generation == v.Release.Generation &&
+		v.Firmware != nil && (v.Firmware.BIOS != firmware.Reset || settings["SerialConsole"] == "Disabled")
 }
 
 // told returns all that the agent says of each machine that went wrong: reasons in states and events.
